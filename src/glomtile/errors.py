@@ -1,0 +1,60 @@
+"""What can go wrong in words a user can act on, and the exit code each kind ends with."""
+
+from __future__ import annotations
+
+
+class GlomtileError(Exception):
+    """An error that names the place, what was expected and what came.
+
+    Parameters
+    ----------
+    where : object
+        The file, folder, config line or argument at fault; printed first.
+    message : str
+        ``"expected …, got …"``, without a full stop.
+    hint : str, optional
+        What to try, printed behind the message.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command ends with when this error reaches it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: object, message: str, hint: str | None = None) -> None:
+        self.where = str(where)
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{self.where}: {message}" + (f" ({hint})" if hint else ""))
+
+
+class UsageError(GlomtileError):
+    """The command line or the call asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class ConfigError(GlomtileError):
+    """A setting is missing, of the wrong type, out of range or contradicts another."""
+
+    exit_code = 2
+
+
+class InputError(GlomtileError):
+    """An image, mask or folder cannot be used."""
+
+
+class ModelError(GlomtileError):
+    """A model folder is damaged or does not fit what is asked of it."""
+
+
+class StorageError(GlomtileError):
+    """An output cannot be written: no space, no permission, not a folder."""
+
+
+class MissingExtraError(GlomtileError):
+    """An optional part of the installation is needed and absent."""
+
+    exit_code = 2
