@@ -194,16 +194,15 @@ def _grid_indices(
 def _pick(
     image: UInt8, labels: UInt8, warp: Warp, rows: NDArray[np.float64], columns: NDArray[np.float64]
 ) -> tuple[UInt8, UInt8]:
-    row_index = _mirrored(rows.astype(np.int64), image.shape[0])
-    column_index = _mirrored(columns.astype(np.int64), image.shape[1])
-    matrix = np.round(warp.matrix)
-    top, left = int(row_index.min()), int(column_index.min())
-    if row_index.size == row_index.max() - top + 1 and column_index.size == column_index.max() - left + 1:
-        cut = [
-            plane[top : top + row_index.size, left : left + column_index.size] for plane in (image, labels)
-        ]
+    top, left, bottom, right = (int(i) for i in (rows[0], columns[0], rows[-1], columns[-1]))
+    planes = (image, labels)
+    if top >= 0 and left >= 0 and bottom < image.shape[0] and right < image.shape[1]:
+        cut = [plane[top : bottom + 1, left : right + 1] for plane in planes]
     else:
-        cut = [plane[row_index[:, None], column_index] for plane in (image, labels)]
+        row_index = _mirrored(np.arange(top, bottom + 1), image.shape[0])
+        column_index = _mirrored(np.arange(left, right + 1), image.shape[1])
+        cut = [plane[row_index[:, None], column_index] for plane in planes]
+    matrix = np.round(warp.matrix)
     if matrix[0, 0] == 0:
         cut = [plane.swapaxes(0, 1) for plane in cut]
         row_sign, column_sign = matrix[1, 0], matrix[0, 1]
