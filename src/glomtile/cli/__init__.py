@@ -1,0 +1,79 @@
+"""How a command line ends: which errors become one line, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from glomtile.cli.flags import FLAGS, take_flags
+from glomtile.errors import GlomtileError
+
+EXIT_FAILED = 1
+EXIT_STOPPED = 130
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments behind the command's name.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done, 1 some inputs failed, 2 usage or config, 130 stopped by the user.
+    """
+    arguments, flags = take_flags(argv)
+    FLAGS.set(flags)
+    # TensorFlow greets on stderr while it is imported, between our progress lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if flags.debug else "2")
+    try:
+        return _run_app(arguments)
+    except GlomtileError as error:
+        if flags.debug:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("stopped")
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        # The reader of our results went away (`… | head`); nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        if flags.debug:
+            traceback.print_exc()
+        else:
+            _say(_unexpected(error, arguments))
+        return EXIT_FAILED
+
+
+def _run_app(arguments: Sequence[str]) -> int:
+    from glomtile.cli.commands import app
+
+    try:
+        app(args=list(arguments), prog_name="glomtile")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
+    words = " ".join(str(error).split()) or "no message"
+    if len(words) > 300:
+        words = words[:300] + " …"
+    again = " ".join(["glomtile --debug", *arguments])
+    return (
+        f"unexpected error: {type(error).__name__}: {words}\n"
+        f"  This is a fault of glomtile, not of your input. Please report it with what these two print:\n"
+        f"  glomtile info\n  {again}"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

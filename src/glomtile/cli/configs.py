@@ -1,0 +1,40 @@
+"""The commands about a config file itself: check it, convert it, begin one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Check a config file, convert it to TOML, or begin one.", no_args_is_help=True)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="An INI or TOML file of settings.")]
+
+
+@app.command()
+def check(config: ConfigFile) -> None:
+    """Print every finding at once; 2 when one of them is an error."""
+    from glomtile.config.load import check_config
+
+    findings = check_config(config)
+    for finding in findings:
+        typer.echo(str(finding))
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+def convert(config: ConfigFile) -> None:
+    """Print the same settings as TOML; paths stay relative to the config's folder."""
+    from glomtile.config.load import load_config, to_toml
+
+    typer.echo(to_toml(load_config(config)), nl=False)
+
+
+@app.command()
+def init() -> None:
+    """Print a commented TOML to start from."""
+    from glomtile.config.load import template
+
+    typer.echo(template(), nl=False)

@@ -1,0 +1,57 @@
+"""The live bar of a terminal: Rich is imported here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from glomtile.cli.progress import PlainProgress, shown
+
+
+class LiveProgress(PlainProgress):
+    """Progress as one bar that moves; a finished stage leaves one line above it.
+
+    Parameters
+    ----------
+    stream : text stream
+        A terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
+        self._bar: Progress | None = None
+
+    def _show_start(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
+            transient=True,
+            refresh_per_second=5,
+        )
+        self._bar.add_task(self._title or "", total=self._total, count="", figures="")
+        self._bar.start()
+
+    def _show_step(self) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0],
+                completed=self._done,
+                count=self._count(),
+                figures=shown(self._figures).removeprefix(" · "),
+            )
+
+    def _show_end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._line(self._summary())
+
+    def _line(self, text: str) -> None:
+        self._console.print(text)

@@ -1,0 +1,29 @@
+"""What every test may ask for; set before Keras or Matplotlib is imported anywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The shared real data beside the repository; what needs it is skipped elsewhere."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data beside the repository ({SHARED.name}/ of ../shared)")
+    return SHARED
