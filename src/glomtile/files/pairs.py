@@ -1,0 +1,178 @@
+"""Which mask belongs to which image: the one with the same name, and nothing else."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glomtile.errors import InputError
+from glomtile.files.images import image_size, list_images, natural_key
+from glomtile.files.masks import MASK_SUFFIXES, mask_size
+
+PREPARE_FILE = "prepare.json"
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask; `stem` is the name they share."""
+
+    stem: str
+    image: Path
+    mask: Path
+
+
+def pair(images_dir: Path, masks_dir: Path, mask_suffix: str | None = None) -> list[Pair]:
+    """Every image of one folder with its mask of another.
+
+    Parameters
+    ----------
+    images_dir, masks_dir : Path
+    mask_suffix : str, optional
+        Only masks of this suffix count, ``".png"`` say.
+
+    Returns
+    -------
+    list of Pair
+        In natural order of their stems.
+
+    Raises
+    ------
+    InputError
+        A folder is missing, unreadable or empty; an image or mask has no partner or two; the two of
+        a pair differ in size (by their headers). All that is wrong of one kind is named at once.
+
+    Notes
+    -----
+    The reference pairs two unsorted lists by position and compares their lengths (§6.1).
+    """
+    suffixes = MASK_SUFFIXES if mask_suffix is None else (mask_suffix.lower(),)
+    images = _by_stem(list_images(images_dir))
+    masks = _by_stem(list_images(masks_dir, suffixes))
+    _require_partners(Path(images_dir), images, Path(masks_dir), masks)
+    pairs = [Pair(stem, images[stem], masks[stem]) for stem in sorted(images, key=natural_key)]
+    _require_same_size(pairs)
+    return pairs
+
+
+def whole_pairs(images_dir: Path, masks_dir: Path) -> list[Pair] | None:
+    """The large images that the tiles of a prepared split were cut from.
+
+    Parameters
+    ----------
+    images_dir, masks_dir : Path
+        ``<dataset>/<split>/images`` and ``<dataset>/<split>/masks`` of a dataset that `prepare` made.
+
+    Returns
+    -------
+    list of Pair or None
+        The split's source images in natural order; ``None`` when the folders are no such dataset.
+
+    Raises
+    ------
+    InputError
+        ``prepare.json`` is damaged, or sources it names are gone.
+    """
+    images_dir, masks_dir = Path(images_dir), Path(masks_dir)
+    split, dataset = images_dir.absolute().parent.name, images_dir.absolute().parent.parent
+    listing = dataset / PREPARE_FILE
+    if not listing.is_file() or masks_dir.absolute().parent != images_dir.absolute().parent:
+        return None
+    record = read_prepare_record(dataset)
+    try:
+        pairs = [
+            Pair(source["stem"], _resolved(dataset, source["image"]), _resolved(dataset, source["mask"]))
+            for source in record["sources"]
+            if source["split"] == split
+        ]
+    except (KeyError, TypeError) as error:
+        raise InputError(listing, f"expected what prepare writes, got sources without {error}") from error
+    gone = [path for found in pairs for path in (found.image, found.mask) if not path.is_file()]
+    if gone:
+        raise InputError(
+            listing,
+            f"expected the whole images and masks it names, got nothing at {_listed(gone)}",
+            hint='put them back, run prepare again, or train on the tiles: [dataset] sampling = "tiles"',
+        )
+    return sorted(pairs, key=lambda found: natural_key(found.stem)) or None
+
+
+def read_prepare_record(dataset: Path) -> dict[str, Any]:
+    """What ``prepare.json`` of a dataset folder says.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no such record.
+    """
+    path = Path(dataset) / PREPARE_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(path, "expected a dataset that prepare made, got nothing there") from None
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"expected what prepare writes, got: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("sources"), list):
+        raise InputError(path, "expected what prepare writes, got JSON without sources")
+    return record
+
+
+def _resolved(dataset: Path, recorded: str) -> Path:
+    return Path(os.path.normpath(dataset / recorded))
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    twice: list[str] = []
+    for path in paths:
+        if path.stem in found:
+            twice.append(f"{found[path.stem].name} and {path.name}")
+        found[path.stem] = path
+    if twice:
+        raise InputError(paths[0].parent, f"expected every name once, got {_listed(twice)}")
+    return found
+
+
+def _require_partners(
+    images_dir: Path, images: dict[str, Path], masks_dir: Path, masks: dict[str, Path]
+) -> None:
+    alone = [path.name for stem, path in images.items() if stem not in masks]
+    spare = [path.name for stem, path in masks.items() if stem not in images]
+    if alone:
+        near = difflib.get_close_matches(Path(alone[0]).stem, [Path(name).stem for name in spare], n=1)
+        raise InputError(
+            masks_dir,
+            f"expected a mask for every image of {images_dir}, got none for {_listed(alone)}",
+            hint=f"the nearest unused mask is {masks[near[0]].name}: names must be the same"
+            if near
+            else None,
+        )
+    if spare:
+        raise InputError(
+            images_dir, f"expected an image for every mask of {masks_dir}, got none for {_listed(spare)}"
+        )
+
+
+def _require_same_size(pairs: Sequence[Pair]) -> None:
+    unlike = []
+    for found in pairs:
+        image_px, mask_px = image_size(found.image), mask_size(found.mask)
+        if image_px != mask_px:
+            unlike.append((found, f"{_by(image_px)} and {_by(mask_px)}"))
+    if unlike:
+        listed = _listed([f"{found.mask.name} ({sizes})" for found, sizes in unlike])
+        raise InputError(unlike[0][0].mask.parent, f"expected masks of their images' size, got {listed}")
+
+
+def _by(size_px: tuple[int, int]) -> str:
+    return f"{size_px[1]} x {size_px[0]} px"
+
+
+def _listed(things: Sequence[object]) -> str:
+    more = f" and {len(things) - _LISTED} more" if len(things) > _LISTED else ""
+    return ", ".join(str(thing) for thing in things[:_LISTED]) + more

@@ -1,0 +1,130 @@
+"""What a picture file says about micrometres per pixel, and when not to believe it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from glomtile.errors import InputError
+from glomtile.types import SILENT, Progress, UInt8
+
+PLAUSIBLE_MPP = (0.05, 20.0)
+_UM_PER_UNIT = {
+    "nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0,
+    "mm": 1e3, "cm": 1e4, "inch": 25_400.0, "m": 1e6,
+}  # fmt: skip
+_DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 270, 282, 283, 296
+_WARN_APART, _REFUSE_APART = 0.01, 0.10
+
+
+def picture_mpp(picture: Image.Image, path: Path, progress: Progress = SILENT) -> float | None:
+    """Micrometres per pixel of an opened picture.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image
+        Only its header is looked at.
+    path : Path
+        Named in errors and warnings.
+    progress : Progress
+        Is warned when rows and columns differ by more than 1 %.
+
+    Returns
+    -------
+    float or None
+        Mean of x and y; ``None`` when the file says nothing or nothing plausible (0.05 to 20:
+        the 72 to 300 dpi of plain pictures are 85 to 353).
+
+    Raises
+    ------
+    InputError
+        Rows and columns differ by more than 10 %.
+    """
+    pair = _tiff_mpp(picture) if isinstance(picture, TiffImageFile) else _dots_mpp(picture)
+    if pair is None or not all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in pair):
+        return None
+    x_mpp, y_mpp = pair
+    apart = max(pair) / min(pair) - 1
+    if apart > _REFUSE_APART:
+        raise InputError(path, f"expected square pixels, got {x_mpp:.4g} x {y_mpp:.4g} µm (x, y) per pixel")
+    if apart > _WARN_APART:
+        progress.warn(f"{path}: pixels are {x_mpp:.4g} x {y_mpp:.4g} µm (x, y); their mean is used")
+    return (x_mpp + y_mpp) / 2
+
+
+def resize_to_mpp(image: UInt8, from_mpp: float, to_mpp: float) -> UInt8:
+    """The same tissue at another scale.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 ndarray
+    from_mpp, to_mpp : float
+        Micrometres per pixel now and wanted.
+
+    Returns
+    -------
+    (h, w, 3) uint8 ndarray
+        ``h = max(1, round(H * from_mpp / to_mpp))``; averaged over areas when shrinking, linear
+        when enlarging.
+    """
+    height, width = size_at_mpp((image.shape[0], image.shape[1]), from_mpp, to_mpp)
+    if (height, width) == image.shape[:2]:
+        return image
+    shrinking = height <= image.shape[0] and width <= image.shape[1]
+    way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=way).astype(image.dtype, copy=False)
+
+
+def size_at_mpp(size_px: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
+    """``(H, W)`` of a picture of `size_px` at `from_mpp` when it is brought to `to_mpp`."""
+    factor = from_mpp / to_mpp
+    return max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor))
+
+
+def _dots_mpp(picture: Image.Image) -> tuple[float, float] | None:
+    """From the dots per inch of PNG, JPEG and BMP."""
+    dpi = picture.info.get("dpi")
+    if not isinstance(dpi, tuple) or len(dpi) != 2:
+        return None
+    return _per_pixel(25_400.0, dpi[0], dpi[1])
+
+
+def _tiff_mpp(picture: TiffImageFile) -> tuple[float, float] | None:
+    """From OME's or ImageJ's or Aperio's words in the description, else from the resolution tags."""
+    tags = picture.tag_v2
+    words = str(tags.get(_DESCRIPTION, ""))
+    physical = [_ome_um(words, axis) for axis in "XY"]
+    if physical[0] and physical[1]:
+        return physical[0], physical[1]
+    if aperio := re.search(r"\bMPP\s*=\s*([\d.]+)", words):
+        return _per_pixel(float(aperio[1]), 1.0, 1.0)
+    if words.startswith("ImageJ="):
+        unit = re.search(r"^unit=(\S+)", words, re.MULTILINE)
+        unit_um = _UM_PER_UNIT.get(unit[1].lower()) if unit else None
+    else:
+        unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(tags.get(_RESOLUTION_UNIT, 2)))
+    if unit_um is None or _X_RESOLUTION not in tags or _Y_RESOLUTION not in tags:
+        return None
+    return _per_pixel(unit_um, tags[_X_RESOLUTION], tags[_Y_RESOLUTION])
+
+
+def _ome_um(words: str, axis: str) -> float | None:
+    size = re.search(rf'PhysicalSize{axis}="([\d.eE+-]+)"', words)
+    unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', words)
+    um = _UM_PER_UNIT.get(unit[1].lower()) if unit else 1.0
+    try:
+        return float(size[1]) * um if size and um else None
+    except ValueError:
+        return None
+
+
+def _per_pixel(unit_um: float, x_count: object, y_count: object) -> tuple[float, float] | None:
+    try:
+        x, y = float(x_count), float(y_count)  # type: ignore[arg-type]
+        return (unit_um / x, unit_um / y) if x > 0 and y > 0 else None
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,303 @@
+"""How outputs come to stand whole or not at all, and never delete what others made."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glomtile.errors import StorageError
+
+_UNFINISHED, _WHOLE, _REPLACED = ".glomtile-unfinished", ".glomtile-whole", ".glomtile-replaced"
+_DISK_TROUBLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file is too large for the file system",
+    errno.EIO: "the disk reports an input/output error",
+}
+_PATH_TROUBLE = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOTEMPTY: "the folder is not empty",
+}
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write to, and put it in the place of `path` when all went well.
+
+    Parameters
+    ----------
+    path : Path
+        The file that shall exist in the end; missing folders above it are made.
+
+    Yields
+    ------
+    Path
+        A hidden name in the same folder with the same suffix, not existing yet.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written: full disk, no permission, not a folder. `path` is then as
+        it was before.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        with _storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with _storage_errors(path, inside=partial):
+            yield partial
+        with _storage_errors(path):
+            _sync(partial)
+            partial.replace(path)
+            _sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` whole or not at all; see `atomic_write`."""
+    with atomic_write(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Write UTF-8 with ``\n`` line ends whole or not at all; see `atomic_write`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON whole or not at all; NumPy numbers and paths are understood.
+
+    Raises
+    ------
+    ValueError
+        `value` holds NaN or an infinity, which JSON has no word for.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def replace_folder(final: Path) -> Iterator[Path]:
+    """Build a folder beside `final` and put it in its place when it is whole.
+
+    Parameters
+    ----------
+    final : Path
+        The folder that shall exist in the end. What stands there stays until the new one is
+        whole, and is removed then: callers make sure that it is theirs.
+
+    Yields
+    ------
+    Path
+        ``<final>.partial``, empty.
+
+    Raises
+    ------
+    StorageError
+        Something cannot be written, or ``<final>.partial`` is not ours to reuse.
+
+    Notes
+    -----
+    The swap is two renames. Hidden marker files say how far a killed process got, and that a
+    folder beside `final` is ours; `settle_folder` finishes what was whole.
+    """
+    final = Path(final)
+    settle_folder(final)
+    partial, _ = _beside(final)
+    with _storage_errors(final):
+        _clear_partial(partial)
+        partial.mkdir(parents=True)
+        (partial / _UNFINISHED).touch()
+    try:
+        with _storage_errors(final, inside=partial):
+            yield partial
+        with _storage_errors(final):
+            _sync_tree(partial)
+            (partial / _UNFINISHED).replace(partial / _WHOLE)
+            _sync_folder(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    settle_folder(final)
+
+
+def settle_folder(final: Path) -> Path:
+    """Finish a swap that `replace_folder` was killed in; does nothing otherwise.
+
+    Readers of a folder that `replace_folder` writes call this first.
+
+    Returns
+    -------
+    Path
+        `final`, which exists if a whole folder, new or old, was left.
+
+    Raises
+    ------
+    StorageError
+        A rename is refused.
+    """
+    final = Path(final)
+    partial, previous = _beside(final)
+    with _storage_errors(final):
+        if (partial / _WHOLE).exists():
+            if final.exists():
+                (final / _REPLACED).touch()
+                final.rename(previous)
+            partial.rename(final)
+            _sync_folder(final.parent)
+        elif not final.exists() and (previous / _REPLACED).exists():
+            previous.rename(final)
+        if final.exists():
+            for marker in (_WHOLE, _REPLACED):
+                (final / marker).unlink(missing_ok=True)
+            if (previous / _REPLACED).exists():
+                shutil.rmtree(previous, ignore_errors=True)
+    return final
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Rename a folder to ``<name>-YYYYmmdd-HHMMSS``, the time it was last written to.
+
+    Returns
+    -------
+    Path or None
+        The new name; ``None`` when there was no folder or it was empty, and nothing was done.
+
+    Raises
+    ------
+    StorageError
+        It cannot be renamed, or it is a file.
+    """
+    folder = Path(folder)
+    with _storage_errors(folder):
+        if not folder.exists() or not any(folder.iterdir()):
+            return None
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
+        aside = folder.with_name(f"{folder.name}-{stamp}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = folder.with_name(f"{folder.name}-{stamp}-{number}")
+        folder.rename(aside)
+    return aside
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to start what cannot fit.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it will be written; need not exist yet.
+    needed_bytes : int
+        How much will be written.
+
+    Raises
+    ------
+    StorageError
+        Less than `needed_bytes` is free there.
+    """
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    with _storage_errors(folder):
+        free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise StorageError(
+            folder, f"expected {_megabytes(needed_bytes)} of free space, got {_megabytes(free)}"
+        )
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _storage_errors(path: object, inside: Path | None = None) -> Iterator[None]:
+    """Turn the operating system's refusals into `StorageError`.
+
+    With `inside`, a refusal other than a full disk counts only if it is about a path in there:
+    code that fills an output also reads inputs, whose errors are not ours to rename.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = _DISK_TROUBLE.get(error.errno or 0)
+        if reason is None and "no space left" in str(error).lower():
+            reason = _DISK_TROUBLE[errno.ENOSPC]
+        about = str(error.filename or "")
+        if reason is None and (inside is None or about.startswith(str(inside))):
+            reason = _PATH_TROUBLE.get(error.errno or 0, str(error))
+        if reason is None:
+            raise
+        raise StorageError(path, f"expected to write here, got: {reason}") from error
+
+
+def _beside(final: Path) -> tuple[Path, Path]:
+    return final.with_name(final.name + ".partial"), final.with_name(final.name + ".previous")
+
+
+def _clear_partial(partial: Path) -> None:
+    """Remove what a killed run of ours left; anything else is refused."""
+    if not partial.exists():
+        return
+    if any(partial.iterdir()) and not (partial / _UNFINISHED).exists():
+        raise StorageError(partial, "expected nothing or an unfinished folder of ours, got other files")
+    shutil.rmtree(partial)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        _sync(folder)
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(place, name))
+        _sync_folder(Path(place))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
