@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glomtile.cli import configs
+from glomtile.cli.backend import greeting_held_back, wake_backend
 from glomtile.cli.progress import watching
 
 if TYPE_CHECKING:
+    from glomtile.config.load import Config
     from glomtile.core.palette import Palette
 
 app = typer.Typer(
@@ -78,7 +80,7 @@ def prepare(
         int, typer.Option(min=0, metavar="N", help="How far a mask's colour may be from its class's.")
     ] = 0,
 ) -> None:
-    """Cut images and masks into tiles and sort the images into train, valid and test."""
+    """Cut images and masks into a tiled, split dataset."""
     from glomtile.verbs.prepare import prepare as verb
 
     with watching() as progress:
@@ -97,15 +99,165 @@ def prepare(
             tolerance=tolerance,
             progress=progress,
         )
-    _print(result)
+    _print(result.paths)
+
+
+@app.command()
+def stats(
+    target: Annotated[Path, typer.Argument(metavar="DATASET|CONFIG", help="A prepared folder or a config.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where the charts go; else beside it.")
+    ] = None,
+    augmented: Annotated[
+        bool, typer.Option("--augmented", help="Only a sheet of samples as the network will see them.")
+    ] = False,
+) -> None:
+    """Draw image counts, class shares, sizes, samples."""
+    from glomtile.verbs.stats import stats as verb
+
+    with watching() as progress:
+        result = verb(target, out, augmented=augmented, progress=progress)
+    _print(result.paths)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished epoch.")] = False,
+) -> None:
+    """Train a network; an older run is moved aside."""
+    settings = _load(config, overrides)
+    wake_backend()
+    from glomtile.verbs.train import train as verb
+
+    with watching() as progress:
+        result = verb(settings, resume=resume, progress=progress)
+    _print(result.paths)
+
+
+@app.command()
+def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Measure the trained network on the test images."""
+    settings = _load(config, overrides)
+    wake_backend()
+    from glomtile.verbs.evaluate import evaluate as verb
+
+    with watching() as progress:
+        result = verb(settings, progress=progress)
+    _print(result.paths)
+
+
+@app.command()
+def infer(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Label whole images, each shrunk to the network's input."""
+    settings = _load(config, overrides)
+    wake_backend()
+    from glomtile.verbs.infer import infer as verb
+
+    with watching() as progress:
+        result = verb(settings, progress=progress)
+    _print(result.done)
+    _conclude(result.failed)
+
+
+@app.command()
+def tiled_infer(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Label images tile by tile at full scale, without seams."""
+    settings = _load(config, overrides)
+    wake_backend()
+    from glomtile.verbs.infer import tiled_infer as verb
+
+    with watching() as progress:
+        result = verb(settings, progress=progress)
+    _print(result.done)
+    _conclude(result.failed)
+
+
+@app.command()
+def inspect(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where they go; else beside the config.")
+    ] = None,
+) -> None:
+    """Draw the network, estimate its memory and work."""
+    settings = _load(config, overrides)
+    wake_backend()
+    from glomtile.verbs.inspect import inspect as verb
+
+    _print(verb(settings, out).paths)
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted masks.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of true masks of the same names.")],
+    out: OutFolder,
+    rgb_map: RgbMap = None,
+    groups: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="stem,group: intervals are drawn over groups.")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(min=0.05, max=20, metavar="UM", help="Micrometres per pixel.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The images, for sheets of the worst first.")
+    ] = None,
+) -> None:
+    """Measure two folders of masks of any program."""
+    from glomtile.verbs.score import score as verb
+
+    with watching() as progress:
+        result = verb(
+            predictions,
+            truth,
+            out,
+            palette=_palette(rgb_map),
+            groups=groups,
+            mpp=mpp,
+            images=images,
+            progress=progress,
+        )
+    _print(result.paths)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of results.")],
+) -> None:
+    """Write the report.html of a folder of results again."""
+    from glomtile.verbs.report import report as verb
+
+    _print([verb(folder)])
+
+
+@app.command()
+def demo(out: OutFolder) -> None:
+    """Do the whole job on painted biopsies, in minutes."""
+    wake_backend()
+    from glomtile.verbs.demo import demo as verb
+
+    with watching() as progress:
+        result = verb(out, progress=progress)
+    _print(result.paths)
 
 
 @app.command()
 def info() -> None:
-    """Say versions, backend, devices and the formats that can be read."""
+    """Tell versions, backend, devices and formats."""
     from glomtile.verbs.info import info as verb
 
-    typer.echo(verb().text())
+    with greeting_held_back():
+        result = verb()
+    typer.echo(str(result))
+
+
+def _load(config: Path, overrides: Sequence[str] | None) -> Config:
+    from glomtile.config.load import load_config
+
+    return load_config(config, overrides or ())
 
 
 def _palette(rgb_map: str | None) -> Palette:

@@ -1,0 +1,119 @@
+"""What this installation is made of: versions, backend, devices, formats."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = (
+    "glomtile",
+    "numpy",
+    "opencv-python-headless",
+    "scikit-image",
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "jax",
+    "torch",
+)
+
+
+@dataclass(frozen=True)
+class Info:
+    """An installation in facts; ``str()`` of it is what the command prints.
+
+    Attributes
+    ----------
+    python, system : str
+        Version of Python; operating system and processor.
+    cores : int
+        Processor cores this process may use.
+    packages : dict of str to str
+        Versions of the packages that matter and are installed.
+    backend : str or None
+        Keras' backend, ``None`` without Keras or without the backend it is set to use.
+    devices : tuple of str
+        What the backend can compute on.
+    image_formats, mask_formats : tuple of str
+        Suffixes that can be read.
+    """
+
+    python: str
+    system: str
+    cores: int
+    packages: dict[str, str]
+    backend: str | None
+    devices: tuple[str, ...]
+    image_formats: tuple[str, ...]
+    mask_formats: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rows = [("python", self.python), *self.packages.items()]
+        rows += [
+            ("system", f"{self.system}, {self.cores} cores"),
+            ("backend", self.backend or "none: pip install 'glomtile[cpu]' to train and segment"),
+            ("devices", ", ".join(self.devices) or "none"),
+            ("images", " ".join(self.image_formats)),
+            ("masks", " ".join(self.mask_formats)),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def info() -> Info:
+    """Look at this installation.
+
+    Returns
+    -------
+    Info
+        Versions, backend, devices, formats.
+    """
+    from glomtile.files.images import IMAGE_SUFFIXES
+
+    backend, devices = _backend()
+    images = tuple(sorted(IMAGE_SUFFIXES))
+    return Info(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cores=_cores(),
+        packages={name: found for name in PACKAGES if (found := _version(name))},
+        backend=backend,
+        devices=devices,
+        image_formats=images,
+        mask_formats=(*images, ".npz"),
+    )
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _backend() -> tuple[str | None, tuple[str, ...]]:
+    try:
+        import keras
+    except ImportError:
+        return None, ()
+    name = keras.backend.backend()
+    if name == "torch":
+        return name, _torch_devices()
+    return name, tuple(keras.distribution.list_devices())
+
+
+def _torch_devices() -> tuple[str, ...]:
+    import torch  # Keras cannot list this backend's devices
+
+    gpus = tuple(
+        f"cuda:{number} {torch.cuda.get_device_name(number)}" for number in range(torch.cuda.device_count())
+    )
+    return ("cpu:0", *gpus)
