@@ -1,0 +1,136 @@
+"""What follows from the figures of the epochs so far: when to lower the rate, when to stop, what to draw.
+
+Every rule is a function of the history, so a resumed run needs no counters: it replays them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glomtile.files import workspace
+from glomtile.files.figures import plot_curves
+
+History = list[dict[str, float]]
+"""One dictionary of figures an epoch, ``loss``, ``val_loss``, … , oldest first."""
+
+REDUCER_MIN_DELTA = 1e-4
+"""A loss must fall by this much to count as better for the reducer, as in Keras' ReduceLROnPlateau."""
+
+
+def lower_is_better(monitor: str) -> bool:
+    """True for losses, False for scores."""
+    return "loss" in monitor
+
+
+def values(history: History, monitor: str) -> list[float]:
+    """The monitored figure of each epoch, turned so that lower is better.
+
+    Raises
+    ------
+    KeyError
+        When an epoch has no such figure.
+    """
+    sign = 1.0 if lower_is_better(monitor) else -1.0
+    return [sign * epoch[monitor] for epoch in history]
+
+
+def stale_epochs(figures: Sequence[float]) -> int:
+    """Epochs since the lowest figure was first reached; a figure that is not a number never improves."""
+    best, stale = float("inf"), 0
+    for figure in figures:
+        best, stale = (figure, 0) if figure < best else (best, stale + 1)
+    return stale
+
+
+def reductions(figures: Sequence[float], patience: int, min_delta: float = REDUCER_MIN_DELTA) -> int:
+    """How often a plateau of `patience` epochs has lowered the rate so far (reference §6.3: its patience never arrived)."""
+    best, waited, count = float("inf"), 0, 0
+    for figure in figures:
+        if figure < best - min_delta:
+            best, waited = figure, 0
+            continue
+        waited += 1
+        if waited >= patience:
+            count, waited = count + 1, 0
+    return count
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What a listener is told when an epoch is over.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    history : History
+    network : keras.Model
+        With the weights that were judged (the averaged ones where an average is kept).
+    """
+
+    number: int
+    history: History
+    network: Any
+
+
+Listener = Callable[[EpochEnd], None]
+
+
+@dataclass(frozen=True)
+class CurveFiles:
+    """Writes the reference's CSVs, plots and ``history.json`` anew each epoch (reference §4).
+
+    Parameters
+    ----------
+    eval_dir : Path
+    history_json : Path
+    metric_names : sequence of str
+        The metric and its validation twin, as `[train] metrics` names them.
+    """
+
+    eval_dir: Path
+    history_json: Path
+    metric_names: Sequence[str] = field(default=("dice_coef_multiclass", "val_dice_coef_multiclass"))
+
+    def __call__(self, end: EpochEnd) -> None:
+        self.eval_dir.mkdir(parents=True, exist_ok=True)
+        losses = _table("epoch, loss, val_loss", end.history, ("loss", "val_loss"))
+        metrics = _table(
+            f"epoch,{','.join(self.metric_names)},", end.history, tuple(self.metric_names)
+        )
+        for name, text in (("train_losses", losses), ("train_metrics", metrics)):
+            table = self.eval_dir / f"{name}.csv"
+            workspace.write_text(table, text)
+            plot_curves(table, self.eval_dir / f"{name}.png", name)
+        by_name = {key: [epoch[key] for epoch in end.history] for key in end.history[0]}
+        workspace.write_json(self.history_json, by_name)
+
+
+def _table(header: str, history: History, names: Sequence[str]) -> str:
+    rows = [header]
+    rows += [", ".join([str(i), *(f"{e[n]:.4f}" for n in names)]) for i, e in enumerate(history)]
+    return "\n".join(rows) + "\n"
+
+
+class TensorBoardFiles:
+    """Scalars for TensorBoard, on request; needs the ``tensorboard`` package."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(folder))
+
+    def __call__(self, end: EpochEnd) -> None:
+        figures: Mapping[str, float] = end.history[-1]
+        summary = self._summary(
+            value=[self._summary.Value(tag=name, simple_value=v) for name, v in figures.items()]
+        )
+        self._writer.add_event(self._event(step=end.number, summary=summary))
+        self._writer.flush()

@@ -1,0 +1,301 @@
+"""How pairs of images and masks become numbered samples: a sample is a function of (seed, epoch, index).
+
+Nothing holds the whole dataset: decoded pictures live in a cache of stated size, and because a sample's
+randomness depends on nothing but its number, a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from glomtile.core.augment import Augmentation, augment
+from glomtile.errors import ConfigError
+from glomtile.files.pairs import Pair
+from glomtile.types import IGNORE, UInt8
+
+Sample = tuple[UInt8, UInt8]
+"""Image ``(h, w, 3)`` and labels ``(h, w)``."""
+
+Decode = Callable[[Pair], Sample]
+"""Reads a pair at the working resolution."""
+
+
+class Source(Protocol):
+    """Samples by number."""
+
+    def __len__(self) -> int:
+        """Samples in one epoch."""
+        ...
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """Sample `index` of `epoch`, the same at every call."""
+        ...
+
+
+class DecodedPairs:
+    """Decoded images and labels, the latest used kept up to a memory cap.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    decode : callable
+        ``pair -> (image, labels)``.
+    cache_mb : int
+        Cap in MiB over all kept arrays; the one being handed out is not counted.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], decode: Decode, cache_mb: int) -> None:
+        self.pairs = list(pairs)
+        self._decode = decode
+        self._cap = cache_mb * 2**20
+        self._held: OrderedDict[int, Sample] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    def __getitem__(self, index: int) -> Sample:
+        with self._lock:
+            if index in self._held:
+                self._held.move_to_end(index)
+                return self._held[index]
+        image, labels = self._decode(self.pairs[index])
+        size = image.nbytes + labels.nbytes
+        with self._lock:
+            if index not in self._held and size <= self._cap:
+                self._held[index] = image, labels
+                self._held_bytes += size
+                while self._held_bytes > self._cap:
+                    _, (old_image, old_labels) = self._held.popitem(last=False)
+                    self._held_bytes -= old_image.nbytes + old_labels.nbytes
+        return image, labels
+
+
+@dataclass(frozen=True)
+class TileSource:
+    """Every picture once an epoch, in an order drawn anew each epoch.
+
+    Parameters
+    ----------
+    decoded : DecodedPairs
+    size_px : (int, int)
+        Height and width of a sample; a picture of another size is resampled to it.
+    augmentation : Augmentation or None
+        ``None``: pictures as they are, in their own order (validation and test).
+    seed : int
+    """
+
+    decoded: DecodedPairs
+    size_px: tuple[int, int]
+    augmentation: Augmentation | None
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.decoded)
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        if self.augmentation is None:
+            return fit_to(self.decoded[index], self.size_px)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        image, labels = fit_to(self.decoded[int(order[index])], self.size_px)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return augment(image, labels, rng=rng, settings=self.augmentation)
+
+
+class CropSource:
+    """Random crops straight from whole images, a stated share of them centred near foreground.
+
+    Each image gives as many crops an epoch as the others, give or take one. Geometry is composed
+    with the crop, so that a rotated crop shows the tissue beside it and not its own mirror.
+
+    Parameters
+    ----------
+    decoded : DecodedPairs
+        Whole images at the working resolution.
+    size_px : (int, int)
+    samples : int
+        Crops in one epoch.
+    foreground_share : float
+        Share of crops, 0 to 1, whose centre is drawn near a pixel of a class above 0.
+    augmentation : Augmentation
+    seed : int
+    """
+
+    def __init__(
+        self,
+        decoded: DecodedPairs,
+        size_px: tuple[int, int],
+        samples: int,
+        foreground_share: float,
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        self._decoded = decoded
+        self._size_px = size_px
+        self._samples = samples
+        self._foreground_share = foreground_share
+        self._augmentation = augmentation
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        count = len(self._decoded)
+        lap, place = divmod(index, count)
+        order = np.random.default_rng([self._seed, epoch, lap]).permutation(count)
+        image, labels = self._decoded[int(order[place])]
+        rng = np.random.default_rng([self._seed, epoch, index, 1])
+        centre = self._centre(labels, rng)
+        return augment(
+            image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
+        )
+
+    def _centre(self, labels: UInt8, rng: np.random.Generator) -> tuple[float, float]:
+        """Where the crop's middle lies: anywhere, or within a quarter crop of a foreground pixel."""
+        height, width = labels.shape
+        if rng.random() < self._foreground_share:
+            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:IGNORE]) + 1
+            if present.size:
+                rows, columns = np.nonzero(labels == rng.choice(present))
+                pick = int(rng.integers(len(rows)))
+                jitter = rng.uniform(-0.25, 0.25, 2) * self._size_px
+                return _inside((rows[pick], columns[pick]) + jitter, labels.shape, self._size_px)
+        anywhere = rng.random(2) * (height, width)
+        return _inside(anywhere, labels.shape, self._size_px)
+
+
+class GridSource:
+    """Evenly spaced windows over whole images, without chance: what validation sees in crops mode.
+
+    Labels of a window's part beyond its image are `IGNORE`.
+    """
+
+    def __init__(self, decoded: DecodedPairs, size_px: tuple[int, int]) -> None:
+        self._decoded = decoded
+        self._size_px = size_px
+        self._places: list[tuple[int, int, int]] = []
+        for number in range(len(decoded)):
+            height, width = decoded[number][1].shape
+            self._places += [
+                (number, top, left)
+                for top in _even_starts(height, size_px[0])
+                for left in _even_starts(width, size_px[1])
+            ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        number, top, left = self._places[index]
+        image, labels = self._decoded[number]
+        h, w = self._size_px
+        image, labels = image[top : top + h, left : left + w], labels[top : top + h, left : left + w]
+        below, beside = h - labels.shape[0], w - labels.shape[1]
+        if below or beside:
+            image = np.pad(image, ((0, below), (0, beside), (0, 0)), mode="symmetric")
+            labels = np.pad(labels, ((0, below), (0, beside)), constant_values=IGNORE)
+        return image, labels
+
+
+def _even_starts(length: int, window: int) -> list[int]:
+    if length <= window:
+        return [0]
+    count = -(-length // window)
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def _inside(
+    centre: np.ndarray, shape: tuple[int, ...], size_px: tuple[int, int]
+) -> tuple[float, float]:
+    """The nearest centre whose upright crop stays in the image; the image's middle where none does."""
+    clipped = []
+    for at, length, window in zip(centre, shape, size_px, strict=True):
+        half = window / 2
+        clipped.append(length / 2 if length <= window else float(np.clip(at, half, length - half)))
+    return clipped[0], clipped[1]
+
+
+def fit_to(sample: Sample, size_px: tuple[int, int]) -> Sample:
+    """Resample to `size_px`: the image by area when shrinking, labels by nearest neighbour."""
+    image, labels = sample
+    if labels.shape == tuple(size_px):
+        return sample
+    shrinks = size_px[0] <= labels.shape[0] and size_px[1] <= labels.shape[1]
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    target = (size_px[1], size_px[0])
+    return (
+        cv2.resize(image, target, interpolation=kind),
+        cv2.resize(labels, target, interpolation=cv2.INTER_NEAREST_EXACT),
+    )
+
+
+def batches(
+    source: Source, batch_size: int, epoch: int, *, start: int = 0, workers: int = 2, ahead: int = 3
+) -> Iterator[tuple[UInt8, UInt8]]:
+    """The batches of one epoch in order, prepared ahead by threads.
+
+    Parameters
+    ----------
+    source : Source
+    batch_size : int
+        The last batch holds what is left.
+    epoch : int
+    start : int
+        Batches to leave out at the beginning (a resumed epoch).
+    workers : int
+        Threads; the heavy parts of a sample release the interpreter's lock.
+    ahead : int
+        Batches under way at most, which bounds the memory.
+
+    Yields
+    ------
+    images : (N, h, w, 3) uint8
+    labels : (N, h, w) uint8
+    """
+    count = -(-len(source) // batch_size)
+    with ThreadPoolExecutor(workers, thread_name_prefix="samples") as pool:
+        waiting: OrderedDict[int, list[Future[Sample]]] = OrderedDict()
+
+        def order(batch: int) -> None:
+            numbers = range(batch * batch_size, min((batch + 1) * batch_size, len(source)))
+            waiting[batch] = [pool.submit(source.sample, epoch, i) for i in numbers]
+
+        try:
+            for batch in range(start, min(start + ahead, count)):
+                order(batch)
+            for batch in range(start, count):
+                samples = [future.result() for future in waiting.pop(batch)]
+                if batch + ahead < count:
+                    order(batch + ahead)
+                yield np.stack([s[0] for s in samples]), np.stack([s[1] for s in samples])
+        finally:
+            for futures in waiting.values():
+                for future in futures:
+                    future.cancel()
+
+
+def samples_that_cover(decoded: DecodedPairs, size_px: tuple[int, int], batch_size: int) -> int:
+    """Crops whose area is that of all images together, in whole batches."""
+    area = sum(decoded[i][1].size for i in range(len(decoded)))
+    crops = max(1, round(area / (size_px[0] * size_px[1])))
+    return -(-crops // batch_size) * batch_size
+
+
+def require_pairs(pairs: Sequence[Pair], where: object) -> None:
+    """Raise unless there is something to read."""
+    if not pairs:
+        raise ConfigError(where, "expected at least one image with its mask, got none")

@@ -1,0 +1,200 @@
+"""Which samples a config asks for: its folders, its scale, its augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from glomtile.config.schema import Config
+from glomtile.core.augment import Augmentation, Brightening, Distortion, Elastic, RoundLens
+from glomtile.core.palette import Palette
+from glomtile.engine.dataset import (
+    CropSource,
+    DecodedPairs,
+    GridSource,
+    Sample,
+    Source,
+    TileSource,
+    samples_that_cover,
+)
+from glomtile.errors import ConfigError, InputError
+from glomtile.files.images import image_mpp, read_image, resize_to_mpp
+from glomtile.files.masks import read_mask, resize_labels
+from glomtile.files.pairs import Pair, pair, whole_pairs
+from glomtile.types import IGNORE
+
+
+def training_source(config: Config) -> Source:
+    """Samples of ``[train]``: prepared tiles, or crops of whole images.
+
+    Raises
+    ------
+    ConfigError
+        When a folder is not given, or the scale is asked for but unknown.
+    InputError
+        When images and masks do not pair.
+    """
+    decoded = decoded_pairs(config, "train")
+    size_px = sample_size(config)
+    augmentation = augmentation_of(config) if config.augments else Augmentation()
+    if config.dataset.sampling == "crops":
+        batch = config.train.batch_size
+        samples = config.dataset.samples_per_epoch or samples_that_cover(decoded, size_px, batch)
+        return CropSource(
+            decoded, size_px, samples, config.dataset.foreground_share, augmentation, config.train.seed
+        )
+    return TileSource(decoded, size_px, augmentation, config.train.seed)
+
+
+def judging_source(config: Config, split: str) -> Source:
+    """Samples of ``[valid]`` or ``[test]``, without chance; for crops, windows that cover the whole images."""
+    decoded = decoded_pairs(config, split)
+    if config.dataset.sampling == "crops":
+        return GridSource(decoded, sample_size(config))
+    return TileSource(decoded, sample_size(config), None, config.train.seed)
+
+
+def sample_size(config: Config) -> tuple[int, int]:
+    """Height and width of a training sample, in working pixels."""
+    return config.model.image_height, config.model.image_width
+
+
+def split_pairs(config: Config, split: str) -> list[Pair]:
+    """The pairs of a split: in crops mode the whole images its tiles were cut from, where that is on record."""
+    images, masks = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
+    if config.dataset.sampling == "crops":
+        whole = whole_pairs(images, masks)
+        if whole is not None:
+            return whole
+    return pair(images, masks, mask_suffix_of(config))
+
+
+def mask_suffix_of(config: Config) -> str | None:
+    """The suffix that masks must have, where the config names one."""
+    return config.mask.mask_file_format if config.mask.given("mask_file_format") else None
+
+
+def decoded_pairs(config: Config, split: str) -> DecodedPairs:
+    """The pairs of a split, decoded when asked for."""
+    palette = config.palette()
+
+    def decode(pair: Pair) -> Sample:
+        return read_pair(pair, config, palette)
+
+    return DecodedPairs(split_pairs(config, split), decode, config.dataset.cache_mb)
+
+
+def read_pair(pair: Pair, config: Config, palette: Palette) -> Sample:
+    """A pair at the model's scale, channels in the config's order."""
+    image = read_for(config, pair.image)
+    labels = read_mask(
+        pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance
+    )
+    if labels.shape != image.shape[:2]:
+        labels = resize_labels(labels, image.shape[:2])
+    return image, labels
+
+
+def read_for(config: Config, path: Path) -> np.ndarray:
+    """An image at the model's scale, channels in the config's order."""
+    image = read_image(path)
+    scale = working_scale(config, path)
+    if scale is not None:
+        image = resize_to_mpp(image, *scale)
+    return image[..., ::-1] if config.image.color_order == "BGR" else image
+
+
+def working_scale(config: Config, path: Path) -> tuple[float, float] | None:
+    """``(mpp of the file, mpp of the model)``; ``None`` when the model has no scale of its own.
+
+    Raises
+    ------
+    ConfigError
+        When the model has a scale and the picture's is unknown.
+    """
+    wanted = config.model.mpp
+    if wanted is None:
+        return None
+    known = image_mpp(path) or config.dataset.image_mpp
+    if known is None:
+        raise ConfigError(
+            path,
+            f"expected a known scale, since [model] mpp = {wanted}, got a picture without one",
+            "set [dataset] image_mpp: usual values are 0.5 (20x) and 0.25 (40x)",
+        )
+    return known, wanted
+
+
+def augmentation_of(config: Config) -> Augmentation:
+    """The config's augmentation sections in the words of `core.augment`."""
+    on = config.augmentor
+    elastic = config.deformation
+    barrel, pincushion = config.barrdistortion, config.pincdistortion
+    return Augmentation(
+        hflip=on.hflip,
+        vflip=on.vflip,
+        rotation=on.rotation,
+        angles=on.angles,
+        free_rotation=on.free_rotation,
+        scales=on.scales,
+        shrinks=on.shrinks,
+        shears=on.shears,
+        elastic=Elastic(elastic.alpha, elastic.sigmoids or (elastic.sigmoid,)) if on.deformation else None,
+        distortion=(
+            Distortion(
+                config.distortion.distortions,
+                config.distortion.gaussian_filter_sigma,
+                config.distortion.gaussian_filter_rsigma,
+            )
+            if on.distortion
+            else None
+        ),
+        barrel=RoundLens(barrel.radius, barrel.amount, barrel.centers) if on.barrdistortion else None,
+        pincushion=(
+            RoundLens(pincushion.radius, pincushion.amount, pincushion.centers) if on.pincdistortion else None
+        ),
+        sharpening=config.sharpening.k if on.sharpening else None,
+        brightening=(
+            Brightening(config.brightening.alpha, config.brightening.beta) if on.brightening else None
+        ),
+        stain=on.stain,
+        blur=on.blur,
+        noise=on.noise,
+        jpeg=on.jpeg,
+    )
+
+
+def class_counts(pairs: Sequence[Pair], config: Config, palette: Palette) -> np.ndarray:
+    """Pixels of each class in all masks, at the masks' own resolution: ``(K,) int64``."""
+
+    def count(one: Pair) -> np.ndarray:
+        labels = read_mask(
+            one.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance
+        )
+        return np.bincount(labels.ravel(), minlength=IGNORE + 1)[: palette.num_classes]
+
+    with ThreadPoolExecutor(max(1, config.dataset.workers)) as pool:
+        return np.sum(list(pool.map(count, pairs)), axis=0)
+
+
+def require_every_class(pairs: Sequence[Pair], config: Config, palette: Palette) -> np.ndarray:
+    """The class counts of training masks, all above 0.
+
+    Raises
+    ------
+    InputError
+        When a class of ``[mask] rgb_map`` is in no training mask: it could not be learnt.
+    """
+    counts = class_counts(pairs, config, palette)
+    absent = [palette.classes[k] for k in np.flatnonzero(counts == 0)]
+    if absent:
+        names = ", ".join(f"{c.number} {c.name} {c.rgb}" for c in absent)
+        raise InputError(
+            config.folder("train", "masks_dir"),
+            f"expected pixels of all {palette.num_classes} classes of [mask] rgb_map, found none of {names}",
+            "take the class out of rgb_map, or add masks that show it",
+        )
+    return counts

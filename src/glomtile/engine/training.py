@@ -1,0 +1,312 @@
+"""The training protocol: epochs, validation, best and last model, and a state from which to go on exactly.
+
+What is saved is everything the next step depends on: weights, optimizer variables, the dropout layers' seed
+states, running metrics, and the history from which rate and patience follow. Samples need no state
+(see `engine.dataset`). So a run that was killed continues with the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from glomtile.config.card import ModelCard
+from glomtile.engine import modelfolder
+from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, values
+from glomtile.engine.dataset import Source, batches
+from glomtile.errors import ConfigError, ModelError
+from glomtile.files import workspace
+from glomtile.types import SILENT, Progress
+
+STATE, NOTES = "training.npz", "training.json"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to train, apart from network, loss and data.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    monitor : str
+        The figure that decides what is best.
+    patience : int
+        Epochs without a better figure before training stops; 0 or less: never.
+    reducer_patience : int
+        Epochs of plateau before the rate is multiplied by `reducer_factor`; 0: never.
+    reducer_factor : float
+    learning_rate : float
+        The rate that the reducer starts from.
+    checkpoint_steps : int
+        Save the state after so many steps within an epoch too; 0: only after epochs.
+    workers : int
+        Threads that prepare samples.
+    break_file : Path or None
+        A file whose appearance stops the training after the epoch.
+    settings : dict
+        Whatever decides the numbers; a resumed run must agree with it.
+    """
+
+    epochs: int
+    batch_size: int
+    monitor: str
+    patience: int
+    reducer_patience: int
+    reducer_factor: float
+    learning_rate: float
+    checkpoint_steps: int
+    workers: int
+    break_file: Path | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: the history, the best epoch (from 1) and why it stopped."""
+
+    history: History
+    best_epoch: int
+    reason: str
+
+
+def deterministic(seed: int) -> None:
+    """Seed Python, NumPy and the backend, and ask TensorFlow for repeatable sums (reference §6.8)."""
+    keras.utils.set_random_seed(seed)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+class Training:
+    """One run: a compiled network, its data, and the folder that holds its best and last model.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Not compiled; saved without optimizer.
+    model : keras.Model
+        The same layers, compiled.
+    card : ModelCard
+        What both model folders say of themselves.
+    folder : Path
+        ``best/`` and ``last/`` are written here.
+    protocol : Protocol
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        model: keras.Model,
+        card: ModelCard,
+        folder: Path,
+        protocol: Protocol,
+    ) -> None:
+        self._network = network
+        self._model = model
+        self._card = card
+        self._folder = folder
+        self._protocol = protocol
+        self._history: History = []
+        self._epoch_start = 0
+
+    def resume(self) -> int:
+        """Take up the state of ``last/``; returns the number of finished epochs.
+
+        Raises
+        ------
+        ModelError
+            When there is no state, it is damaged, or it belongs to other settings.
+        """
+        last = modelfolder.recover(self._folder / "last")
+        notes = _read_notes(last)
+        _require_same(notes["settings"], self._protocol.settings, last)
+        self._model.optimizer.build(self._model.trainable_variables)
+        # The running metrics have no variables before their first update.
+        with np.load(last / STATE, allow_pickle=False) as state:
+            self._first_batch_builds_metrics()
+            _assign(self._variables(), state, last / STATE)
+        self._history = notes["history"]
+        self._epoch_start = notes["step"]
+        return len(self._history)
+
+    def run(
+        self,
+        training: Source,
+        validation: Source,
+        listeners: Sequence[Listener] = (),
+        progress: Progress = SILENT,
+    ) -> Outcome:
+        """Train to the end of the protocol."""
+        protocol, reason = self._protocol, "all epochs done"
+        while len(self._history) < protocol.epochs:
+            if self._should_stop():
+                reason = f"no better {protocol.monitor} for {protocol.patience} epochs"
+                break
+            self._epoch(training, validation, listeners, progress)
+            if protocol.break_file is not None and protocol.break_file.exists():
+                protocol.break_file.unlink()
+                reason = f"stopped by {protocol.break_file.name}"
+                break
+        figures = values(self._history, protocol.monitor)
+        return Outcome(self._history, len(figures) - stale_epochs(figures), reason)
+
+    def _epoch(
+        self, training: Source, validation: Source, listeners: Sequence[Listener], progress: Progress
+    ) -> None:
+        protocol, number = self._protocol, len(self._history)
+        self._set_rate()
+        if self._epoch_start == 0:
+            self._model.reset_metrics()
+        steps = -(-len(training) // protocol.batch_size)
+        progress.start(f"epoch {number + 1}/{protocol.epochs}", steps)
+        if self._epoch_start:
+            progress.advance(self._epoch_start)
+        figures: dict[str, float] = {}
+        ready = batches(
+            training, protocol.batch_size, number, start=self._epoch_start, workers=protocol.workers
+        )
+        for step, (images, labels) in enumerate(ready, self._epoch_start + 1):
+            figures = _floats(self._model.train_on_batch(images, labels, return_dict=True))
+            progress.advance(1, **figures)
+            if protocol.checkpoint_steps and step % protocol.checkpoint_steps == 0 and step < steps:
+                self._save_last(step)
+        self._epoch_start = 0
+        if not figures:  # resumed at the very end of an epoch
+            figures = _floats(self._model.get_metrics_result())
+        _require_finite(figures, number + 1)
+        rate = float(self._model.optimizer.learning_rate)
+        with averaged(self._model):
+            judged = self._validate(validation, progress)
+            figures |= {f"val_{name}": value for name, value in judged.items()}
+            self._history.append(figures | {"learning_rate": rate})
+            if stale_epochs(values(self._history, protocol.monitor)) == 0:
+                modelfolder.save_model_folder(self._folder / "best", self._network, self._card)
+            end = EpochEnd(number + 1, self._history, self._network)
+            for listener in listeners:
+                listener(end)
+        self._save_last(0)
+        progress.note(_line(number + 1, protocol.epochs, self._history[-1]))
+
+    def _validate(self, validation: Source, progress: Progress) -> dict[str, float]:
+        self._model.reset_metrics()
+        figures: dict[str, float] = {}
+        progress.start("validating", -(-len(validation) // self._protocol.batch_size))
+        for images, labels in batches(
+            validation, self._protocol.batch_size, 0, workers=self._protocol.workers
+        ):
+            figures = _floats(self._model.test_on_batch(images, labels, return_dict=True))
+            progress.advance(1)
+        return figures
+
+    def _should_stop(self) -> bool:
+        patience = self._protocol.patience
+        return patience > 0 and stale_epochs(values(self._history, self._protocol.monitor)) >= patience
+
+    def _set_rate(self) -> None:
+        """Lower the rate as often as the history asks; a schedule keeps its own."""
+        protocol = self._protocol
+        if protocol.reducer_patience <= 0:
+            return
+        count = reductions(values(self._history, protocol.monitor), protocol.reducer_patience)
+        self._model.optimizer.learning_rate = protocol.learning_rate * protocol.reducer_factor**count
+
+    def _variables(self) -> list[Any]:
+        model = self._model
+        return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+
+    def _first_batch_builds_metrics(self) -> None:
+        """Give the metrics their variables by judging one empty batch, which the state then overwrites."""
+        channels = self._network.input_shape[-1]
+        side = self._card.stride_px
+        blank = np.zeros((1, side, side, channels), np.uint8)
+        self._model.test_on_batch(blank, np.zeros((1, side, side), np.uint8))
+
+    def _save_last(self, step: int) -> None:
+        notes = {"settings": self._protocol.settings, "history": self._history, "step": step}
+        arrays = {f"v{i:05d}": np.asarray(v) for i, v in enumerate(self._variables())}
+
+        def add_state(folder: Path) -> None:
+            np.savez(folder / STATE, **arrays)
+            workspace.write_json(folder / NOTES, notes)
+
+        with averaged(self._model):
+            modelfolder.save_model_folder(
+                self._folder / "last", self._network, self._card, add=add_state
+            )
+
+
+@contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """The model with its averaged weights, where the optimizer keeps an average; the raw ones afterwards."""
+    if not getattr(model.optimizer, "use_ema", False) or not model.optimizer.built:
+        yield
+        return
+    raw = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, raw, strict=True):
+            variable.assign(value)
+
+
+def _floats(logs: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in logs.items()}
+
+
+def _require_finite(figures: dict[str, float], epoch: int) -> None:
+    if not np.isfinite(figures["loss"]):
+        raise ModelError(
+            f"epoch {epoch}",
+            f"expected a finite loss, got {figures['loss']}",
+            "lower [model] learning_rate or clip the gradients; the last finished epoch is kept",
+        )
+
+
+def _line(epoch: int, epochs: int, figures: dict[str, float]) -> str:
+    shown = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
+    return f"epoch {epoch}/{epochs}  {shown}"
+
+
+def _read_notes(last: Path) -> dict[str, Any]:
+    try:
+        notes: dict[str, Any] = json.loads((last / NOTES).read_text("utf-8"))
+        missing = {"settings", "history", "step"} - notes.keys()
+    except FileNotFoundError:
+        raise ModelError(
+            last, "expected the state of a run to resume, found none", "train without --resume"
+        ) from None
+    except (OSError, ValueError) as problem:
+        raise ModelError(last / NOTES, f"expected a readable run state, got {problem}") from problem
+    if missing:
+        raise ModelError(last / NOTES, f"expected {sorted(missing)}, found {sorted(notes)}")
+    return notes
+
+
+def _require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+    differing = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
+    if differing:
+        told = "; ".join(f"{k}: {then.get(k)!r} then, {now.get(k)!r} now" for k in differing[:5])
+        raise ConfigError(
+            where,
+            f"expected the settings that the run began with, got other ones: {told}",
+            "train without --resume to begin anew; the old run is moved aside",
+        )
+
+
+def _assign(variables: list[Any], state: Any, where: Path) -> None:
+    if len(variables) != len(state.files):
+        raise ModelError(where, f"expected {len(variables)} arrays, found {len(state.files)}")
+    for name, variable in zip(sorted(state.files), variables, strict=True):
+        value = state[name]
+        if value.shape != tuple(variable.shape):
+            raise ModelError(where, f"expected {variable.path} of shape {variable.shape}, got {value.shape}")
+        variable.assign(value)
