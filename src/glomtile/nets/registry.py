@@ -1,0 +1,115 @@
+"""Which networks are built here, under which names, and what is known of each without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import keras
+
+from glomtile.errors import ConfigError
+from glomtile.nets import flexunet
+
+if TYPE_CHECKING:
+    from glomtile.config.schema import ModelSettings
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a network looks at pixels.
+
+    Parameters
+    ----------
+    stride_px : int
+        Shifting the input by a multiple of this shifts the answer and changes nothing else.
+    context_px : int
+        How far from a pixel the network can see, per side.
+    local : bool
+        False where every pixel of the window matters beyond `context_px` (group normalisation):
+        such a network gives each window size its own answer.
+    """
+
+    stride_px: int
+    context_px: int
+    local: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """One family of networks: how to build it and how it looks at pixels."""
+
+    build: Callable[..., keras.Model]
+    geometry: Callable[[ModelSettings], Geometry]
+
+
+def _flexunet_geometry(settings: ModelSettings) -> Geometry:
+    return Geometry(
+        stride_px=flexunet.stride_px(settings),
+        context_px=flexunet.context_px(settings),
+        local=flexunet.norm_of(settings) != "group",
+    )
+
+
+_FLEXUNET = Network(flexunet.build_flexunet, _flexunet_geometry)
+
+NETWORKS: dict[str, Network] = {"FlexUNet": _FLEXUNET, "TensorFlowFlexUNet": _FLEXUNET}
+"""Networks by the name `[model] model` gives."""
+
+NOT_BUILT_HERE = tuple(
+    f"TensorFlow{family}"
+    for family in (
+        "AttentionUNet", "DeepLabV3Plus", "SwinUNet", "EfficientNetB7UNet", "EfficientUNet",
+        "MultiResUNet", "SharpUNet", "U2Net", "UNet3Plus", "TransUNet",
+    )
+)  # fmt: skip
+"""The reference's other networks, known by name only."""
+
+
+def network(name: str) -> Network:
+    """The network of that name.
+
+    Raises
+    ------
+    ConfigError
+        When the name is the reference's but not built here, or nobody's.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    hint = f"networks built here: {', '.join(NETWORKS)}"
+    if name in NOT_BUILT_HERE:
+        raise ConfigError("[model] model", f"expected a network built here, got {name!r}, which is not", hint)
+    raise ConfigError("[model] model", f"expected the name of a network, got {name!r}", hint)
+
+
+def build_model(
+    settings: ModelSettings, *, precision: str = "float32", seed: int | None = None
+) -> keras.Model:
+    """Build the network that a config describes.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        The ``[model]`` section.
+    precision : {"float32", "mixed_float16", "mixed_bfloat16"}
+        Keras dtype policy of the inner layers. The output is float32 under each.
+    seed : int, optional
+        Makes initial weights and dropout the same on every call; ``None`` draws from Keras' global seed.
+
+    Returns
+    -------
+    keras.Model
+        ``(N, H, W, C)`` uint8 or float in 0 to 255, H and W any multiple of the stride, to
+        probabilities ``(N, H, W, K) float32``: softmax over K classes, or `final_activation` when K = 1.
+
+    Raises
+    ------
+    ConfigError
+        When the network is not built here or the settings contradict each other.
+    """
+    return network(settings.model).build(settings, precision=precision, seed=seed)
+
+
+def geometry(settings: ModelSettings) -> Geometry:
+    """How the network that a config describes looks at pixels, without building it."""
+    return network(settings.model).geometry(settings)
