@@ -1,0 +1,227 @@
+"""Score alone knows how two folders of masks become honest figures on disk; no model is needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glomtile.core.bootstrap import DRAWS, SEED
+from glomtile.core.palette import GLOMERULI, Palette
+from glomtile.core.scores import ImageScore, Scores, paired_difference, score_image
+from glomtile.errors import GlomtileError, InputError
+from glomtile.files.images import image_size, read_image
+from glomtile.files.masks import MASK_SUFFIXES, mask_size, read_mask
+from glomtile.files.tables import read_csv
+from glomtile.types import SILENT, Progress
+from glomtile.verbs.scorefiles import PerImage, Triple, worst_first, write_run, write_scores, write_sheets
+
+__all__ = ["ScoreResult", "read_groups", "score", "worst_first", "write_run", "write_scores", "write_sheets"]
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What scoring found and wrote.
+
+    Attributes
+    ----------
+    scores : Scores
+        Figures with intervals.
+    per_image : list of (str, ImageScore)
+        Stem and score, the worst image first.
+    paths : tuple of Path
+        Files written.
+    """
+
+    scores: Scores
+    per_image: PerImage
+    paths: tuple[Path, ...]
+
+
+def score(
+    predictions: Path,
+    truth: Path,
+    out: Path,
+    *,
+    palette: Palette = GLOMERULI,
+    groups: Path | None = None,
+    mpp: float | None = None,
+    images: Path | None = None,
+    against: Path | None = None,
+    draws: int = DRAWS,
+    seed: int = SEED,
+    progress: Progress = SILENT,
+) -> ScoreResult:
+    """Compare a folder of predicted masks with a folder of true ones.
+
+    Parameters
+    ----------
+    predictions, truth : Path
+        Folders of masks, one each of every stem, of any program.
+    out : Path
+        Folder for ``scores.json``, ``per_image.csv``, ``per_class.csv``, ``run.json`` and, with `images`,
+        ``sheets/``.
+    palette : Palette
+        Which colour is which class.
+    groups : Path, optional
+        CSV with the columns ``stem,group``: intervals then draw whole groups.
+    mpp : float, optional
+        Micrometres per pixel, for distances in µm.
+    images : Path, optional
+        The pictures themselves, for comparison sheets of the worst.
+    against : Path, optional
+        Another folder of predictions: the paired difference to it is written too.
+    draws, seed : int
+        Of the bootstrap.
+    progress : Progress
+        Told of every image.
+
+    Returns
+    -------
+    ScoreResult
+
+    Raises
+    ------
+    InputError
+        When a mask has no partner, two partners or another size than its partner, cannot be read or holds
+        what the palette does not; all such masks are named. Nothing is written then.
+    """
+    began = time.perf_counter()
+    pairs = _pair(predictions, truth)
+    known = read_groups(groups, list(pairs)) if groups is not None else None
+    pictures = _pictures(images, pairs) if images is not None else {}
+    per_image = _score_pairs(pairs, palette, mpp, progress)
+    difference = None
+    if against is not None:
+        other = _score_pairs(_pair(against, truth), palette, mpp, progress)
+        ordered = [known[stem] for stem, _ in per_image] if known is not None else None
+        difference = paired_difference(
+            [s for _, s in other], [s for _, s in per_image], groups=ordered, draws=draws, seed=seed
+        )
+    scores, paths = write_scores(
+        out, per_image, palette, groups=known, draws=draws, seed=seed, difference=difference
+    )
+    if images is not None:
+
+        def load(stem: str) -> Triple:
+            predicted, true = pairs[stem]
+            return read_image(pictures[stem]), read_mask(true, palette), read_mask(predicted, palette)
+
+        paths += write_sheets(out, per_image, palette, load, progress=progress)
+    settings = {
+        "predictions": predictions.name,
+        "truth": truth.name,
+        "against": against.name if against else None,
+        "groups": groups.name if groups else None,
+        "mpp": mpp,
+        "draws": draws,
+        "seed": seed,
+    }
+    paths += (write_run(out, "score", settings, time.perf_counter() - began),)
+    return ScoreResult(scores, worst_first(per_image), paths)
+
+
+def read_groups(path: Path, stems: Iterable[str]) -> dict[str, str]:
+    """Read which group each image belongs to.
+
+    Parameters
+    ----------
+    path : Path
+        CSV with the columns ``stem,group``; other columns and other stems are passed over.
+    stems : iterable of str
+        Images that must have a group.
+
+    Returns
+    -------
+    dict of str to str
+
+    Raises
+    ------
+    InputError
+        When a stem has no group or two.
+    """
+    known: dict[str, str] = {}
+    for row in read_csv(path, required=("stem", "group")):
+        stem, group = row["stem"], row["group"]
+        if known.setdefault(stem, group) != group:
+            raise InputError(path, f"expected one group for {stem}, got {known[stem]!r} and {group!r}")
+    missing = [stem for stem in stems if not known.get(stem)]
+    if missing:
+        raise InputError(path, f"expected a group for every image, got none for {_listed(missing)}")
+    return {stem: known[stem] for stem in stems}
+
+
+def _score_pairs(
+    pairs: Mapping[str, tuple[Path, Path]], palette: Palette, mpp: float | None, progress: Progress
+) -> PerImage:
+    progress.start("score", len(pairs))
+    per_image, failed = [], []
+    for stem, (predicted, true) in pairs.items():
+        try:
+            per_image.append((stem, _score_pair(predicted, true, palette, mpp)))
+        except GlomtileError as error:
+            failed.append(error)
+        progress.advance()
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        reasons = "".join(f"\n  {error}" for error in failed)
+        raise InputError(
+            "score", f"expected {len(pairs)} usable pairs of masks, got {len(failed)} that are not:{reasons}"
+        )
+    return per_image
+
+
+def _score_pair(predicted: Path, true: Path, palette: Palette, mpp: float | None) -> ImageScore:
+    prediction, truth = read_mask(predicted, palette), read_mask(true, palette)
+    if prediction.shape != truth.shape:
+        got, expected = (f"{w} x {h} px" for h, w in (prediction.shape, truth.shape))
+        raise InputError(predicted, f"expected the size of {true.name}, {expected}, got {got}")
+    try:
+        return score_image(prediction, truth, len(palette.classes), mpp)
+    except InputError as error:
+        raise InputError(predicted, f"{error.where}: {error.message}", error.hint) from error
+
+
+def _pair(folder: Path, truth: Path) -> dict[str, tuple[Path, Path]]:
+    ours, theirs = _by_stem(folder), _by_stem(truth)
+    for some, others, where in ((theirs, ours, folder), (ours, theirs, truth)):
+        alone = [path.name for stem, path in some.items() if stem not in others]
+        if alone:
+            raise InputError(
+                where, f"expected a partner of the same stem for every file, got none for {_listed(alone)}"
+            )
+    return {stem: (ours[stem], theirs[stem]) for stem in sorted(ours)}
+
+
+def _pictures(folder: Path, pairs: Mapping[str, tuple[Path, Path]]) -> dict[str, Path]:
+    """Return the image of every stem; the folder may hold more."""
+    found = _by_stem(folder)
+    missing = [stem for stem in pairs if stem not in found]
+    if missing:
+        raise InputError(folder, f"expected an image for every mask, got none for {_listed(missing)}")
+    for stem, (_, true) in pairs.items():
+        if image_size(found[stem]) != mask_size(true):
+            raise InputError(found[stem], f"expected the size of {true.name}, got another")
+    return {stem: found[stem] for stem in pairs}
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    try:
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in MASK_SUFFIXES and p.is_file())
+    except OSError as error:
+        raise InputError(folder, f"expected a readable folder, got: {error.strerror or error}") from error
+    if not files:
+        raise InputError(folder, f"expected files ending in {', '.join(sorted(MASK_SUFFIXES))}, got none")
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise InputError(folder, f"expected one file a stem, got {found[path.stem].name} and {path.name}")
+        found[path.stem] = path
+    return found
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
