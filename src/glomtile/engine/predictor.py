@@ -1,0 +1,310 @@
+"""Running a trained Keras network on a batch of tiles on any backend, and how much memory that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import keras
+import numpy as np
+
+from glomtile.core.grid import round_up
+from glomtile.errors import ModelError, UsageError
+from glomtile.types import Float32, UInt8
+
+Tta = Literal["none", "flips", "rotations", "all"]
+"""Test-time augmentation: over which turned copies of a tile the answer is averaged."""
+
+_TURNS: dict[str, tuple[tuple[int, bool], ...]] = {
+    "none": ((0, False),),
+    "flips": ((0, False), (0, True), (2, False), (2, True)),
+    "rotations": tuple((turns, False) for turns in range(4)),
+    "all": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
+}
+"""Quarter turns, then a left-right flip. Two flips are a half turn, so "flips" holds them all."""
+
+_SCRATCH = 1.5
+"""Peak memory of a forward pass over the activations alive at once: the backends' own buffers."""
+
+
+class NetworkGeometry(Protocol):
+    """What tiling must know of a network."""
+
+    @property
+    def stride_px(self) -> int: ...
+
+    @property
+    def context_px(self) -> int: ...
+
+    @property
+    def local(self) -> bool: ...
+
+
+@runtime_checkable
+class MeasuredPredictor(Protocol):
+    """A predictor that also knows what a window costs, which ``window = "auto"`` asks for."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def stride_px(self) -> int: ...
+
+    @property
+    def bytes_per_px(self) -> float:
+        """Memory that a forward pass takes, per pixel of a window."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """Whether a pixel's answer depends on its surroundings only; not so under group normalisation."""
+        ...
+
+
+class KerasPredictor:
+    """A Keras network as a predictor.
+
+    Tiles of any size are padded, mirrored, at the bottom and right to a multiple of the network's stride and
+    the answer is cropped. The network is compiled once for each shape, on TensorFlow (graph), JAX (jit) and
+    PyTorch (eager, without gradients). Weights are read at each call, so a network in training can be asked.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Takes ``(N, h, w, 3)`` with values 0 to 255, answers ``(N, h, w, K)`` probabilities.
+    geometry : NetworkGeometry
+        Its stride and context in pixels, and whether it is local.
+    mpp : float, optional
+        Micrometres per pixel the network was trained at.
+    tta : {"none", "flips", "rotations", "all"}
+        Average over 1, 4, 4 or 8 turned copies.
+    color_order : {"RGB", "BGR"}
+        Order of the channels that the network was trained with; tiles are always given as RGB.
+
+    Raises
+    ------
+    ModelError
+        When the network does not take three channels.
+    UsageError
+        When `tta` or `color_order` is unknown.
+
+    Notes
+    -----
+    A network with one output (sigmoid) is presented as two classes, background first.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        geometry: NetworkGeometry,
+        mpp: float | None = None,
+        tta: Tta = "none",
+        color_order: str = "RGB",
+    ) -> None:
+        if model.input_shape[-1] != 3:
+            raise ModelError(
+                model.name, f"expected a network of 3 colour channels, got one of {model.input_shape[-1]}"
+            )
+        if tta not in get_args(Tta):
+            raise UsageError("tta", f"expected one of {', '.join(get_args(Tta))}, got {tta!r}")
+        if color_order not in ("RGB", "BGR"):
+            raise UsageError("color_order", f"expected RGB or BGR, got {color_order!r}")
+        self._model = model
+        self._outputs = int(model.output_shape[-1])
+        self._turns = _TURNS[tta]
+        self._bgr = color_order == "BGR"
+        self._stride_px, self._context_px = geometry.stride_px, geometry.context_px
+        self._local = geometry.local
+        self._mpp = mpp
+        self._forward = _forward(model)
+
+    @property
+    def num_classes(self) -> int:
+        return max(self._outputs, 2)
+
+    @property
+    def stride_px(self) -> int:
+        return self._stride_px
+
+    @property
+    def context_px(self) -> int:
+        return self._context_px
+
+    @property
+    def mpp(self) -> float | None:
+        return self._mpp
+
+    @property
+    def bytes_per_px(self) -> float:
+        return _SCRATCH * activation_bytes(self._model, self._stride_px) + 4.0 * self.num_classes
+
+    @property
+    def local(self) -> bool:
+        return self._local
+
+    def __call__(self, batch: UInt8) -> Float32:
+        if self._bgr:
+            batch = batch[..., ::-1]
+        height, width = batch.shape[1:3]
+        down, right = (round_up(n, self._stride_px) - n for n in (height, width))
+        if down or right:
+            batch = np.pad(batch, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
+        probs = self._turned(batch)[:, :height, :width]
+        if self._outputs == 1:
+            probs = np.concatenate([1 - probs, probs], axis=-1)
+        return np.ascontiguousarray(probs)
+
+    def _turned(self, batch: UInt8) -> Float32:
+        """Mean over the turned copies. A quarter turn swaps height and width."""
+        total: Float32 | None = None
+        for turns, flip in self._turns:
+            turned = np.rot90(batch, turns, axes=(1, 2))
+            turned = turned[:, :, ::-1] if flip else turned
+            probs = self._forward(np.ascontiguousarray(turned))
+            probs = probs[:, :, ::-1] if flip else probs
+            probs = np.rot90(probs, -turns, axes=(1, 2))
+            total = probs if total is None else total + probs
+        assert total is not None
+        return total if len(self._turns) == 1 else total / np.float32(len(self._turns))
+
+
+def _forward(model: keras.Model) -> Callable[[UInt8], Float32]:
+    """The network, not training, compiled where the backend compiles; ``predict`` would cost ms a call."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # XLA off: compiling a large network takes minutes on CPU and gains little there.
+        graph = tf.function(lambda x: model(x, training=False), autograph=False, jit_compile=False)
+        return lambda batch: np.asarray(graph(tf.constant(batch)), np.float32)
+    if backend == "jax":
+        import jax
+
+        def stateless(trainable: list[Any], fixed: list[Any], x: Any) -> Any:
+            return model.stateless_call(trainable, fixed, x, training=False)[0]
+
+        compiled = jax.jit(stateless)
+
+        def run(batch: UInt8) -> Float32:
+            trainable = [variable.value for variable in model.trainable_variables]
+            fixed = [variable.value for variable in model.non_trainable_variables]
+            return np.asarray(compiled(trainable, fixed, batch), np.float32)
+
+        return run
+    import torch
+
+    def eager(batch: UInt8) -> Float32:
+        with torch.no_grad():
+            answer = model(batch, training=False)
+        return np.asarray(keras.ops.convert_to_numpy(answer), np.float32)
+
+    return eager
+
+
+def activation_bytes(model: keras.Model, stride_px: int) -> float:
+    """Bytes of the activations alive at once in a forward pass, at most, per pixel of the input.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A functional model; layers run in the order of ``model.layers``.
+    stride_px : int
+        Least size the network takes; sizes are counted on a window of that size.
+
+    Returns
+    -------
+    float
+        An answer is alive from the layer that gives it to the last layer that takes it.
+    """
+    probe = (1, stride_px, stride_px, int(model.input_shape[-1]))
+    shapes: dict[int, tuple[int, ...]] = {}
+    last_use: dict[int, int] = {}
+    for step, layer in enumerate(model.layers):
+        sources = _tensors(layer.input)
+        for tensor in sources:
+            last_use[id(tensor)] = step
+        if isinstance(layer, keras.layers.InputLayer):
+            given: Any = probe
+        else:
+            incoming = [shapes[id(tensor)] for tensor in sources]
+            given = layer.compute_output_shape(incoming if len(incoming) > 1 else incoming[0])
+        for tensor in _tensors(layer.output):
+            shapes[id(tensor)] = tuple(given)
+            last_use.setdefault(id(tensor), step)
+    peak = 0.0
+    alive: dict[int, float] = {}
+    for step, layer in enumerate(model.layers):
+        itemsize = 2 if "16" in layer.compute_dtype else 4
+        for tensor in _tensors(layer.output):
+            alive[id(tensor)] = float(np.prod(shapes[id(tensor)])) * itemsize
+        peak = max(peak, sum(alive.values()))
+        for key in [key for key in alive if last_use[key] <= step]:
+            del alive[key]
+    return peak / (stride_px * stride_px)
+
+
+def largest_window(
+    predictor: MeasuredPredictor,
+    memory_mb: int,
+    size_px: tuple[int, int],
+    overlap_px: int,
+    batch_size: int = 1,
+) -> tuple[int, int]:
+    """The largest window that a memory budget allows: less overlap to compute twice.
+
+    Parameters
+    ----------
+    predictor : MeasuredPredictor
+    memory_mb : int
+        Budget in MiB for the network's forward pass and the strip of rows being blended, weights apart.
+    size_px : (int, int)
+        ``(H, W)`` of the picture; no window is larger than this and its margins.
+    overlap_px : int
+        Margin per side, a multiple of the stride.
+    batch_size : int
+        Windows for each call of the network.
+
+    Returns
+    -------
+    (int, int)
+        ``(h, w)``, multiples of the network's stride.
+
+    Raises
+    ------
+    UsageError
+        When the network normalises over the window's content, whose answers would change with the window,
+        or when the budget does not hold the least window.
+    """
+    if not predictor.local:
+        raise UsageError(
+            'window = "auto"',
+            "expected a network whose answer at a pixel depends on its surroundings only, "
+            "got one that normalises over the whole window",
+            hint="give the window it was trained with as a number",
+        )
+    stride = predictor.stride_px
+    caps = tuple(round_up(length + 2 * overlap_px, stride) for length in size_px)
+    budget = memory_mb * 2**20
+    # Two strips: one being blended, one on its way out.
+    strip_row = 2 * 4 * size_px[1] * predictor.num_classes
+    per_px = predictor.bytes_per_px * batch_size
+    least = round_up(2 * overlap_px + 1, stride)
+    for side in range(max(caps), least - 1, -stride):
+        height, width = min(side, caps[0]), min(side, caps[1])
+        if height * width * per_px + height * strip_row <= budget:
+            return height, width
+    raise UsageError(
+        "memory_mb",
+        f"expected at least {_needed_mb(least, caps, per_px, strip_row)} MiB for a window of {least} px, "
+        f"got {memory_mb} MiB",
+        hint="raise memory_mb or lower overlapping",
+    )
+
+
+def _needed_mb(least: int, caps: tuple[int, ...], per_px: float, strip_row: int) -> int:
+    height, width = min(least, caps[0]), min(least, caps[1])
+    return int((height * width * per_px + height * strip_row) / 2**20) + 1
+
+
+def _tensors(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
