@@ -1,0 +1,101 @@
+"""Settings that are each right and do not go together, or that do nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from glomtile.config.names import Place, nearest
+from glomtile.config.schema import SECTIONS, Config
+from glomtile.config.schema_fields import about
+from glomtile.config.schema_model import BUILT_NETWORKS, network_name
+from glomtile.errors import GlomtileError
+
+Remark = tuple[Place, str]
+
+
+def contradictions(config: Config) -> Iterator[Remark]:
+    """What to warn of in a config whose values are all of the right type and range."""
+    yield from _without_effect(config)
+    yield from _unknown_names(config)
+    yield from _classes(config)
+    yield from _geometry(config)
+    yield from _training(config)
+
+
+def _without_effect(config: Config) -> Iterator[Remark]:
+    network = network_name(config.model.model)
+    for name, settings in SECTIONS.items():
+        for key, info in settings.model_fields.items():
+            if not config.section(name).given(key):
+                continue
+            known = about(info)
+            if known.inert:
+                yield (name, key), f"has no effect: {known.inert}"
+            if known.networks and network not in known.networks:
+                yield (name, key), f"a key of {' and '.join(known.networks)}; {network} does not read it"
+
+
+def _unknown_names(config: Config) -> Iterator[Remark]:
+    network = network_name(config.model.model)
+    fields = SECTIONS["model"].model_fields
+    if config.model.model in about(fields["model"]).known and network not in BUILT_NETWORKS:
+        built = ", ".join(BUILT_NETWORKS)
+        yield ("model", "model"), f"a network of the reference that is not built here (built: {built})"
+    for name, settings in SECTIONS.items():
+        for key, info in settings.model_fields.items():
+            names = about(info).known
+            if not names or not config.section(name).given(key):
+                continue
+            value = getattr(config.section(name), key)
+            for word in value if isinstance(value, tuple) else (value,):
+                if word not in names and word.lower() not in names:
+                    near = nearest(word, names)
+                    yield (name, key), f"unknown name {word}" + (f"; did you mean {near}?" if near else "")
+
+
+def _classes(config: Config) -> Iterator[Remark]:
+    if config.mask.given("rgb_map") or config.mask.given("class_names"):
+        try:
+            config.palette()
+        except GlomtileError as problem:
+            yield ("mask", "rgb_map"), problem.message
+    if config.mask.given("rgb_map") and config.model.given("num_classes"):
+        colours, classes = len(config.mask.rgb_map), config.model.num_classes
+        if colours != classes and not (classes == 1 and colours == 2):
+            yield (
+                ("model", "num_classes"),
+                f"expected one class a colour of [mask] rgb_map, which has {colours}",
+            )
+    weights = config.model.class_weights
+    if weights is not None and len(weights) != max(config.model.num_classes, 2):
+        yield (
+            ("model", "class_weights"),
+            f"expected one weight a class, of {config.model.num_classes} classes",
+        )
+
+
+def _geometry(config: Config) -> Iterator[Remark]:
+    step = 2 ** (config.model.num_layers - 1)
+    for key in ("image_width", "image_height"):
+        side = getattr(config.model, key)
+        if side % step:
+            yield (
+                ("model", key),
+                f"expected a multiple of {step}, which {config.model.num_layers} levels need",
+            )
+    tiled = config.tiledinfer
+    if 2 * tiled.overlapping >= tiled.split_size:
+        yield (
+            ("tiledinfer", "overlapping"),
+            f"expected less than half of split_size, which is {tiled.split_size}",
+        )
+
+
+def _training(config: Config) -> Iterator[Remark]:
+    model, train = config.model, config.train
+    if model.clipvalue is not None and model.clipnorm is not None:
+        yield ("model", "clipnorm"), "only one of clipvalue and clipnorm can clip"
+    if train.schedule != "constant" and train.learning_rate_reducer:
+        yield ("train", "learning_rate_reducer"), f'has no effect beside schedule = "{train.schedule}"'
+    if model.given("normalization") and model.normalization is False and model.norm != "none":
+        yield ("model", "normalization"), f'norm = "{model.norm}" counts'

@@ -1,0 +1,102 @@
+"""What may stand as a value: Python's literals, or plain text; nothing is ever evaluated."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+
+_LONGEST = 65_536
+_DEEPEST = 50
+_PLAIN_TEXT = re.compile(r"[\w./\\:~%+@$&#!? -]*\Z")
+_BARE_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+_CODE = (
+    ast.Call,
+    ast.Lambda,
+    ast.Subscript,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+    ast.GeneratorExp,
+    ast.JoinedStr,
+    ast.NamedExpr,
+    ast.Await,
+    ast.IfExp,
+    ast.Starred,
+)
+
+
+class NotALiteralError(ValueError):
+    """A value that is neither a literal nor plain text; the message says what it is."""
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A value read from text.
+
+    Parameters
+    ----------
+    value : object
+        Numbers, texts, True, False, None, and lists, tuples, sets and dicts of these.
+    bare : bool
+        Whether it was a text without quotes.
+    """
+
+    value: object
+    bare: bool = False
+
+
+def read_literal(text: str) -> Literal:
+    """Read one value.
+
+    Parameters
+    ----------
+    text : str
+        ``0.5``, ``"Adam"``, ``(3, 3)``, ``{(0, 0, 0): 0}``; a word or path without quotes is
+        taken as text.
+
+    Returns
+    -------
+    Literal
+
+    Raises
+    ------
+    NotALiteralError
+        The text is code (a call, an expression, a comprehension …), is broken off, or is
+        longer or deeper than any setting.
+    """
+    text = text.strip()
+    if not text:
+        raise NotALiteralError("expected a value, got nothing")
+    if len(text) > _LONGEST:
+        raise NotALiteralError(f"expected a value of at most {_LONGEST} characters, got {len(text)}")
+    if text.lower() in _BARE_WORDS:
+        return Literal(_BARE_WORDS[text.lower()], bare=text not in ("True", "False", "None"))
+    if _depth(text) > _DEEPEST:
+        raise NotALiteralError(f"expected at most {_DEEPEST} brackets within each other, got more")
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
+        return _plain(text, problem)
+    try:
+        return Literal(ast.literal_eval(tree))
+    except (ValueError, TypeError, RecursionError, MemoryError) as problem:
+        if any(isinstance(node, _CODE) for node in ast.walk(tree)):
+            raise NotALiteralError("expected a plain value, got code") from problem
+        return _plain(text, problem)
+
+
+def _plain(text: str, problem: Exception) -> Literal:
+    if _PLAIN_TEXT.match(text) and re.search(r"[^\W\d]", text):
+        return Literal(text, bare=True)
+    if "(" in text and re.search(r"\w\s*\(", text):
+        raise NotALiteralError("expected a plain value, got code") from problem
+    raise NotALiteralError("expected a number, a text in quotes or a list, got none of these") from problem
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for sign in text:
+        depth += (sign in "([{") - (sign in ")]}")
+        deepest = max(deepest, depth)
+    return deepest

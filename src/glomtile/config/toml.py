@@ -1,0 +1,147 @@
+"""Our own format: TOML read with line numbers, written from a config, and a template from the schema."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.items import InlineTable, KeyType, SingleKey
+
+from glomtile.config.findings import Finding
+from glomtile.config.ini import Entry, Parsed
+from glomtile.config.schema import SECTIONS, Config
+from glomtile.config.schema_fields import about, expectation
+
+_HEADER = re.compile(r"\s*\[\s*\"?([\w-]+)\"?\s*(?:\.\s*\"?([\w-]+)\"?\s*)?\]")
+_ASSIGNMENT = re.compile(r"\s*\"?([\w-]+)\"?\s*=\s*(.*)")
+
+
+def parse_toml(text: str, file: str = "") -> Parsed:
+    """Read TOML; the counterpart of :func:`glomtile.config.ini.parse`."""
+    try:
+        tables = tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:
+        found = re.search(r"at line (\d+)", str(problem))
+        line = int(found[1]) if found else 0
+        message = f"expected TOML, got something else: {problem}"
+        return Parsed((), (Finding("error", file, line, "", "", message),))
+    lines = _lines(text)
+    entries: list[Entry] = []
+    findings: list[Finding] = []
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            line = lines.get(("", section), (0, ""))[0]
+            findings.append(
+                Finding("warning", file, line, "", section, "stands before any [section]; it is left out")
+            )
+            continue
+        for key, value in table.items():
+            line, written = lines.get((section, key), (0, ""))
+            entries.append(Entry(section, key, value, written or repr(value), line))
+    return Parsed(tuple(entries), tuple(findings))
+
+
+def _lines(text: str) -> dict[tuple[str, str], tuple[int, str]]:
+    """Line and written value of each key; tomllib keeps neither."""
+    found: dict[tuple[str, str], tuple[int, str]] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = _HEADER.match(line)
+        assignment = _ASSIGNMENT.match(line)
+        if header:
+            section = header[1]
+            if header[2]:
+                found.setdefault((section, header[2]), (number, ""))
+        elif assignment:
+            value = assignment[2].split(" #")[0].strip()
+            found.setdefault((section, assignment[1]), (number, value))
+    return found
+
+
+def to_toml(config: Config) -> str:
+    """A config as TOML: every key that was written, with its line of help.
+
+    Reading the text gives the same settings; keys left to their defaults stay left out.
+    """
+    document = tomlkit.document()
+    for name, settings in SECTIONS.items():
+        section = config.section(name)
+        given = [key for key in settings.model_fields if section.given(key)]
+        if not given:
+            continue
+        table = tomlkit.table()
+        for key in given:
+            table.add(key, _item(getattr(section, key)))
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def template() -> str:
+    """A TOML config to start from: every key of the built networks, commented out at its default.
+
+    What a run cannot do without stands uncommented, to be filled in.
+    """
+    parts = [
+        "# glomtile: every setting with its default. Take the # away where you want another value.",
+        "# Paths are relative to this file's folder.",
+    ]
+    for name, settings in SECTIONS.items():
+        lines: list[str] = []
+        for key, info in settings.model_fields.items():
+            known = about(info)
+            if known.networks or known.inert:
+                continue
+            unit = f" [{known.unit}]" if known.unit else ""
+            value, mark = info.default, "# "
+            if (name, key) in _STARTER:
+                value, mark = _STARTER[name, key], ""
+            written = "" if value is None else tomlkit.item(_item(value)).as_string()
+            lines.append(f"\n# {info.description}{unit}: {expectation(info)}")
+            lines.append(f"{mark}{key} = {written}".rstrip())
+        if lines:
+            parts += [f"\n[{name}]", *lines]
+    return "\n".join(parts) + "\n"
+
+
+_FOLDER = "../../../dataset/Glomeruli"
+_STARTER: dict[tuple[str, str], Any] = {
+    ("model", "model"): "FlexUNet",
+    ("model", "num_classes"): 2,
+    ("train", "images_dir"): f"{_FOLDER}/train/images",
+    ("train", "masks_dir"): f"{_FOLDER}/train/masks",
+    ("valid", "images_dir"): f"{_FOLDER}/valid/images",
+    ("valid", "masks_dir"): f"{_FOLDER}/valid/masks",
+    ("test", "images_dir"): f"{_FOLDER}/test/images",
+    ("test", "masks_dir"): f"{_FOLDER}/test/masks",
+    ("infer", "images_dir"): "mini_test/images",
+    ("infer", "output_dir"): "mini_test_output",
+    ("tiledinfer", "images_dir"): "mini_test/images",
+    ("tiledinfer", "output_dir"): "mini_test_output_tiled",
+    ("mask", "rgb_map"): {(0, 0, 0): 0, (255, 0, 0): 1},
+    ("mask", "class_names"): ("background", "glomerulus"),
+}
+
+
+def _item(value: Any) -> Any:
+    """A value as TOML has it: paths as text, colours as ``"r,g,b"``, None as ``"none"``."""
+    if value is None:
+        return "none"
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, tuple):
+        return [_item(part) for part in value]
+    if isinstance(value, Mapping):
+        return _table(value)
+    return value
+
+
+def _table(mapping: Mapping[Any, Any]) -> InlineTable:
+    table = tomlkit.inline_table()
+    for key, value in mapping.items():
+        name = ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
+        table.add(SingleKey(name, t=KeyType.Basic), _item(value))
+    return table
