@@ -32,6 +32,7 @@ IGNORED: RGB = (128, 128, 128)
 _PAPER: RGB = (255, 255, 255)
 _INK: RGB = (33, 37, 41)
 _QUIET: RGB = (96, 103, 110)
+_FRAME: RGB = (205, 209, 214)
 _MARGIN = 16
 _GAP = 10
 _TINT = 0.5
@@ -159,7 +160,7 @@ def _difference(pale: UInt8, truth: UInt8, prediction: UInt8, scale: float) -> U
         (both & (truth != prediction), OTHER_CLASS),
         (~counted, IGNORED),
     ):
-        _tint(picture, mask, colour, 0.85)
+        _tint(picture, mask, colour, 0.75)
     picture = _fit(picture, scale)
     for mask, other, colour in (
         ((prediction > 0) & counted, truth > 0, ONLY_PREDICTED),
@@ -239,7 +240,9 @@ def _lay_out(
         texts.append((left, top, caption, text_px, _QUIET, cell_w))
         h, w = picture.shape[:2]
         sheet[top + caption_h : top + caption_h + h, left : left + w] = picture
-    top = height - _MARGIN - foot + text_px // 2
+        corner = (left + w - 1, top + caption_h + h - 1)
+        cv2.rectangle(sheet, (left, top + caption_h), corner, _FRAME, 1)
+    top = height - _MARGIN - foot + text_px
     for line in foot_lines:
         for x, colour, name in line:
             left = _MARGIN + x
