@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import cv2
 import numpy as np
 
 from glomtile.core.stain import vary_stain
-from glomtile.core.warp import Lens, Warp, affine, resample, smooth_field
+from glomtile.core.warp import Lens, Warp, affine, enlarge, resample, smooth_field
 from glomtile.errors import ConfigError, InputError
 from glomtile.types import Float32, UInt8
+
+_NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
+"""The normal distribution in 256 equally likely values: one random byte per grain."""
 
 
 @dataclass(frozen=True)
@@ -234,41 +238,51 @@ def recolour(image: UInt8, rng: np.random.Generator, settings: Augmentation) -> 
     if settings.stain > 0:
         image = vary_stain(image, rng, settings.stain)
     if settings.brightening is not None and _happens(settings, rng):
-        steps = np.arange(256) * settings.brightening.alpha + settings.brightening.beta
-        image = cv2.LUT(image, np.clip(np.rint(steps), 0, 255).astype(np.uint8))
+        image = _brightened(image, settings.brightening)
     if settings.sharpening is not None and _happens(settings, rng):
-        kernel = np.full((3, 3), -settings.sharpening / 9, np.float32)
-        kernel[1, 1] += 1 + settings.sharpening
-        image = cv2.filter2D(image, -1, kernel)
+        image = _sharpened(image, settings.sharpening)
     if settings.blur > 0 and _happens(settings, rng):
         sigma = float(rng.uniform(0.2, 1) * settings.blur)
-        image = cv2.GaussianBlur(image, (0, 0), sigma)
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8)
     if settings.noise > 0 and _happens(settings, rng):
-        grain = rng.standard_normal(image.shape, dtype=np.float32)
-        grain *= np.float32(rng.uniform(0, settings.noise))
-        image = cv2.add(image, grain, dtype=cv2.CV_8U)
+        image = _with_grain(image, rng, float(rng.uniform(0, settings.noise)))
     if settings.jpeg is not None and _happens(settings, rng):
-        quality = int(rng.integers(settings.jpeg[0], settings.jpeg[1] + 1))
-        image = _through_jpeg(image, quality)
-    return np.asarray(image, dtype=np.uint8)
+        image = _through_jpeg(image, int(rng.integers(settings.jpeg[0], settings.jpeg[1] + 1)))
+    return image
+
+
+def _brightened(image: UInt8, brightening: Brightening) -> UInt8:
+    steps = np.rint(np.arange(256) * brightening.alpha + brightening.beta)
+    return np.asarray(cv2.LUT(image, np.clip(steps, 0, 255).astype(np.uint8)), dtype=np.uint8)
+
+
+def _sharpened(image: UInt8, k: float) -> UInt8:
+    kernel = np.full((3, 3), -k / 9, np.float32)
+    kernel[1, 1] += 1 + k
+    return np.asarray(cv2.filter2D(image, -1, kernel), dtype=np.uint8)
+
+
+def _with_grain(image: UInt8, rng: np.random.Generator, sigma: float) -> UInt8:
+    chance = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
+    grain = cv2.LUT(chance, np.rint(_NORMAL * sigma).astype(np.int16))
+    return np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 def _draw_displacement(
     settings: Augmentation, rng: np.random.Generator, out_px: tuple[int, int]
 ) -> Float32 | None:
-    fields: list[Float32] = []
+    total: Float32 | None = None
     if settings.elastic is not None and _happens(settings, rng):
         sigma = _one_of(settings.elastic.sigmas, rng)
         strength_px = settings.elastic.alpha / (2 * math.sqrt(2) * math.pi * sigma**2)
-        fields.append(smooth_field(rng, out_px, sigma) * np.float32(strength_px))
+        total = enlarge(smooth_field(rng, out_px, sigma) * np.float32(strength_px), out_px)
     if settings.distortion is not None and _happens(settings, rng):
-        sigma = math.hypot(settings.distortion.sigma, settings.distortion.rsigma)
-        field = smooth_field(rng, out_px, sigma)
+        field = smooth_field(rng, out_px, math.hypot(settings.distortion.sigma, settings.distortion.rsigma))
         largest_px = _one_of(settings.distortion.distortions, rng) * max(out_px)
-        fields.append(field * np.float32(largest_px / max(float(np.abs(field).max()), 1e-6)))
-    if not fields:
-        return None
-    return fields[0] if len(fields) == 1 else fields[0] + fields[1]
+        field *= np.float32(largest_px / max(float(np.abs(field).max()), 1e-6))
+        broad = enlarge(field, out_px)
+        total = broad if total is None else np.add(total, broad, out=total)
+    return total
 
 
 def _through_jpeg(image: UInt8, quality: int) -> UInt8:
@@ -280,7 +294,8 @@ def _through_jpeg(image: UInt8, quality: int) -> UInt8:
         raise InputError(
             "augment", f"expected a picture JPEG can hold, got {image.shape[0]} x {image.shape[1]}"
         )
-    return np.asarray(cv2.cvtColor(cv2.imdecode(stream, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    blue_first = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
+    return np.asarray(cv2.cvtColor(blue_first, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _happens(settings: Augmentation, rng: np.random.Generator) -> bool:

@@ -14,6 +14,9 @@ from glomtile.types import Float32, UInt8
 Matrix = NDArray[np.float64]
 """``(2, 2)``, rows before columns: takes an offset from the output's centre to one in the source."""
 
+_BAND_ROWS = 32
+"""Rows mapped at once, few enough for the floats of a wide sample to stay in the processor's cache."""
+
 _ALIGNED_TOLERANCE = 1e-9
 
 
@@ -99,38 +102,40 @@ def affine(
 
 
 def smooth_field(rng: np.random.Generator, size_px: tuple[int, int], sigma_px: float) -> Float32:
-    """Draw a smooth random vector field of root mean square about 1 per component.
+    """Draw a smooth random vector field of root mean square about 1 per component, on a coarse grid.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Where chance comes from.
     size_px : tuple of int
-        ``(h, w)``.
+        ``(h, w)`` that the field is to cover.
     sigma_px : float
         Standard deviation of the Gaussian that smooths white noise, at least 0.5.
 
     Returns
     -------
-    (2, h, w) ndarray of float32
-        Rows first.
-
-    Notes
-    -----
-    The noise is drawn and smoothed on a grid of about half `sigma_px` and enlarged from there: a field that
-    smooth holds nothing finer.
+    (2, rows, columns) ndarray of float32
+        Rows first; a cell spans about half `sigma_px`, for a field that smooth holds nothing finer.
+        See `enlarge`.
     """
     step = max(1, int(sigma_px / 2))
-    height, width = size_px
-    rows, columns = -(-height // step) + 1, -(-width // step) + 1
+    rows, columns = (max(2, -(-side // step)) for side in size_px)
     coarse_sigma = sigma_px / step
-    noise = rng.standard_normal((rows, columns, 2), dtype=np.float32)
-    coarse = cv2.GaussianBlur(noise, (0, 0), coarse_sigma, borderType=cv2.BORDER_REFLECT)
-    coarse *= 2 * math.sqrt(math.pi) * coarse_sigma
-    if step > 1:
-        coarse = cv2.resize(coarse, (columns * step, rows * step), interpolation=cv2.INTER_CUBIC)
-    field: Float32 = np.ascontiguousarray(coarse[:height, :width].transpose(2, 0, 1))
+    field = rng.standard_normal((2, rows, columns), dtype=np.float32)
+    for component in field:
+        cv2.GaussianBlur(component, (0, 0), coarse_sigma, dst=component, borderType=cv2.BORDER_REFLECT)
+    field *= np.float32(2 * math.sqrt(math.pi) * coarse_sigma)
     return field
+
+
+def enlarge(field: Float32, size_px: tuple[int, int]) -> Float32:
+    """Interpolate a coarse ``(2, rows, columns)`` field to ``(2, h, w)``."""
+    height, width = size_px
+    full = np.empty((2, height, width), np.float32)
+    for component, into in zip(field, full, strict=True):
+        cv2.resize(component, (width, height), dst=into, interpolation=cv2.INTER_CUBIC)
+    return full
 
 
 def resample(
@@ -160,17 +165,24 @@ def resample(
         rows_cols = _grid_indices(warp, corner, out_px)
         if rows_cols is not None:
             return _pick(image, labels, warp, *rows_cols)
-    map_rows, map_columns = _maps(warp, corner, out_px)
-    top, bottom = _span(map_rows, image.shape[0])
-    left, right = _span(map_columns, image.shape[1])
-    map_rows -= top
-    map_columns -= left
-    source = image[top:bottom, left:right]
-    truth = labels[top:bottom, left:right]
-    mirrored = cv2.BORDER_REFLECT_101
-    warped = cv2.remap(source, map_columns, map_rows, cv2.INTER_LINEAR, borderMode=mirrored)
-    carried = cv2.remap(truth, map_columns, map_rows, cv2.INTER_NEAREST, borderMode=mirrored)
-    return np.asarray(warped, dtype=np.uint8), np.asarray(carried, dtype=np.uint8)
+    picture = np.empty((*out_px, 3), np.uint8)
+    truth = np.empty(out_px, np.uint8)
+    for top in range(0, out_px[0], _BAND_ROWS):
+        band = slice(top, min(out_px[0], top + _BAND_ROWS))
+        map_rows, map_columns = _maps(warp, corner, out_px, band)
+        rows, columns = _span(map_rows, image.shape[0]), _span(map_columns, image.shape[1])
+        map_rows -= rows.start
+        map_columns -= columns.start
+        for plane, into, how in ((image, picture, cv2.INTER_LINEAR), (labels, truth, cv2.INTER_NEAREST)):
+            cv2.remap(
+                plane[rows, columns],
+                map_columns,
+                map_rows,
+                how,
+                dst=into[band],
+                borderMode=cv2.BORDER_REFLECT_101,
+            )
+    return picture, truth
 
 
 def _grid_indices(
@@ -222,20 +234,22 @@ def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return folded
 
 
-def _maps(warp: Warp, corner: tuple[int, int], out_px: tuple[int, int]) -> tuple[Float32, Float32]:
-    """Source row and column of every output pixel, in indices of the image."""
+def _maps(
+    warp: Warp, corner: tuple[int, int], out_px: tuple[int, int], band: slice
+) -> tuple[Float32, Float32]:
+    """Source row and column, in indices of the image, of the output pixels in a band of rows."""
     height, width = out_px
-    rows = (np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2))[:, None]
+    rows = (np.arange(band.start, band.stop, dtype=np.float32) - np.float32((height - 1) / 2))[:, None]
     columns = (np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2))[None, :]
     for lens in warp.lenses:
         rows, columns = _through(lens, rows, columns, out_px)
     if warp.displacement is not None:
-        rows = rows + warp.displacement[0]
-        columns = columns + warp.displacement[1]
+        rows = rows + warp.displacement[0, band]
+        columns = columns + warp.displacement[1, band]
     matrix = warp.matrix.astype(np.float32)
-    map_rows = matrix[0, 0] * rows + matrix[0, 1] * columns
-    map_columns = matrix[1, 0] * rows + matrix[1, 1] * columns
+    map_rows: Float32 = matrix[0, 0] * rows + matrix[0, 1] * columns
     map_rows += np.float32(corner[0] + (height - 1) / 2)
+    map_columns: Float32 = matrix[1, 0] * rows + matrix[1, 1] * columns
     map_columns += np.float32(corner[1] + (width - 1) / 2)
     return map_rows, map_columns
 
@@ -250,14 +264,15 @@ def _through(lens: Lens, rows: Float32, columns: Float32, out_px: tuple[int, int
     np.maximum(nearness, 0, out=nearness)
     nearness *= nearness
     nearness *= np.float32(-lens.amount)
-    return rows + from_row * nearness, columns + from_column * nearness
+    moved_rows = np.add(rows, from_row * nearness, dtype=np.float32)
+    return moved_rows, np.add(columns, from_column * nearness, dtype=np.float32)
 
 
-def _span(coordinates: Float32, size: int) -> tuple[int, int]:
+def _span(coordinates: Float32, size: int) -> slice:
     """The stretch of one axis that a map reads, mirrored reads included: OpenCV maps at most 32,767 px."""
     low, high = math.floor(float(coordinates.min())) - 1, math.ceil(float(coordinates.max())) + 2
     if low < 0:
         high = max(high, 2 - low)
     if high > size:
         low = min(low, 2 * size - high - 2)
-    return max(0, low), min(size, high)
+    return slice(max(0, low), min(size, high))
