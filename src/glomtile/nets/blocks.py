@@ -162,7 +162,7 @@ class Parts:
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class BilinearUpsample(keras.layers.Layer):
+class BilinearUpsample(keras.layers.Layer):  # type: ignore[misc]
     """Twice the height and width by bilinear interpolation, the edge held constant.
 
     Notes

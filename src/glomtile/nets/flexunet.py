@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
+from glomtile.config.schema_model import ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.nets.blocks import Parts, activation_name
-
-if TYPE_CHECKING:
-    from glomtile.config.schema import ModelSettings
 
 DROPOUT_SEED = 137
 """Seed of dropout when `dropout_seed_fixing` asks for one, as in the reference."""
@@ -80,20 +78,13 @@ def _falling(start: Any, i: int, *, step: int, least: int) -> tuple[int, int]:
     return (max(rows - step * i, min(rows, least)), max(cols - step * i, min(cols, least)))
 
 
-def norm_of(settings: ModelSettings) -> str:
-    """``"none"``, ``"batch"`` or ``"group"``; the reference's `normalization` means batch."""
-    if settings.norm == "none" and settings.normalization:
-        return "batch"
-    return settings.norm
-
-
 def build_flexunet(
     settings: ModelSettings, *, precision: str = "float32", seed: int | None = None
 ) -> keras.Model:
     """Build the network; see `glomtile.nets.registry.build_model`."""
     parts = Parts(
         activation=activation_name(settings.activation),
-        norm=norm_of(settings),
+        norm=settings.norm,
         norm_groups=settings.norm_groups,
         residual=settings.residual,
         precision=precision,

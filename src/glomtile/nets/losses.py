@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from glomtile.config.schema_model import ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.nets.blocks import LAYOUT, PACKAGE
 from glomtile.types import IGNORE
-
-if TYPE_CHECKING:
-    from glomtile.config.schema import ModelSettings
 
 EPSILON = 1e-7
 SSIM_WINDOW = 11
@@ -65,7 +63,7 @@ def with_background(planes: Any, probs: Any, valid: Any) -> tuple[Any, Any]:
     )
 
 
-class PixelLoss(keras.losses.Loss):
+class PixelLoss(keras.losses.Loss):  # type: ignore[misc]
     """What all losses here share: class numbers as targets, ignored pixels, class weights.
 
     Parameters
@@ -124,7 +122,7 @@ class PixelLoss(keras.losses.Loss):
         if self.class_weights is None:
             return ops.mean(ratios[1:])
         weights = np.array(self.class_weights[1:], "float32")
-        return ops.sum(ratios[1:] * ops.convert_to_tensor(weights / weights.sum()))
+        return ops.sum(ratios[1:] * ops.convert_to_tensor(weights / max(weights.sum(), EPSILON)))
 
 
 def crossentropy(planes: Any, probs: Any, *, gamma: float = 0.0, smoothing: float = 0.0) -> Any:
@@ -290,20 +288,12 @@ def ssim(a: Any, b: Any) -> Any:
     Notes
     -----
     Gaussian window of 11 px, sigma 1.5, only where it fits whole; K1 = 0.01, K2 = 0.03 (Wang et al.
-    2004, doi:10.1109/TIP.2003.819861).
-
-    Raises
-    ------
-    ConfigError
-        When the images are smaller than the window.
+    2004, doi:10.1109/TIP.2003.819861). Images smaller than 11 px get the largest window that fits.
     """
-    if min(side or SSIM_WINDOW for side in a.shape[1:3]) < SSIM_WINDOW:
-        raise ConfigError(
-            "[model] loss",
-            f"expected tiles of at least {SSIM_WINDOW} px for the SSIM, got {tuple(a.shape[1:3])}",
-        )
+    smallest = min(side or SSIM_WINDOW for side in a.shape[1:3])
+    radius = min(SSIM_WINDOW // 2, (smallest - 1) // 2)
     channels = b.shape[-1]
-    line = np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2))
+    line = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * SSIM_SIGMA**2))
     line = (line / line.sum()).astype("float32")
     rows = ops.convert_to_tensor(np.tile(line[:, None, None, None], (1, 1, channels, 1)))
     cols = ops.convert_to_tensor(np.tile(line[None, :, None, None], (1, 1, channels, 1)))

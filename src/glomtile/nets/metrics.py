@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras import ops
 
+from glomtile.config.schema_model import ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.nets.blocks import PACKAGE
 from glomtile.nets.losses import EPSILON, predictions, targets, with_background
 
-if TYPE_CHECKING:
-    from glomtile.config.schema import ModelSettings
-
 _BLOCK = 2.0**20
 
 
-class SumMetric(keras.metrics.Metric):
+class SumMetric(keras.metrics.Metric):  # type: ignore[misc]
     """A figure made of sums over all pixels since the last reset.
 
     Parameters

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
+from glomtile.config.schema_model import ModelSettings
+from glomtile.config.schema_train import TrainSettings
 from glomtile.errors import ConfigError
-
-if TYPE_CHECKING:
-    from glomtile.config.schema import ModelSettings, TrainSettings
 
 COSINE_FLOOR = 0.01
 """Share of the peak learning rate that the cosine schedule ends with."""
@@ -90,7 +89,7 @@ def learning_rate(
             "[train] schedule", f"expected 'constant' or 'cosine', got {train_settings.schedule!r}"
         )
     total = max(1, train_settings.epochs * steps_per_epoch)
-    warmup = min(train_settings.warmup_epochs * steps_per_epoch, total - 1)
+    warmup = min(round(train_settings.warmup_epochs * steps_per_epoch), total - 1)
     if warmup == 0:
         return keras.optimizers.schedules.CosineDecay(peak, decay_steps=total, alpha=COSINE_FLOOR)
     return keras.optimizers.schedules.CosineDecay(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import keras
 
+from glomtile.config.schema_model import NETWORK_NAMES, ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.nets import flexunet
-
-if TYPE_CHECKING:
-    from glomtile.config.schema import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def _flexunet_geometry(settings: ModelSettings) -> Geometry:
     return Geometry(
         stride_px=flexunet.stride_px(settings),
         context_px=flexunet.context_px(settings),
-        local=flexunet.norm_of(settings) != "group",
+        local=settings.norm != "group",
     )
 
 
@@ -56,13 +53,7 @@ _FLEXUNET = Network(flexunet.build_flexunet, _flexunet_geometry)
 NETWORKS: dict[str, Network] = {"FlexUNet": _FLEXUNET, "TensorFlowFlexUNet": _FLEXUNET}
 """Networks by the name `[model] model` gives."""
 
-NOT_BUILT_HERE = tuple(
-    f"TensorFlow{family}"
-    for family in (
-        "AttentionUNet", "DeepLabV3Plus", "SwinUNet", "EfficientNetB7UNet", "EfficientUNet",
-        "MultiResUNet", "SharpUNet", "U2Net", "UNet3Plus", "TransUNet",
-    )
-)  # fmt: skip
+NOT_BUILT_HERE = tuple(name for name in NETWORK_NAMES if name not in NETWORKS)
 """The reference's other networks, known by name only."""
 
 
