@@ -247,7 +247,9 @@ def png_bytes(picture: Image.Image, mpp: float | None = None) -> bytes:
     """A PNG file's bytes of a Pillow picture; `mpp` is noted in its pHYs chunk."""
     buffer = io.BytesIO()
     dots = {"dpi": (25_400 / mpp, 25_400 / mpp)} if mpp else {}
-    picture.save(buffer, "PNG", compress_level=4, **dots)
+    # Of zlib's strategies run lengths pack tissue as small as the default does, in half the time.
+    way = {"compress_level": 4} if picture.mode == "P" else {"compress_type": 3}
+    picture.save(buffer, "PNG", **way, **dots)
     return buffer.getvalue()
 
 

@@ -1,0 +1,156 @@
+"""How images are dealt to train, valid and test so that no slide lends pixels to two of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from glomtile.errors import UsageError
+
+SPLITS = ("train", "valid", "test")
+_IMAGES_A_STRETCH = 60
+_MOST_STRETCHES = 5
+
+
+def require_shares(shares: Sequence[float]) -> None:
+    """Refuse shares that are negative, do not sum to 1, or leave nothing to train on.
+
+    Raises
+    ------
+    UsageError
+        See above.
+    """
+    sums_up = len(shares) == len(SPLITS) and abs(sum(shares) - 1) <= 1e-3
+    if not sums_up or min(shares) < 0 or shares[0] <= 0:
+        raise UsageError(
+            "split", f"expected three shares, train above 0, that sum to 1, got {' '.join(map(str, shares))}"
+        )
+
+
+def split_counts(count: int, shares: Sequence[float], what: str = "images") -> list[int]:
+    """How many of `count` things go to train, valid and test.
+
+    Parameters
+    ----------
+    count : int
+    shares : three floats
+        They sum to 1.
+    what : str
+        Named in the error.
+
+    Returns
+    -------
+    list of int
+        They sum to `count`; the nearest whole numbers to the shares, at least one where a share is
+        not zero.
+
+    Raises
+    ------
+    UsageError
+        Fewer things than shares above zero.
+    """
+    wanted = [index for index, share in enumerate(shares) if share > 0]
+    if count < len(wanted):
+        raise UsageError(
+            "split",
+            f"expected at least {len(wanted)} {what} for {', '.join(SPLITS[i] for i in wanted)}, got {count}",
+            hint="give a share of 0 to what is not needed",
+        )
+    counts = [max(1, int(count * share)) if share > 0 else 0 for share in shares]
+    while sum(counts) != count:
+        short = [count * share - given for share, given in zip(shares, counts, strict=True)]
+        if sum(counts) < count:
+            index = max(wanted, key=lambda i: short[i])
+            counts[index] += 1
+        else:
+            index = min((i for i in wanted if counts[i] > 1), key=lambda i: short[i])
+            counts[index] -= 1
+    return counts
+
+
+def split_neighbours(count: int, shares: Sequence[float], seed: int) -> list[str]:
+    """Deal `count` images in the order of their names so that neighbours stay together.
+
+    Parameters
+    ----------
+    count : int
+    shares : three floats
+        Of train, valid and test.
+    seed : int
+        Which of the three comes first, second and last.
+
+    Returns
+    -------
+    list of str
+        A split for every image, in their order: up to five stretches, each of one run of train,
+        one of valid and one of test images. Images named one after the other often come from one
+        slide; only the few pairs where runs meet can be parted.
+
+    Raises
+    ------
+    UsageError
+        See `split_counts`.
+    """
+    rng = np.random.default_rng(seed)
+    counts = split_counts(count, shares)
+    stretches = min(max(1, count // _IMAGES_A_STRETCH), _MOST_STRETCHES)
+    dealt: list[str] = []
+    for stretch in range(stretches):
+        for index in rng.permutation(len(SPLITS)):
+            upto = [counts[index] * (stretch + end) // stretches for end in (0, 1)]
+            dealt += [SPLITS[index]] * (upto[1] - upto[0])
+    return dealt
+
+
+def split_groups(
+    groups: Sequence[str], shares: Sequence[float], seed: int, fixed: Mapping[str, str] | None = None
+) -> list[str]:
+    """Deal images so that all of a group go to the same split.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        The group of every image: its slide or patient.
+    shares : three floats
+        Of train, valid and test, counted in images.
+    seed : int
+        Which of several groups of one size is dealt first.
+    fixed : mapping, optional
+        Groups whose split is given.
+
+    Returns
+    -------
+    list of str
+        A split for every image, in their order. Large groups are dealt first, each to the split
+        that lacks most images; every split with a share gets a group.
+
+    Raises
+    ------
+    UsageError
+        Fewer groups than splits with a share.
+    """
+    sizes = Counter(groups)
+    chosen = {group: split for group, split in (fixed or {}).items() if group in sizes}
+    free = sorted(group for group in sizes if group not in chosen)
+    order = np.random.default_rng(seed).permutation(len(free))
+    queue = sorted((free[index] for index in order), key=lambda group: -sizes[group])
+    lacking = {
+        split: share * len(groups) - sum(sizes[group] for group, given in chosen.items() if given == split)
+        for split, share in zip(SPLITS, shares, strict=True)
+        if share > 0
+    }
+    empty = [split for split in lacking if split not in chosen.values()]
+    if len(queue) < len(empty):
+        raise UsageError(
+            "groups", f"expected at least {len(empty)} groups to deal to {', '.join(empty)}, got {len(queue)}"
+        )
+    for position, group in enumerate(queue):
+        # The last groups are kept for splits that still have none: a share is never left without images.
+        must = len(queue) - position <= len(empty)
+        split = max(empty if must else list(lacking), key=lambda name: lacking[name])
+        chosen[group] = split
+        lacking[split] -= sizes[group]
+        empty = [name for name in empty if name != split]
+    return [chosen[group] for group in groups]
