@@ -10,19 +10,20 @@ from glomtile.errors import GlomtileError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from glomtile.config.load import Config, load_config
+    from glomtile.config.load import load_config
+    from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
     from glomtile.engine.tiled import predict_tiled
-    from glomtile.nets import build_model
+    from glomtile.nets.registry import build_model
     from glomtile.verbs.evaluate import evaluate
     from glomtile.verbs.score import score
     from glomtile.verbs.train import train
 
 # Importing the package costs nothing: Keras, OpenCV and the rest come with the first name that needs them.
 _HOMES = {
-    "Config": "glomtile.config.load",
+    "Config": "glomtile.config.schema",
     "Palette": "glomtile.core.palette",
-    "build_model": "glomtile.nets",
+    "build_model": "glomtile.nets.registry",
     "evaluate": "glomtile.verbs.evaluate",
     "load_config": "glomtile.config.load",
     "predict_tiled": "glomtile.engine.tiled",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,9 @@ from glomtile.cli.backend import greeting_held_back, wake_backend
 from glomtile.cli.progress import watching
 
 if TYPE_CHECKING:
-    from glomtile.config.load import Config
+    from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
+    from glomtile.types import Progress
 
 app = typer.Typer(
     name="glomtile",
@@ -127,11 +129,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last finished epoch.")] = False,
 ) -> None:
     """Train a network; an older run is moved aside."""
-    settings = _load(config, overrides)
-    wake_backend()
-    from glomtile.verbs.train import train as verb
+    with _at_work(config, overrides) as (settings, progress):
+        from glomtile.verbs.train import train as verb
 
-    with watching() as progress:
         result = verb(settings, resume=resume, progress=progress)
     _print(result.paths)
 
@@ -139,11 +139,9 @@ def train(
 @app.command()
 def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Measure the trained network on the test images."""
-    settings = _load(config, overrides)
-    wake_backend()
-    from glomtile.verbs.evaluate import evaluate as verb
+    with _at_work(config, overrides) as (settings, progress):
+        from glomtile.verbs.evaluate import evaluate as verb
 
-    with watching() as progress:
         result = verb(settings, progress=progress)
     _print(result.paths)
 
@@ -151,11 +149,9 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label whole images, each shrunk to the network's input."""
-    settings = _load(config, overrides)
-    wake_backend()
-    from glomtile.verbs.infer import infer as verb
+    with _at_work(config, overrides) as (settings, progress):
+        from glomtile.verbs.infer import infer as verb
 
-    with watching() as progress:
         result = verb(settings, progress=progress)
     _print(result.done)
     _conclude(result.failed)
@@ -164,11 +160,9 @@ def infer(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def tiled_infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label images tile by tile at full scale, without seams."""
-    settings = _load(config, overrides)
-    wake_backend()
-    from glomtile.verbs.infer import tiled_infer as verb
+    with _at_work(config, overrides) as (settings, progress):
+        from glomtile.verbs.infer import tiled_infer as verb
 
-    with watching() as progress:
         result = verb(settings, progress=progress)
     _print(result.done)
     _conclude(result.failed)
@@ -183,11 +177,11 @@ def inspect(
     ] = None,
 ) -> None:
     """Draw the network, estimate its memory and work."""
-    settings = _load(config, overrides)
-    wake_backend()
-    from glomtile.verbs.inspect import inspect as verb
+    with _at_work(config, overrides) as (settings, _):
+        from glomtile.verbs.inspect import inspect as verb
 
-    _print(verb(settings, out).paths)
+        result = verb(settings, out)
+    _print(result.paths)
 
 
 @app.command()
@@ -205,6 +199,9 @@ def score(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The images, for sheets of the worst first.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
+    ] = None,
 ) -> None:
     """Measure two folders of masks of any program."""
     from glomtile.verbs.score import score as verb
@@ -218,6 +215,7 @@ def score(
             groups=groups,
             mpp=mpp,
             images=images,
+            against=against,
             progress=progress,
         )
     _print(result.paths)
@@ -254,10 +252,17 @@ def info() -> None:
     typer.echo(str(result))
 
 
-def _load(config: Path, overrides: Sequence[str] | None) -> Config:
+@contextmanager
+def _at_work(config: Path, overrides: Sequence[str] | None) -> Iterator[tuple[Config, Progress]]:
+    """Load the settings, tell what is odd about them, and wake the backend."""
     from glomtile.config.load import load_config
 
-    return load_config(config, overrides or ())
+    with watching() as progress:
+        settings = load_config(config, overrides or ())
+        for finding in settings.findings:
+            progress.warn(str(finding))
+        wake_backend()
+        yield settings, progress
 
 
 def _palette(rgb_map: str | None) -> Palette:

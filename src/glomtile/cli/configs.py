@@ -19,7 +19,7 @@ def check(config: ConfigFile) -> None:
 
     findings = check_config(config)
     for finding in findings:
-        typer.echo(str(finding))
+        typer.echo(f"{finding.severity}: {finding}")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(2)
 
@@ -27,7 +27,8 @@ def check(config: ConfigFile) -> None:
 @app.command()
 def convert(config: ConfigFile) -> None:
     """Print the same settings as TOML; paths stay relative to the config's folder."""
-    from glomtile.config.load import load_config, to_toml
+    from glomtile.config.load import load_config
+    from glomtile.config.toml import to_toml
 
     typer.echo(to_toml(load_config(config)), nl=False)
 
@@ -35,6 +36,6 @@ def convert(config: ConfigFile) -> None:
 @app.command()
 def init() -> None:
     """Print a commented TOML to start from."""
-    from glomtile.config.load import template
+    from glomtile.config.toml import template
 
     typer.echo(template(), nl=False)

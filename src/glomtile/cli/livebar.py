@@ -11,7 +11,7 @@ from glomtile.cli.progress import PlainProgress, shown
 
 
 class LiveProgress(PlainProgress):
-    """Progress as one bar that moves; a finished stage leaves one line above it.
+    """Progress as one bar that moves, with notes and warnings above it; a finished stage leaves nothing.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class LiveProgress(PlainProgress):
         self._console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
 
-    def _show_start(self) -> None:
+    def _show(self) -> None:
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -47,11 +47,10 @@ class LiveProgress(PlainProgress):
                 figures=shown(self._figures).removeprefix(" · "),
             )
 
-    def _show_end(self) -> None:
+    def _hide(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        self._line(self._summary())
 
     def _line(self, text: str) -> None:
         self._console.print(text)

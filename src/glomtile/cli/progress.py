@@ -14,7 +14,8 @@ from glomtile.cli.flags import FLAGS
 if TYPE_CHECKING:
     from glomtile.types import Progress
 
-LINE_EVERY_S = 10.0
+LINE_EVERY_S = 15.0
+"""A log gets a status line no oftener than this; notes and warnings at once."""
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def watching(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 class PlainProgress:
-    """Progress as lines: a stage's title, where it stands every few seconds, and how it ended.
+    """Progress as lines: notes and warnings at once, where the work stands now and then.
 
     Parameters
     ----------
@@ -66,15 +67,16 @@ class PlainProgress:
         self._total: int | None = None
         self._done = 0
         self._figures: dict[str, float | str] = {}
-        self._began = self._told = clock()
+        self._began = clock()
+        self._told: float | None = None
 
     def start(self, title: str, total: int | None = None) -> None:
         """End the stage before, if any, and begin a new one."""
         with self._lock:
-            self._end_stage()
+            self._hide()
             self._title, self._total, self._done, self._figures = title, total, 0, {}
-            self._began = self._told = self._clock()
-            self._show_start()
+            self._began = self._clock()
+            self._show()
 
     def advance(self, steps: int = 1, **figures: float | str) -> None:
         """Count `steps` more; `figures` replace those of the same name."""
@@ -94,29 +96,19 @@ class PlainProgress:
     def close(self) -> None:
         """End the last stage."""
         with self._lock:
-            self._end_stage()
+            self._hide()
 
-    def _end_stage(self) -> None:
-        if self._title is not None:
-            self._show_end()
-            self._title = None
-
-    def _show_start(self) -> None:
-        of = f", {self._total} steps" if self._total and self._total > 1 else ""
-        self._line(f"{self._title}{of} …")
+    def _show(self) -> None:
+        self._show_step()
 
     def _show_step(self) -> None:
         now = self._clock()
-        if now - self._told >= LINE_EVERY_S:
+        if self._told is None or now - self._told >= LINE_EVERY_S:
             self._told = now
             self._line(f"{self._title}: {self._count()}{self._left(now)}{shown(self._figures)}")
 
-    def _show_end(self) -> None:
-        self._line(self._summary())
-
-    def _summary(self) -> str:
-        spent = duration(self._clock() - self._began)
-        return f"{self._title}: {self._count()} in {spent}{shown(self._figures)}"
+    def _hide(self) -> None:
+        pass
 
     def _count(self) -> str:
         return f"{self._done} of {self._total}" if self._total is not None else f"{self._done} done"
@@ -138,13 +130,7 @@ class WarningsOnly(PlainProgress):
     def note(self, text: str) -> None:
         """Notes are not warnings."""
 
-    def _show_start(self) -> None:
-        pass
-
     def _show_step(self) -> None:
-        pass
-
-    def _show_end(self) -> None:
         pass
 
 
