@@ -1,0 +1,167 @@
+"""What holds for tiling at every size: 1 px wide pictures, windows beyond the picture, any offset."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from glomtile.core.blend import shares, taper
+from glomtile.core.grid import Axis, plan_windows
+from glomtile.engine.tiled import predict_tiled
+from glomtile.files.images import ArrayReader
+
+BLENDS = st.sampled_from(["hann", "linear", "none"])
+
+
+@st.composite
+def axes(draw):
+    overlap = draw(st.integers(0, 40))
+    core = draw(st.integers(1, 90))
+    return Axis(draw(st.integers(1, 300)), core + 2 * overlap, overlap, draw(st.integers(-500, 500)))
+
+
+@st.composite
+def plans(draw):
+    align = draw(st.sampled_from([1, 2, 4, 16]))
+    overlap = draw(st.integers(0, 24))
+    side = 2 * (-(-overlap // align) * align)
+    window = (side + draw(st.integers(1, 80)), side + draw(st.integers(1, 80)))
+    size = (draw(st.integers(1, 120)), draw(st.integers(1, 120)))
+    offset = (align * draw(st.integers(-20, 20)), align * draw(st.integers(-20, 20)))
+    return plan_windows(size, window, overlap, align, offset)
+
+
+@given(axes())
+def test_windows_of_an_axis_own_every_pixel_once_and_in_order(axis):
+    owned = [pixel for k in range(len(axis)) for pixel in range(*axis.own(k))]
+    assert owned == list(range(axis.length_px))
+    assert all(axis.own(k).length >= 1 for k in range(len(axis)))
+
+
+@given(axes())
+def test_a_window_reads_its_margin_around_all_it_owns(axis):
+    for k in range(len(axis)):
+        read, own = axis.read(k), axis.own(k)
+        assert read.length == axis.window_px
+        assert read.start + axis.overlap_px <= own.start
+        assert own.stop <= read.stop - axis.overlap_px
+
+
+@given(plans())
+def test_a_window_owns_every_pixel_of_a_picture_once(plan):
+    owners = np.zeros(plan.size_px, int)
+    for window in plan:
+        owners[window.own.top : window.own.bottom, window.own.left : window.own.right] += 1
+    assert (owners == 1).all()
+
+
+@given(plans())
+def test_every_window_begins_at_a_multiple_of_the_stride(plan):
+    for window in plan:
+        assert window.read.top % plan.align_px == 0
+        assert window.read.left % plan.align_px == 0
+        assert window.read.height % plan.align_px == 0
+        assert window.read.width % plan.align_px == 0
+
+
+@given(axes(), st.integers(0, 60), BLENDS)
+def test_every_pixel_has_a_weight_and_the_shares_make_one(axis, context, blend):
+    raw, total = np.zeros(axis.length_px), np.zeros(axis.length_px)
+    profile = taper(axis.window_px, axis.overlap_px, context, blend)
+    for k, share in enumerate(shares(axis, context, blend)):
+        start = axis.read(k).start
+        inside = np.arange(axis.length_px) - start
+        seen = (inside >= 0) & (inside < axis.window_px)
+        raw[seen] += profile[inside[seen]]
+        total[share.span.start : share.span.stop] += share.weights
+        own = axis.own(k)
+        assert profile[own.start - start : own.stop - start].min() > 0
+    assert raw.min() > 0
+    assert np.abs(total - 1).max() < 1e-6
+
+
+@given(axes(), st.integers(0, 40), st.sampled_from(["hann", "linear"]))
+def test_no_window_weighs_in_where_its_context_is_cut(axis, context, blend):
+    if context > axis.overlap_px:
+        context = axis.overlap_px
+    for k, share in enumerate(shares(axis, context, blend)):
+        read = axis.read(k)
+        assert share.span.start >= max(read.start + context, 0)
+        assert share.span.stop <= min(read.stop - context, axis.length_px)
+
+
+class Identity:
+    """Answers the picture itself, as if it were probabilities."""
+
+    num_classes, stride_px, context_px, mpp = 3, 1, 0, None
+
+    def __call__(self, batch):
+        return batch.astype(np.float32) / 255
+
+
+class Pooling:
+    """Looks at pixels as a U-Net does: blocks on a fixed grid, neighbours of blocks, nothing outside."""
+
+    num_classes, stride_px, context_px, mpp = 2, 4, 7, None
+
+    def __call__(self, batch):
+        n, h, w = batch.shape[:3]
+        grey = batch.astype(np.float64).mean(axis=-1)
+        blocks = grey.reshape(n, h // 4, 4, w // 4, 4).max(axis=(2, 4))
+        blocks = ndimage.uniform_filter(blocks, (0, 3, 3), mode="constant")
+        near = ndimage.uniform_filter(grey, (0, 3, 3), mode="constant")
+        p = (near + blocks.repeat(4, axis=1).repeat(4, axis=2)) / 510
+        return np.stack([1 - p, p], axis=-1).astype(np.float32)
+
+
+def collected(reader, predictor, plan, **options):
+    """All rows that the sink was given, after it has checked their order."""
+    rows = []
+
+    def sink(top, probs):
+        assert top == sum(len(part) for part in rows)
+        assert probs.shape[1:] == (plan.size_px[1], predictor.num_classes)
+        rows.append(probs)
+
+    predict_tiled(reader, predictor, plan, sink, **options)
+    return np.concatenate(rows)
+
+
+@st.composite
+def planned_pictures(draw):
+    plan = draw(plans())
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return plan, rng.integers(0, 256, (*plan.size_px, 3), dtype=np.uint8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(planned_pictures(), BLENDS, st.integers(1, 5))
+def test_an_identity_network_gives_back_the_picture(planned, blend, batch_size):
+    plan, picture = planned
+    answer = collected(ArrayReader(picture), Identity(), plan, blend=blend, batch_size=batch_size)
+    assert (np.rint(answer * 255).astype(np.uint8) == picture).all()
+    assert np.abs(answer - picture / 255).max() < 1e-5
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(1, 90), st.integers(1, 90), st.just(3))),
+    st.integers(7, 20),
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
+    BLENDS,
+)
+def test_tiled_equals_whole_when_the_margin_is_at_least_the_context(picture, overlap, core, steps, blend):
+    network = Pooling()
+    margin = -(-overlap // 4) * 4
+    plan = plan_windows(
+        picture.shape[:2], (core[0] + 2 * margin, core[1] + 2 * margin), overlap, 4, (steps[0] * 4, steps[1] * 4)
+    )
+    tiled = collected(ArrayReader(picture), network, plan, blend=blend, batch_size=3)
+    height, width = picture.shape[:2]
+    pads = ((8, 8 + -height % 4), (8, 8 + -width % 4), (0, 0))
+    whole = network(np.pad(picture, pads, mode="reflect")[None])[0, 8 : 8 + height, 8 : 8 + width]
+    assert np.abs(tiled - whole).max() <= 1e-5
