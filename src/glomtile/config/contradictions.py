@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from glomtile.config.names import Place, nearest
@@ -48,7 +49,8 @@ def _unknown_names(config: Config) -> Iterator[Remark]:
                 continue
             value = getattr(config.section(name), key)
             for word in value if isinstance(value, tuple) else (value,):
-                if word not in names and word.lower() not in names:
+                general = re.sub(r"_\d+\Z", "_<k>", word)
+                if not {word, word.lower(), general} & set(names):
                     near = nearest(word, names)
                     yield (name, key), f"unknown name {word}" + (f"; did you mean {near}?" if near else "")
 
@@ -83,6 +85,12 @@ def _geometry(config: Config) -> Iterator[Remark]:
                 ("model", key),
                 f"expected a multiple of {step}, which {config.model.num_layers} levels need",
             )
+    deepest = config.model.dropout_rate * (config.model.num_layers - 1)
+    if deepest >= 1:
+        yield (
+            ("model", "dropout_rate"),
+            f"the lowest level would drop a share of {deepest:g}, expected below 1",
+        )
     tiled = config.tiledinfer
     if 2 * tiled.overlapping >= tiled.split_size:
         yield (

@@ -16,7 +16,9 @@ from glomtile.config.literals import NotALiteralError, read_literal
 from glomtile.config.names import Place, place
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import Section, expectation, is_path, is_scalar
-from glomtile.config.toml import parse_toml
+from glomtile.config.toml import parse_toml, template, to_toml
+
+__all__ = ["Config", "Finding", "check_config", "load_config", "make_config", "template", "to_toml"]
 
 _INI_SUFFIXES = frozenset({".config", ".ini", ".cfg", ".conf"})
 _LARGEST_BYTES = 1_000_000

@@ -35,6 +35,30 @@ from glomtile.config.schema_train import (
 from glomtile.core.palette import Palette
 from glomtile.errors import ConfigError
 
+__all__ = [
+    "SECTIONS",
+    "AugmentorSettings",
+    "BarrDistortionSettings",
+    "BrighteningSettings",
+    "Config",
+    "DatasetSettings",
+    "DebugSettings",
+    "DeformationSettings",
+    "DistortionSettings",
+    "EvalSettings",
+    "GeneratorSettings",
+    "ImageSettings",
+    "InferSettings",
+    "MaskSettings",
+    "ModelSettings",
+    "PairSettings",
+    "PincDistortionSettings",
+    "SegmentationSettings",
+    "SharpeningSettings",
+    "TiledInferSettings",
+    "TrainSettings",
+]
+
 
 class Config(BaseModel):
     """Every setting of a run.

@@ -43,11 +43,16 @@ METRICS = (
     "sensitivity",
     "specificity",
     "binary_accuracy",
+    "categorical_accuracy",
     "accuracy",
     "foreground_dice",
     "foreground_iou",
     "pixel_accuracy",
+    "class_dice_<k>",
+    "class_iou_<k>",
 )
+"""``<k>`` stands for a class number."""
+
 ACTIVATIONS = (
     "relu",
     "leaky_relu",

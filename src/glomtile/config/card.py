@@ -1,0 +1,137 @@
+"""What a model folder says of itself: model.json, from geometry and classes to data, scores and digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from glomtile.config.findings import describe
+from glomtile.config.schema_fields import Byte, ScaleRange
+from glomtile.config.schema_model import ModelSettings
+from glomtile.core.palette import Palette
+from glomtile.errors import ModelError
+
+FILE_NAME = "model.json"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Mpp = Annotated[float, Field(ge=0.05, le=20)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelClass(_Record):
+    """One class: its number in label arrays, its name, its colour in masks."""
+
+    number: int = Field(ge=0, le=253)
+    name: str
+    rgb: tuple[Byte, Byte, Byte]
+
+
+class TrainingData(_Record):
+    """What a model learned from, and under which licence.
+
+    Parameters
+    ----------
+    name, licence, source : str
+        In words; empty where nobody said.
+    images, valid_images : int
+        How many files were read for training and for choosing the best epoch.
+    digest : str
+        One digest over the names and sizes of these files; empty where it was not taken.
+    """
+
+    name: str = ""
+    licence: str = ""
+    source: str = ""
+    images: int = Field(default=0, ge=0)
+    valid_images: int = Field(default=0, ge=0)
+    digest: str = ""
+
+
+class ModelCard(_Record):
+    """The facts beside a network's weights that using it needs.
+
+    Parameters
+    ----------
+    network : ModelSettings
+        The [model] section it was built with: channels, normalisation and all.
+    classes : tuple of ModelClass
+        Sorted by number, background first.
+    color_order : {"RGB", "BGR"}
+        Order of the channels the network sees.
+    mpp : float or None
+        Micrometres per pixel it was trained at, `None` when nobody knows.
+    mpp_range : (float, float) or None
+        Lowest and highest scale among its training images, scaling by augmentation included.
+    tile_px : (int, int)
+        ``(height, width)`` of a training sample.
+    overlap_px : int
+        Margin per side that tiled inference shares by default.
+    stride_px, context_px : int
+        The network's geometry: shifts that change nothing else, and how far a pixel sees.
+    data : TrainingData
+    epoch : int
+        Finished epochs, counted from 1; 0 for an untrained network.
+    seed : int
+    scores : dict
+        Figures with their intervals, as JSON has them.
+    versions : dict
+        Package to version, of the run that trained it.
+    sha256 : dict
+        File of the folder to the digest of its bytes; detects damage.
+    """
+
+    format: Literal[1] = 1
+    network: ModelSettings
+    classes: tuple[ModelClass, ...] = Field(min_length=1)
+    color_order: Literal["RGB", "BGR"] = "RGB"
+    mpp: Mpp | None = None
+    mpp_range: ScaleRange | None = None
+    tile_px: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    overlap_px: int = Field(default=0, ge=0)
+    stride_px: int = Field(ge=1)
+    context_px: int = Field(ge=0)
+    data: TrainingData = TrainingData()
+    epoch: int = Field(default=0, ge=0)
+    seed: int = Field(default=137, ge=0)
+    scores: dict[str, JsonValue] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    sha256: dict[str, Digest] = Field(default_factory=dict)
+
+    def palette(self) -> Palette:
+        """Classes, names and colours, as masks are written with."""
+        rgb_map = {entry.rgb: entry.number for entry in self.classes}
+        return Palette.from_rgb_map(rgb_map, [entry.name for entry in self.classes])
+
+    def to_json(self) -> str:
+        """The text of model.json."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @staticmethod
+    def classes_of(palette: Palette) -> tuple[ModelClass, ...]:
+        """The card's classes from a palette."""
+        return tuple(ModelClass(number=c.number, name=c.name, rgb=c.rgb) for c in palette.classes)
+
+    @classmethod
+    def from_json(cls, text: str, where: str | Path = FILE_NAME) -> ModelCard:
+        """Read model.json.
+
+        Raises
+        ------
+        ModelError
+            The text is no model card, or one of a later format.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as problem:
+            first = problem.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise ModelError(
+                where,
+                f"expected a model card, got {describe(first['input'])} for {place}: {first['msg'].lower()}",
+                hint="train or fetch the model again" if place == "the file" else None,
+            ) from problem
