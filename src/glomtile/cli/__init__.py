@@ -38,13 +38,6 @@ def run(argv: Sequence[str]) -> int:
             traceback.print_exc()
         _say(f"error: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
-        _say("stopped")
-        return EXIT_STOPPED
-    except BrokenPipeError:
-        # The reader of our results went away (`… | head`); nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
     except Exception as error:
         if flags.debug:
             traceback.print_exc()
@@ -54,12 +47,16 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_app(arguments: Sequence[str]) -> int:
+    """Parse and run; Typer ends every way that is no error of ours with a SystemExit."""
     from glomtile.cli.commands import app
 
     try:
         app(args=list(arguments), prog_name="glomtile")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (SystemExit, KeyboardInterrupt) as end:
+        code = EXIT_STOPPED if isinstance(end, KeyboardInterrupt) else end.code
+        if code == EXIT_STOPPED:
+            _say("stopped")
+        return code if isinstance(code, int) else int(code is not None)
     return 0
 
 
@@ -70,7 +67,7 @@ def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
     again = " ".join(["glomtile --debug", *arguments])
     return (
         f"unexpected error: {type(error).__name__}: {words}\n"
-        f"  This is a fault of glomtile, not of your input. Please report it with what these two print:\n"
+        f"  Nobody has foreseen this. Please report it with what these two print:\n"
         f"  glomtile info\n  {again}"
     )
 
