@@ -42,6 +42,7 @@ def write_scores(
     draws: int = DRAWS,
     seed: int = SEED,
     difference: Sequence[Mapping[str, Figure]] | None = None,
+    seams: Mapping[str, float | int | None] | None = None,
 ) -> tuple[Scores, tuple[Path, ...]]:
     """Sum up and write ``scores.json``, ``per_image.csv`` and ``per_class.csv``.
 
@@ -59,6 +60,8 @@ def write_scores(
         Of the bootstrap.
     difference : sequence of mapping, optional
         From `paired_difference`; stands in ``scores.json`` under ``difference``.
+    seams : mapping, optional
+        Figures of the tile grid, from `core.seams`; stand in ``scores.json`` under ``seams``.
 
     Returns
     -------
@@ -78,6 +81,8 @@ def write_scores(
             {"class": number, "name": names[number], "figures": {k: f.to_dict() for k, f in figures.items()}}
             for number, figures in enumerate(difference, start=1)
         ]
+    if seams is not None:
+        content["seams"] = {name: None if _undefined(value) else value for name, value in seams.items()}
     paths = (out / "scores.json", out / "per_image.csv", out / "per_class.csv")
     write_csv(paths[1], IMAGE_COLUMNS, _image_rows(per_image, names, groups))
     write_csv(paths[2], *_class_table(scores, names))
@@ -221,6 +226,10 @@ def _class_table(scores: Scores, names: Mapping[int, str]) -> tuple[list[str], l
 
 def _with_ends(figure: str) -> tuple[str, str, str]:
     return figure, f"{figure}_low", f"{figure}_high"
+
+
+def _undefined(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)
 
 
 def _make_way(folder: Path) -> None:
