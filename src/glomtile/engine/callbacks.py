@@ -46,7 +46,10 @@ def stale_epochs(figures: Sequence[float]) -> int:
 
 
 def reductions(figures: Sequence[float], patience: int, min_delta: float = REDUCER_MIN_DELTA) -> int:
-    """How often a plateau of `patience` epochs has lowered the rate so far (reference §6.3: its patience never arrived)."""
+    """How often a plateau has lowered the rate so far.
+
+    In the reference (§6.3) the patience never arrived, and the rate never fell.
+    """
     best, waited, count = float("inf"), 0, 0
     for figure in figures:
         if figure < best - min_delta:
@@ -98,9 +101,7 @@ class CurveFiles:
     def __call__(self, end: EpochEnd) -> None:
         self.eval_dir.mkdir(parents=True, exist_ok=True)
         losses = _table("epoch, loss, val_loss", end.history, ("loss", "val_loss"))
-        metrics = _table(
-            f"epoch,{','.join(self.metric_names)},", end.history, tuple(self.metric_names)
-        )
+        metrics = _table(f"epoch,{','.join(self.metric_names)},", end.history, tuple(self.metric_names))
         for name, text in (("train_losses", losses), ("train_metrics", metrics)):
             table = self.eval_dir / f"{name}.csv"
             workspace.write_text(table, text)

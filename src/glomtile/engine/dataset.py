@@ -173,7 +173,8 @@ class CropSource:
                 rows, columns = np.nonzero(labels == rng.choice(present))
                 pick = int(rng.integers(len(rows)))
                 jitter = rng.uniform(-0.25, 0.25, 2) * self._size_px
-                return _inside((rows[pick], columns[pick]) + jitter, labels.shape, self._size_px)
+                near = np.array([rows[pick], columns[pick]]) + jitter
+                return _inside(near, labels.shape, self._size_px)
         anywhere = rng.random(2) * (height, width)
         return _inside(anywhere, labels.shape, self._size_px)
 
@@ -218,9 +219,7 @@ def _even_starts(length: int, window: int) -> list[int]:
     return [round(i * (length - window) / (count - 1)) for i in range(count)]
 
 
-def _inside(
-    centre: np.ndarray, shape: tuple[int, ...], size_px: tuple[int, int]
-) -> tuple[float, float]:
+def _inside(centre: np.ndarray, shape: tuple[int, ...], size_px: tuple[int, int]) -> tuple[float, float]:
     """The nearest centre whose upright crop stays in the image; the image's middle where none does."""
     clipped = []
     for at, length, window in zip(centre, shape, size_px, strict=True):

@@ -50,7 +50,7 @@ def training_source(config: Config) -> Source:
 
 
 def judging_source(config: Config, split: str) -> Source:
-    """Samples of ``[valid]`` or ``[test]``, without chance; for crops, windows that cover the whole images."""
+    """Samples of ``[valid]`` or ``[test]``, without chance; for crops, windows over the whole images."""
     decoded = decoded_pairs(config, split)
     if config.dataset.sampling == "crops":
         return GridSource(decoded, sample_size(config))
@@ -63,7 +63,7 @@ def sample_size(config: Config) -> tuple[int, int]:
 
 
 def split_pairs(config: Config, split: str) -> list[Pair]:
-    """The pairs of a split: in crops mode the whole images its tiles were cut from, where that is on record."""
+    """The pairs of a split: for crops the whole images its tiles were cut from, where that is on record."""
     images, masks = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
     if config.dataset.sampling == "crops":
         whole = whole_pairs(images, masks)
@@ -126,6 +126,19 @@ def working_scale(config: Config, path: Path) -> tuple[float, float] | None:
             "set [dataset] image_mpp: usual values are 0.5 (20x) and 0.25 (40x)",
         )
     return known, wanted
+
+
+def mpp_range(config: Config) -> tuple[float, float] | None:
+    """The scales the network meets in training, those made by augmentation included.
+
+    A picture enlarged by 1.25 shows tissue as a scanner of ``mpp / 1.25`` would.
+    """
+    if config.model.mpp is None:
+        return None
+    factors = [1.0]
+    if config.augments:
+        factors += [*(config.augmentor.scales or ()), *config.augmentor.shrinks]
+    return config.model.mpp / max(factors), config.model.mpp / min(factors)
 
 
 def augmentation_of(config: Config) -> Augmentation:

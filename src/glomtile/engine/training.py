@@ -238,9 +238,7 @@ class Training:
             workspace.write_json(folder / NOTES, notes)
 
         with averaged(self._model):
-            modelfolder.save_model_folder(
-                self._folder / "last", self._network, self._card, add=add_state
-            )
+            modelfolder.save_model_folder(self._folder / "last", self._network, self._card, add=add_state)
 
 
 @contextmanager

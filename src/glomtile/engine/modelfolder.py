@@ -1,0 +1,148 @@
+"""A model folder: the network, its card, and the digest that tells whether the two still belong together."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import keras
+
+from glomtile.config.card import FILE_NAME as CARD
+from glomtile.config.card import ModelCard
+from glomtile.errors import ModelError
+from glomtile.files import workspace
+from glomtile.nets.registry import Geometry, geometry
+
+NETWORK = "model.keras"
+
+_PACKAGES = ("glomtile", "keras", "numpy", "tensorflow-cpu", "tensorflow", "jax", "torch")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with its card, as read from a model folder."""
+
+    model: keras.Model
+    card: ModelCard
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the network looks at pixels."""
+        return geometry(self.card.network)
+
+
+def save_model_folder(
+    folder: Path,
+    network: keras.Model,
+    card: ModelCard,
+    *,
+    add: Callable[[Path], None] | None = None,
+) -> ModelCard:
+    """Write a model folder, whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Replaced when it exists.
+    network : keras.Model
+        Not compiled, so that no optimizer is saved with it.
+    card : ModelCard
+        Its digest and versions are filled in here.
+    add : callable, optional
+        Writes more files into the folder it is given.
+
+    Returns
+    -------
+    ModelCard
+        As written.
+    """
+    with workspace.replace_folder(folder) as partial:
+        network.save(partial / NETWORK)
+        written = card.model_copy(
+            update={"sha256": {NETWORK: workspace.sha256(partial / NETWORK)}, "versions": versions()}
+        )
+        workspace.write_text(partial / CARD, written.to_json())
+        if add is not None:
+            add(partial)
+    return written
+
+
+def recover(folder: Path) -> Path:
+    """The folder itself, or the whole one that a kill in the middle of a swap left beside it."""
+    return workspace.settle_folder(folder)
+
+
+def load_model_folder(folder: Path) -> LoadedModel:
+    """Read a model folder and check that nothing in it has changed since it was written.
+
+    Raises
+    ------
+    ModelError
+        When a file is missing or unreadable, the digest differs, or Keras refuses the network.
+    """
+    folder = recover(folder)
+    card = read_card(folder)
+    path = folder / NETWORK
+    if not path.is_file():
+        raise ModelError(folder, f"expected {NETWORK} beside {CARD}, found none")
+    digest = workspace.sha256(path)
+    expected = card.sha256.get(NETWORK, "none")
+    if digest != expected:
+        raise ModelError(
+            path,
+            f"expected the SHA-256 that {CARD} names, {expected[:12]}…, got {digest[:12]}…",
+            "the file is damaged or was exchanged; copy the whole model folder again",
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError) as problem:
+        raise ModelError(path, f"expected a network that Keras can load, got: {problem}") from problem
+    return LoadedModel(model, card)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """What a model folder says of itself, without loading its network.
+
+    Raises
+    ------
+    ModelError
+        When there is no ``model.json``, or it does not say what it must.
+    """
+    path = folder / CARD
+    try:
+        return ModelCard.from_json(path.read_text("utf-8"), path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(
+            folder, f"expected a model folder with {CARD}, found none", "train first, or name another folder"
+        ) from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ModelError(path, f"expected a readable text, got: {problem}") from problem
+
+
+def require_classes(card: ModelCard, num_classes: int, where: object) -> None:
+    """Raise unless the model knows as many classes as the config.
+
+    Raises
+    ------
+    ModelError
+        When the numbers differ.
+    """
+    if len(card.classes) != num_classes:
+        raise ModelError(
+            where,
+            f"expected a model of {num_classes} classes as the config has, got one of {len(card.classes)}",
+            "use the config the model was trained with, or train anew",
+        )
+
+
+def versions() -> dict[str, str]:
+    """What the network was made with."""
+    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -1,0 +1,279 @@
+"""From a config to a trained model: data, network, protocol and files brought together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glomtile.config.toml import to_toml
+from glomtile.errors import ConfigError
+from glomtile.files import workspace
+from glomtile.types import SILENT, Progress
+
+if TYPE_CHECKING:
+    import keras
+
+    from glomtile.config.card import ModelCard
+    from glomtile.config.schema import Config
+    from glomtile.engine.callbacks import History, Listener
+    from glomtile.engine.training import Protocol
+    from glomtile.files.pairs import Pair
+
+FREE_TO_CHANGE = {
+    "train": {
+        "epochs", "patience", "model_dir", "eval_dir", "images_dir", "masks_dir", "checkpoint_steps",
+        "tensorboard", "break_file", "epoch_change_infer", "epoch_change_infer_dir",
+        "epoch_change_tiled_infer", "epoch_change_tiled_infer_dir", "num_infer_images",
+        "save_weights_only", "create_backup", "metrics", "validation_steps",
+    },
+    "model": {"show_summary"},
+    "dataset": {"cache_mb", "workers"},
+}  # fmt: skip
+"""Settings that a resumed run may have changed: none of them moves a number of the epochs to come."""
+
+
+DECIDING = (
+    "model", "train", "dataset", "image", "mask", "augmentor", "deformation", "distortion",
+    "barrdistortion", "pincdistortion", "brightening", "sharpening", "generator",
+)  # fmt: skip
+"""Sections whose other settings a resumed run must share with the one it goes on from."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training made.
+
+    Attributes
+    ----------
+    best, last : Path
+        Model folders.
+    history : list of dict
+        Figures of each epoch.
+    best_epoch : int
+        From 1.
+    reason : str
+        Why training ended.
+    paths : tuple of Path
+        Everything written that someone may want to look at.
+    """
+
+    best: Path
+    last: Path
+    history: History
+    best_epoch: int
+    reason: str
+    paths: tuple[Path, ...]
+
+
+def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) -> TrainResult:
+    """Train the network of a config on its data.
+
+    Parameters
+    ----------
+    config : Config
+    resume : bool
+        Go on from ``<model_dir>/last``; the result equals that of an uninterrupted run.
+    progress : Progress
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    ConfigError
+        When the settings contradict each other or, resuming, those the run began with.
+    InputError
+        When images and masks do not fit together, or a class has no pixel in any training mask.
+    StorageError
+        When there is no space for the models.
+    """
+    _require_sense(config, resume)
+    from glomtile.engine.previews import asked_previews
+    from glomtile.engine.sources import judging_source, require_every_class, split_pairs, training_source
+    from glomtile.engine.training import Training, deterministic
+    from glomtile.nets.registry import geometry
+
+    palette = config.palette()
+    deterministic(config.train.seed)
+    pairs = split_pairs(config, "train")
+    require_every_class(pairs, config, palette)
+    training, validation = training_source(config), judging_source(config, "valid")
+    steps = -(-len(training) // config.train.batch_size)
+    network, model = _compiled(config, steps)
+    folder = config.resolve(config.train.model_dir)
+    _require_room(folder, network, model)
+    card = _card(config, pairs, len(split_pairs(config, "valid")))
+    run = Training(network, model, card, folder, _protocol(config, len(training)))
+    done = run.resume() if resume else 0
+    if not resume:
+        _move_aside(config, progress)
+        workspace.write_text(folder / _config_name(config), _config_text(config))
+    if config.model.show_summary:
+        network.summary(print_fn=progress.note)
+    progress.note(
+        f"{len(pairs)} training images, {len(training)} samples an epoch, "
+        f"{network.count_params():,} parameters" + (f", resuming after epoch {done}" if resume else "")
+    )
+    previews = asked_previews(config, geometry(config.model), palette, progress)
+    outcome = run.run(training, validation, [*_curves(config), *previews], progress)
+    eval_dir = config.resolve(config.train.eval_dir)
+    return TrainResult(
+        best=folder / "best",
+        last=folder / "last",
+        history=outcome.history,
+        best_epoch=outcome.best_epoch,
+        reason=outcome.reason,
+        paths=(folder / "best", folder / "last", eval_dir, *(p.folder for p in previews)),
+    )
+
+
+def _require_sense(config: Config, resume: bool) -> None:
+    """What can be seen to be wrong before anything heavy is loaded."""
+    train = config.train
+    if train.learning_rate_reducer and train.schedule != "constant":
+        raise ConfigError(
+            f"{config.source or 'config'} [train] learning_rate_reducer",
+            f"expected schedule = 'constant' beside the reducer, got {train.schedule!r}",
+            "a rate follows either its schedule or the plateaus",
+        )
+    stop = config.resolve(train.break_file)
+    if stop.exists() and not resume:
+        raise ConfigError(
+            stop, "expected no stop file before training starts, found one", "remove it and start again"
+        )
+
+
+def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
+    """The bare network, which is saved, and the same layers with loss and optimizer, which are trained."""
+    import keras
+
+    from glomtile.nets.losses import build_loss
+    from glomtile.nets.metrics import build_metrics
+    from glomtile.nets.optimizers import build_optimizer
+    from glomtile.nets.registry import build_model
+
+    network = build_model(config.model, precision=config.train.precision, seed=config.train.seed)
+    model = keras.Model(network.inputs, network.outputs, name="training")
+    model.compile(
+        optimizer=build_optimizer(config.model, config.train, steps),
+        loss=build_loss(config.model),
+        metrics=build_metrics(config.model, _metric_names(config)),
+    )
+    return network, model
+
+
+def _metric_names(config: Config) -> list[str]:
+    """The metrics asked for in any of three places, each once."""
+    asked = [*config.model.metrics, *config.train.metrics, config.train.monitor]
+    if config.model.num_classes > 1:
+        asked.append("foreground_dice")
+    names = dict.fromkeys(name.removeprefix("val_") for name in asked)
+    return [name for name in names if name != "loss"]
+
+
+def _protocol(config: Config, samples: int) -> Protocol:
+    from glomtile.engine.training import Protocol
+
+    train = config.train
+    stop = config.resolve(train.break_file)
+    return Protocol(
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        monitor=train.monitor,
+        patience=train.patience,
+        reducer_patience=train.reducer_patience if train.learning_rate_reducer else 0,
+        reducer_factor=train.reducer_factor,
+        learning_rate=config.model.learning_rate,
+        checkpoint_steps=train.checkpoint_steps,
+        workers=max(1, config.dataset.workers),
+        break_file=stop,
+        settings=_deciding(config, samples),
+    )
+
+
+def _deciding(config: Config, samples: int) -> dict[str, Any]:
+    """Every setting that moves a number, flat, as JSON has it."""
+    flat: dict[str, Any] = {"samples": samples}
+    for section in DECIDING:
+        spare = FREE_TO_CHANGE.get(section, set())
+        dumped = config.section(section).model_dump_json(exclude=spare)
+        flat |= {f"{section}.{key}": value for key, value in json.loads(dumped).items()}
+    if config.train.schedule != "constant":
+        flat["train.epochs"] = config.train.epochs
+    return flat
+
+
+def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCard:
+    """What both model folders say of themselves, digests and epoch apart."""
+    from glomtile.config.card import ModelCard, TrainingData
+    from glomtile.engine.sources import mpp_range
+    from glomtile.nets.registry import geometry
+
+    seen = geometry(config.model)
+    return ModelCard(
+        network=config.model,
+        classes=ModelCard.classes_of(config.palette()),
+        color_order=config.image.color_order,
+        mpp=config.model.mpp,
+        mpp_range=mpp_range(config),
+        tile_px=(config.model.image_height, config.model.image_width),
+        overlap_px=config.tiledinfer.overlapping,
+        stride_px=seen.stride_px,
+        context_px=seen.context_px,
+        data=TrainingData(images=len(training), valid_images=validation, digest=_names_digest(training)),
+        seed=config.train.seed,
+    )
+
+
+def _require_room(folder: Path, network: keras.Model, model: keras.Model) -> None:
+    """Best and last model, each replaced only when its successor is whole, and the optimizer's state."""
+    weights = 4 * network.count_params()
+    model.optimizer.build(model.trainable_variables)
+    state = weights + sum(4 * math.prod(v.shape) for v in model.optimizer.variables)
+    workspace.require_space(folder, 2 * (2 * weights + state))
+
+
+def _move_aside(config: Config, progress: Progress) -> None:
+    """An earlier run keeps its files under another name (reference §6.5)."""
+    folders = [config.train.model_dir, config.train.eval_dir]
+    folders += [config.train.epoch_change_infer_dir, config.train.epoch_change_tiled_infer_dir]
+    for folder in dict.fromkeys(config.resolve(f) for f in folders):
+        if config.base_dir.is_relative_to(folder):
+            continue  # it holds the project itself, not only a run
+        aside = workspace.move_aside(folder)
+        if aside is not None:
+            progress.note(f"an earlier {folder.name} is now {aside.name}")
+
+
+def _curves(config: Config) -> Sequence[Listener]:
+    from glomtile.engine.callbacks import CurveFiles, TensorBoardFiles
+
+    eval_dir = config.resolve(config.train.eval_dir)
+    names = config.train.metrics
+    files: list[Listener] = [CurveFiles(eval_dir, config.resolve("history.json"), names)]
+    if config.train.tensorboard:
+        files.append(TensorBoardFiles(eval_dir / "tensorboard"))
+    return files
+
+
+def _config_name(config: Config) -> str:
+    return config.source.name if config.source is not None else "config.toml"
+
+
+def _config_text(config: Config) -> str:
+    """The config as it was written, or, made in Python, as TOML."""
+    return config.source.read_text("utf-8") if config.source is not None else to_toml(config)
+
+
+def _names_digest(pairs: Sequence[Pair]) -> str:
+    """One digest over the names and sizes of the files trained on."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(f"{pair.stem} {pair.image.stat().st_size} {pair.mask.stat().st_size}\n".encode())
+    return digest.hexdigest()
