@@ -8,6 +8,9 @@ from typing import Literal
 
 from glomtile.errors import ConfigError
 
+LARGEST_INT = 2**63
+"""Whole numbers from here on fit nowhere."""
+
 _LONGEST_VALUE = 60
 
 
@@ -69,8 +72,9 @@ def describe(value: object) -> str:
     try:
         written = repr(value)
     except ValueError:  # Python refuses to print a whole number of more than 4300 digits
-        written = f"a {type(value).__name__} too long to print"
-    return shorten(written)
+        written = "thousands of digits"
+    too_large = isinstance(value, int) and abs(value) >= LARGEST_INT
+    return shorten(written) + (", too large a number" if too_large else "")
 
 
 def refusal(findings: Sequence[Finding]) -> ConfigError:

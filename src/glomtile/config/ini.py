@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from glomtile.config.findings import Finding
+from glomtile.config.findings import Finding, describe
 from glomtile.config.literals import NotALiteralError, read_literal
 
 _SECTION = re.compile(r"\s*\[\s*([^\[\]]*?)\s*\]\s*([;#].*)?\Z")
@@ -47,10 +47,21 @@ class Parsed:
 
 @dataclass
 class _Raw:
+    """An assignment while its lines are read."""
+
     section: str
     key: str
-    text: str
     line: int
+    parts: list[str]
+    depth: int
+
+    def go_on(self, bare: str, brackets: int) -> None:
+        self.parts.append(bare.strip())
+        self.depth += brackets
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.parts).strip()
 
 
 def parse(text: str, file: str = "") -> Parsed:
@@ -99,7 +110,9 @@ def _read(raw: _Raw, file: str, findings: list[Finding]) -> Entry | None:
         findings.append(_finding("error", file, raw, str(problem)))
         return None
     if literal.bare:
-        findings.append(_finding("warning", file, raw, f"taken as {literal.value!r}; write texts in quotes"))
+        findings.append(
+            _finding("warning", file, raw, f"taken as {describe(literal.value)}; write texts in quotes")
+        )
     return Entry(raw.section, raw.key, literal.value, raw.text, raw.line)
 
 
@@ -115,43 +128,60 @@ def _finding(severity: str, file: str, raw: _Raw, message: str) -> Finding:
     )
 
 
-def _assignments(text: str, file: str, findings: list[Finding]) -> Iterator[_Raw]:
+@dataclass
+class _Reader:
+    """Lines become assignments; what is neither is told."""
+
+    file: str
+    findings: list[Finding]
     section: str | None = None
-    seen: dict[str, int] = {}
     current: _Raw | None = None
+    seen: dict[str, int] = field(default_factory=dict)
 
-    def odd(line: int, message: str) -> None:
-        findings.append(Finding("warning", file, line, section or "", "", message))
-
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
-        bare = _without_comment(line)
+    def take(self, line: str, number: int) -> _Raw | None:
+        """Read a line; returns the assignment that it shows to be finished."""
+        bare, brackets = _scan(line)
         header = _SECTION.match(line)
-        inside = current is not None and _open_brackets(current.text) > 0
         assignment = _KEY.match(bare)
-        if inside and current is not None and not _starts_anew(header, assignment, line):
-            current.text = f"{current.text} {bare.strip()}"
-            continue
-        if not bare.strip():
-            continue
-        if header:
-            if current:
-                yield current
-            current, section = None, header[1].strip()
-            if section in seen:
-                odd(number, f"the section is written twice, line {seen[section]} too; both count")
-            seen.setdefault(section, number)
-        elif assignment and section is not None:
-            if current:
-                yield current
-            current = _Raw(section, assignment[1].lower(), assignment[2].strip(), number)
-        elif assignment:
-            odd(number, f"{assignment[1]} stands before any [section]; it is left out")
-        elif line[:1].isspace() and current is not None:
-            current.text = f"{current.text} {bare.strip()}".strip()
+        current = self.current
+        if current and current.depth > 0 and not _starts_anew(header, assignment, line):
+            current.go_on(bare, brackets)
+        elif not bare.strip():
+            pass
+        elif header:
+            self._enter(header[1].strip(), number)
+            return current
+        elif assignment and self.section is None:
+            self._odd(number, f"{assignment[1]} stands before any [section]; it is left out")
+        elif assignment and self.section is not None:
+            self.current = _Raw(
+                self.section, assignment[1].lower(), number, [assignment[2].strip()], brackets
+            )
+            return current
+        elif line[:1].isspace() and current:
+            current.go_on(bare, brackets)
         else:
-            odd(number, "expected [section] or key = value; the line is left out")
-    if current:
-        yield current
+            self._odd(number, "expected [section] or key = value; the line is left out")
+        return None
+
+    def _enter(self, section: str, number: int) -> None:
+        self.current, self.section = None, section
+        if section in self.seen:
+            self._odd(number, f"the section is written twice, line {self.seen[section]} too; both count")
+        self.seen.setdefault(section, number)
+
+    def _odd(self, line: int, message: str) -> None:
+        self.findings.append(Finding("warning", self.file, line, self.section or "", "", message))
+
+
+def _assignments(text: str, file: str, findings: list[Finding]) -> Iterator[_Raw]:
+    reader = _Reader(file, findings)
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), start=1):
+        finished = reader.take(line, number)
+        if finished:
+            yield finished
+    if reader.current:
+        yield reader.current
 
 
 def _starts_anew(header: re.Match[str] | None, assignment: re.Match[str] | None, line: str) -> bool:
@@ -160,13 +190,16 @@ def _starts_anew(header: re.Match[str] | None, assignment: re.Match[str] | None,
     ``[1, 2]`` may go on a list; a name in brackets at the line's start, or a key before an
     equals sign, cannot.
     """
-    if header is not None and re.match(r"[A-Za-z_]\w*\Z", header[1]) and not line[:1].isspace():
+    if line[:1].isspace():
+        return False
+    if header is not None and re.match(r"[A-Za-z_]\w*\Z", header[1]):
         return True
-    return assignment is not None and "=" in line and not line[:1].isspace()
+    return assignment is not None and "=" in line
 
 
-def _without_comment(line: str) -> str:
-    """The line up to a ``;`` or ``#`` that stands outside quotes."""
+def _scan(line: str) -> tuple[str, int]:
+    """The line up to a ``;`` or ``#`` outside quotes, and how many brackets it leaves open."""
+    depth = 0
     quote = ""
     escaped = False
     for place, sign in enumerate(line):
@@ -178,22 +211,7 @@ def _without_comment(line: str) -> str:
         elif sign in "\"'":
             quote = sign
         elif sign in ";#":
-            return line[:place]
-    return line
-
-
-def _open_brackets(text: str) -> int:
-    depth = 0
-    quote = ""
-    escaped = False
-    for sign in text:
-        if escaped:
-            escaped = False
-        elif quote:
-            escaped = sign == "\\"
-            quote = "" if sign == quote else quote
-        elif sign in "\"'":
-            quote = sign
+            return line[:place], depth
         else:
             depth += (sign in _OPEN) - (sign in _CLOSE)
-    return depth
+    return line, depth

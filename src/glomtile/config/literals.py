@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from dataclasses import dataclass
 
 _LONGEST = 65_536
-_DEEPEST = 50
+DEEPEST = 50
+"""How many brackets or tables a value may hold within each other."""
+
 _PLAIN_TEXT = re.compile(r"[\w./\\:~%+@$&#!? -]*\Z")
 _BARE_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _CODE = (
@@ -72,10 +75,12 @@ def read_literal(text: str) -> Literal:
         raise NotALiteralError(f"expected a value of at most {_LONGEST} characters, got {len(text)}")
     if text.lower() in _BARE_WORDS:
         return Literal(_BARE_WORDS[text.lower()], bare=text not in ("True", "False", "None"))
-    if _depth(text) > _DEEPEST:
-        raise NotALiteralError(f"expected at most {_DEEPEST} brackets within each other, got more")
+    if _depth(text) > DEEPEST:
+        raise NotALiteralError(f"expected at most {DEEPEST} brackets within each other, got more")
     try:
-        tree = ast.parse(text, mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an odd backslash in a Windows path
+            tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
         return _plain(text, problem)
     try:
@@ -83,6 +88,8 @@ def read_literal(text: str) -> Literal:
     except (ValueError, TypeError, RecursionError, MemoryError) as problem:
         if any(isinstance(node, _CODE) for node in ast.walk(tree)):
             raise NotALiteralError("expected a plain value, got code") from problem
+        if any(isinstance(node, ast.Constant) for node in ast.walk(tree)):
+            raise NotALiteralError("expected a plain value, got a calculation") from problem
         return _plain(text, problem)
 
 

@@ -21,7 +21,7 @@ from glomtile.config.toml import parse_toml, template, to_toml
 __all__ = ["Config", "Finding", "check_config", "load_config", "make_config", "template", "to_toml"]
 
 _INI_SUFFIXES = frozenset({".config", ".ini", ".cfg", ".conf"})
-_LARGEST_BYTES = 1_000_000
+_LARGEST_BYTES = 100_000
 _COMMAND_LINE = "--set"
 
 
@@ -100,7 +100,7 @@ def _examine(path: Path, overrides: Sequence[str]) -> tuple[Config | None, tuple
     findings.sort(key=lambda finding: (finding.file != file, finding.line))
     if any(finding.severity == "error" for finding in findings):
         return None, tuple(findings)
-    return config.placed(path.absolute().parent, path, tuple(findings)), tuple(findings)
+    return config.placed(path.parent, path, tuple(findings)), tuple(findings)
 
 
 def _text(path: Path) -> tuple[str | None, list[Finding]]:

@@ -64,7 +64,7 @@ def place(entries: Sequence[Entry], file: str) -> tuple[dict[Place, Entry], list
         A warning for each entry that was renamed, moved or left out.
     """
     placed: dict[Place, Entry] = {}
-    direct: set[Place] = set()
+    written = {(entry.section.strip().lower(), entry.key) for entry in entries}
     findings: list[Finding] = []
     told: set[str] = set()
     for entry in entries:
@@ -75,17 +75,14 @@ def place(entries: Sequence[Entry], file: str) -> tuple[dict[Place, Entry], list
         if target is None:
             findings.append(_warn(entry, file, why))
             continue
-        straight = target == (section, entry.key)
-        if not straight:
+        if target != (section, entry.key):
             name = f"[{target[0]}] {target[1]}"
-            ignored = target in direct or any((e.section, e.key) == target for e in entries)
+            ignored = target in written
             note = f"{why} {name}" + (", which is written too and counts" if ignored else "")
             findings.append(_warn(entry, file, note))
             if ignored:
                 continue
         placed[target] = replace(entry, section=section)
-        if straight:
-            direct.add(target)
     return placed, findings
 
 

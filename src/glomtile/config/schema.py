@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class Config(BaseModel):
     ) -> Config:
         """The same settings, read from elsewhere."""
         copy = self.model_copy()
-        copy._base_dir = base_dir.absolute()
+        copy._base_dir = base_dir.resolve()
         copy._source = source
         copy._findings = findings
         return copy
@@ -150,7 +151,7 @@ class Config(BaseModel):
 
     def resolve(self, path: str | Path) -> Path:
         """A path of this config, made absolute from the config's folder."""
-        return (self._base_dir / path).absolute()
+        return Path(os.path.normpath(self._base_dir / path))
 
     def palette(self) -> Palette:
         """Classes, names and colours of [mask].

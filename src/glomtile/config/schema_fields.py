@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+
+from glomtile.config.findings import LARGEST_INT
 
 NONE_WORDS = frozenset({"none", "null"})
 
@@ -113,6 +123,13 @@ class Section(BaseModel):
             none = isinstance(value, str) and value.lower() in NONE_WORDS
             settled[key] = None if none and info and is_optional(info.annotation) else _as_tuples(value)
         return cls.imply(settled)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _fits(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) >= LARGEST_INT:
+            raise ValueError("too large")
+        return value
 
     @classmethod
     def imply(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tomlkit.items import InlineTable, KeyType, SingleKey
 
 from glomtile.config.findings import Finding
 from glomtile.config.ini import Entry, Parsed
+from glomtile.config.literals import DEEPEST
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import about, expectation
 
@@ -36,13 +37,36 @@ def parse_toml(text: str, file: str = "") -> Parsed:
         if not isinstance(table, dict):
             line = lines.get(("", section), (0, ""))[0]
             findings.append(
-                Finding("warning", file, line, "", section, "stands before any [section]; it is left out")
+                Finding(
+                    "warning",
+                    file,
+                    line,
+                    "",
+                    section,
+                    "expected [section]; what stands outside one is left out",
+                )
             )
             continue
         for key, value in table.items():
             line, written = lines.get((section, key), (0, ""))
+            if _too_deep(value):
+                message = f"expected at most {DEEPEST} tables or lists within each other, got more"
+                findings.append(Finding("error", file, line, section, key, message))
+                continue
             entries.append(Entry(section, key, value, written or repr(value), line))
     return Parsed(tuple(entries), tuple(findings))
+
+
+def _too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _lines(text: str) -> dict[tuple[str, str], tuple[int, str]]:
@@ -100,7 +124,8 @@ def template() -> str:
             if (name, key) in _STARTER:
                 value, mark = _STARTER[name, key], ""
             written = "" if value is None else tomlkit.item(_item(value)).as_string()
-            lines.append(f"\n# {info.description}{unit}: {expectation(info)}")
+            wanted = " or ".join(known.known) if len(known.known) > 1 else expectation(info)
+            lines.append(f"\n# {info.description}{unit}: {wanted}")
             lines.append(f"{mark}{key} = {written}".rstrip())
         if lines:
             parts += [f"\n[{name}]", *lines]
