@@ -81,6 +81,9 @@ def prepare(
     tolerance: Annotated[
         int, typer.Option(min=0, metavar="N", help="How far a mask's colour may be from its class's.")
     ] = 0,
+    indexed: Annotated[
+        bool, typer.Option("--indexed", help="The masks hold class numbers, not colours.")
+    ] = False,
 ) -> None:
     """Cut images and masks into a tiled, split dataset."""
     from glomtile.verbs.prepare import prepare as verb
@@ -99,6 +102,7 @@ def prepare(
             palette=_palette(rgb_map),
             border=border,
             tolerance=tolerance,
+            datatype="indexed" if indexed else "categorized",
             progress=progress,
         )
     _print(result.paths)
