@@ -67,7 +67,7 @@ def infer(config: Config, progress: Progress = SILENT) -> InferResult:
     """
     folders = _folders(config, "infer")
     palette = config.palette()
-    predictor = _predictor(config, palette)
+    predictor = _predictor(config, palette, progress)
     input_px = config.model.image_height, config.model.image_width
     return _label_folder(
         folders, lambda image, _: segment_whole(image, predictor, input_px), config, palette, progress
@@ -103,7 +103,7 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
     """
     folders = _folders(config, "tiledinfer")
     palette = config.palette()
-    predictor = _predictor(config, palette, config.tiledinfer.tta)
+    predictor = _predictor(config, palette, progress, config.tiledinfer.tta)
 
     def label(image: UInt8, mpp: float | None) -> UInt8:
         return segment_image(image, predictor, config.tiledinfer, mpp).labels
@@ -122,12 +122,16 @@ def _folders(config: Config, section: Literal["infer", "tiledinfer"]) -> tuple[P
     return images, masks
 
 
-def _predictor(config: Config, palette: Palette, tta: Tta = "none") -> KerasPredictor:
+def _predictor(config: Config, palette: Palette, progress: Progress, tta: Tta = "none") -> KerasPredictor:
     folder = config.resolve(config.train.model_dir) / "best"
     loaded = modelfolder.load_model_folder(folder)
-    predictor = KerasPredictor(
-        loaded.model, loaded.geometry, loaded.card.mpp, tta=tta, color_order=config.image.color_order
-    )
+    order = config.image.color_order
+    if order != loaded.card.color_order:
+        progress.warn(
+            f"{folder}: the network was trained with color_order {loaded.card.color_order}, "
+            f"and is now shown {order}, as [image] color_order says"
+        )
+    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, tta=tta, color_order=order)
     if predictor.num_classes != palette.num_classes:
         raise ModelError(
             folder,
