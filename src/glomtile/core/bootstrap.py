@@ -112,7 +112,8 @@ def ratio_difference(before: Array, after: Array, weights: Array) -> Figure:
 def _divide(sums: Array) -> Array:
     numerator, denominator = sums[..., 0], sums[..., 1]
     undefined = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+    np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+    return undefined
 
 
 def _ends(values: Array) -> tuple[float, float]:

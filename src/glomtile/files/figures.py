@@ -100,7 +100,7 @@ def plot_curves(csv_path: Path, png_path: Path, title: str) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     with atomic_write(png_path) as partial:
-        canvas.print_png(str(partial))
+        canvas.print_figure(partial, format="png")
     return png_path
 
 

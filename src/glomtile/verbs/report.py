@@ -175,7 +175,7 @@ def _sheets(folder: Path, rows: list[dict[str, str]], notes: list[str]) -> list[
             counts = f"{row['found']} found, {row['false']} false, {row['missed']} missed"
             name = f"{row['name']}: " if several else ""
             captions.setdefault(row["image"], []).append(f"{name}Dice {float(row['dice']):.3f}, {counts}")
-    sheets = []
+    sheets: list[Picture] = []
     for path in sorted((folder / "sheets").glob("*.png"))[:MOST_SHEETS]:
         stem = path.stem.partition("_")[2] or path.stem
         caption = "; ".join(captions.get(stem, []))

@@ -61,21 +61,23 @@ def headlines(entry: Mapping[str, Any], unit: str) -> list[Shown]:
     return [_shown(name, entry, unit) for name in HEADLINES]
 
 
-def number(name: str, value: float | None, unit: str) -> str:
-    """Write one figure with its unit; undefined ones as a dash."""
+def number(name: str, value: float | None, unit: str, *, signed: bool = False) -> str:
+    """Write one figure with its unit, a difference with its sign; undefined ones as a dash."""
     if value is None:
         return "–"
+    digits = 1 if name in LOWER_IS_BETTER else 3
+    shown = f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
     if name == "hd95":
-        return f"{value:.1f} {'µm' if unit == 'um' else 'px'}"
-    return f"{value:.1f}" if name == "count_error" else f"{value:.3f}"
+        return f"{shown} {'µm' if unit == 'um' else 'px'}"
+    return shown
 
 
-def interval(name: str, figure: Mapping[str, Any], unit: str) -> str:
+def interval(name: str, figure: Mapping[str, Any], unit: str, *, signed: bool = False) -> str:
     """Write an interval as ``low to high``; empty when there is none."""
     if figure["low"] is None or figure["high"] is None:
         return ""
-    low = number(name, figure["low"], unit).removesuffix(" µm").removesuffix(" px")
-    return f"{low} to {number(name, figure['high'], unit)}"
+    low = number(name, figure["low"], unit, signed=signed).removesuffix(" µm").removesuffix(" px")
+    return f"{low} to {number(name, figure['high'], unit, signed=signed)}"
 
 
 def verdict(name: str, figure: Mapping[str, Any]) -> str:
