@@ -22,7 +22,7 @@ from glomtile.core.phantom.scene import Place
 from glomtile.types import Float32, UInt8
 
 STAMP_MPP = 0.5
-_LOOP_PITCH_UM = 13.0
+_LOOP_PITCH_UM = 11.5
 _MARGIN_UM = 4.0
 
 
@@ -57,7 +57,7 @@ def paint_glomerulus(place: Place, preset: Preset) -> Stamp:
     """Capsule, Bowman's space and lobed tuft with capillary loops and nuclei."""
     rng = np.random.default_rng(place.key)
     polar = _polar(place, 1.14 * place.radius_um)
-    inside = _outline(polar, place.radius_um, rng, 0.06) - polar.radius_um
+    inside = _outline(polar, place.radius_um, rng, 0.09) - polar.radius_um
     inside = inside + Noise(place.key, 1, 22.0).over(polar.frame) * np.float32(0.9)
     tuft = inside - _bowman_space(polar, place.radius_um, rng)
     tuft += Noise(place.key, 2, 9.0).over(polar.frame) * np.float32(1.6)
@@ -65,11 +65,11 @@ def paint_glomerulus(place: Place, preset: Preset) -> Stamp:
 
     grain = Noise(place.key, 3, 2.2).over(polar.frame)
     blotch = Noise(place.key, 4, 16.0).over(polar.frame)
-    wall_pas = np.float32(rng.uniform(*preset.tuft_pas)) * (0.72 + 0.16 * grain + 0.16 * blotch)
+    wall_pas = np.float32(rng.uniform(*preset.tuft_pas)) * (0.55 + 0.14 * grain + 0.16 * blotch)
     wall_haematoxylin = np.float32(0.12) + np.float32(0.04) * grain
     lumen = step(loop_depth, 0.7)
-    membrane = line(loop_depth + np.float32(0.3), 1.1) + line(tuft - np.float32(0.7), 1.0)
-    pas = wall_pas * (1 - lumen) + loop_fill * lumen + np.float32(0.35) * np.clip(membrane, 0, 1)
+    membrane = line(loop_depth + np.float32(0.2), 0.8) + line(tuft - np.float32(0.7), 1.0)
+    pas = wall_pas * (1 - lumen) + loop_fill * lumen + np.float32(0.55) * np.clip(membrane, 0, 1)
     haematoxylin = wall_haematoxylin * (1 - lumen) + np.float32(0.02) * lumen
 
     in_tuft = step(tuft, 0.7)
@@ -153,7 +153,7 @@ def _capillaries(key: int, frame: Frame, rng: np.random.Generator, preset: Prese
     sites = nearest_site(rows, columns, frame.size_px)
     drift = [noise.over(frame) * np.float32(3.6) for noise in wobble(key, 5, 6.0)]
     loops = displaced(joined[sites].astype(np.int32), drift[0], drift[1])
-    depth = depth_in_cells(loops, gap_px=2.6, corner_px=6.0) * np.float32(frame.mpp)
+    depth = depth_in_cells(loops, gap_px=2.0, corner_px=4.6) * np.float32(frame.mpp)
     depth += Noise(key, 7, 4.0).over(frame) * np.float32(0.5)
     openness = rng.uniform(*preset.open_loops)
     kinds = rng.random(rows.size)
@@ -170,12 +170,12 @@ def _tuft_nuclei(canvas: UInt8, tuft: Float32, loop_depth: Float32, rng: np.rand
     ) * pitch_px
     centres = grid + rng.uniform(-0.45, 0.45, grid.shape) * pitch_px
     at = np.clip(centres.astype(int), 0, tuft.shape[0] - 1)
-    chance = np.where(loop_depth[at[:, 0], at[:, 1]] < 0.8, 0.62, 0.1)
+    chance = np.where(loop_depth[at[:, 0], at[:, 1]] < 0.8, 0.5, 0.06)
     wanted = (tuft[at[:, 0], at[:, 1]] > 1.5) & (rng.random(len(grid)) < chance)
-    long = rng.uniform(2.9, 4.1, int(wanted.sum()))
+    long = rng.uniform(2.3, 3.7, int(wanted.sum()))
     axes = np.stack([long, long * rng.uniform(0.62, 0.95, len(long))], axis=1) / STAMP_MPP
     angles = rng.uniform(0, math.pi, len(long))
-    draw_nuclei(canvas, centres[wanted], axes, angles, rng.uniform(0.6, 0.95, len(long)))
+    draw_nuclei(canvas, centres[wanted], axes, angles, rng.uniform(0.5, 0.95, len(long)))
 
 
 def _ring_nuclei(
@@ -202,7 +202,7 @@ def _stained(
 ) -> Stamp:
     cover = nuclei.astype(np.float32) * np.float32(1 / 255)
     haematoxylin = haematoxylin * (1 - cover) + cover * (np.float32(1.0) + np.float32(0.16) * grain)
-    pas = pas * (1 - np.float32(0.85) * cover)
+    pas = pas * (1 - np.float32(0.7) * cover)
     return Stamp(
         frame,
         np.maximum(haematoxylin, 0).astype(np.float32),

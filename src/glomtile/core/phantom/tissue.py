@@ -92,6 +92,7 @@ def paint_frame(
             if is_glomerulus:
                 labels[depth > 0] = 1
         section = (1 + np.float32(preset.unevenness) * Noise(seed, 5, 160.0).over(wide)) * step(inside, 1.6)
+        section *= 1 + np.float32(0.13) * Noise(seed, 6, 1.1).over(wide)
         haematoxylin *= section
         pas *= section
         labels[inside <= 0] = 0
@@ -110,20 +111,19 @@ def _parenchyma(seed: int, frame: Frame, preset: Preset, stamps: list[Stamp]) ->
     site = _enlarged(layout.site.astype(np.float32), layout.frame, frame, cv2.INTER_NEAREST).astype(np.int32)
     haematoxylin, pas = _tubule_dyes(layout.tubules.traits, site, depth, grain, blotch, preset)
 
-    fibre = Noise(seed, 43, 4.5).over(frame)
+    fibre = line(Noise(seed, 43, 7.0).over(frame), 0.35) + line(Noise(seed, 45, 4.0).over(frame), 0.3)
     in_tubule = step(depth, 0.5)
-    pas = pas * in_tubule + (1 - in_tubule) * np.float32(preset.interstitium_pas) * (
-        1 + 0.30 * fibre + 0.16 * grain
-    )
-    haematoxylin = haematoxylin * in_tubule + (1 - in_tubule) * (0.10 + 0.04 * fibre)
+    collagen = np.float32(preset.interstitium_pas) * (0.62 + 0.55 * fibre + 0.16 * grain)
+    pas = pas * in_tubule + (1 - in_tubule) * collagen
+    haematoxylin = haematoxylin * in_tubule + (1 - in_tubule) * (0.08 + 0.04 * fibre)
     membrane = line(depth - np.float32(0.5), 1.0)
-    pas += membrane * np.float32(0.55)
+    pas += membrane * np.float32(0.7)
 
     nuclei = np.zeros(frame.size_px, np.uint8)
     _draw_nuclei(seed, frame, layout, preset, nuclei)
     cover = nuclei.astype(np.float32) * np.float32(1 / 255)
     haematoxylin = haematoxylin * (1 - cover) + cover * (1 + 0.16 * grain)
-    pas = pas * (1 - np.float32(0.85) * cover)
+    pas = pas * (1 - np.float32(0.7) * cover)
     return np.maximum(haematoxylin, 0).astype(np.float32), np.maximum(pas, 0).astype(np.float32)
 
 
@@ -149,22 +149,22 @@ def _tubule_dyes(
 ) -> tuple[Float32, Float32]:
     kind, tone, tint, filling = (column.astype(np.float32) for column in traits.T)
     proximal = kind < 0.6
-    tall_um = np.where(proximal, 11 + 6 * tone, 6.5 + 2 * tone).astype(np.float32)
+    tall_um = np.where(proximal, 12 + 8 * tone, 7 + 3 * tone).astype(np.float32)
     low, high = preset.tubule_pas
     cytoplasm_pas = np.where(proximal, low + (high - low) * tint, low + 0.5 * (high - low) * tint)
     low, high = preset.tubule_haematoxylin
     cytoplasm_haematoxylin = (low + (high - low) * tone).astype(np.float32)
     lumen_pas = np.where(filling < preset.casts, 0.75, 0.02).astype(np.float32)
-    rough_um = np.where(proximal, 2.2, 0.8).astype(np.float32)
+    rough_um = np.where(proximal, 2.6, 0.9).astype(np.float32)
 
     to_lumen = depth - tall_um[site] + rough_um[site] * (0.8 * grain + 0.8 * blotch)
-    lumen = step(to_lumen, 1.2)
-    vacuoles = np.clip(grain - 0.9, 0, 1)
+    lumen = step(to_lumen, 1.8)
+    vacuoles = np.clip(grain + 0.4 * blotch - 0.7, 0, 1)
     apical = np.clip(1.12 - 0.03 * depth, 0.6, 1.2)
-    pas = cytoplasm_pas.astype(np.float32)[site] * (1 + 0.22 * grain) * apical * (1 - 0.55 * vacuoles)
+    pas = cytoplasm_pas.astype(np.float32)[site] * (1 + 0.26 * grain) * apical * (1 - 0.75 * vacuoles)
     pas += 0.10 * line(to_lumen, 2.0)
-    pas = pas * (1 - lumen) + lumen_pas[site] * lumen
-    haematoxylin = cytoplasm_haematoxylin[site] * (1 + 0.25 * grain) * apical * (1 - 0.55 * vacuoles)
+    pas = pas * (1 - lumen) + lumen_pas[site] * (1 + 0.5 * np.clip(blotch + grain, -1, 3)) * lumen
+    haematoxylin = cytoplasm_haematoxylin[site] * (1 + 0.28 * grain) * apical * (1 - 0.75 * vacuoles)
     return haematoxylin * (1 - lumen), pas
 
 
@@ -192,9 +192,9 @@ def _draw_nuclei(seed: int, frame: Frame, layout: _Layout, preset: Preset, canva
     between = depth < -0.2
     crowded = np.clip(0.35 + preset.infiltrate * (0.5 + 0.6 * crowd), 0.1, 0.95)
     wanted = np.where(in_wall, chance < 0.62, between & (chance < crowded))
-    long_um = np.where(in_wall, 2.7 + 0.8 * first, 1.9 + 2.6 * first**2)
-    short_um = np.where(in_wall, long_um * (0.82 + 0.18 * second), 1.4 + 0.8 * second)
-    darkness = np.where(in_wall, 0.55 + 0.25 * second, 0.8 + 0.2 * second)
+    long_um = np.where(in_wall, 2.4 + 0.9 * first, 1.7 + 3.2 * first**2)
+    short_um = np.where(in_wall, long_um * (0.75 + 0.25 * second), 1.0 + 0.8 * second)
+    darkness = np.where(in_wall, 0.5 + 0.4 * first * second, 0.8 + 0.2 * second)
     centres = np.stack([row_um / frame.mpp - frame.top_px, column_um / frame.mpp - frame.left_px], axis=1)
     axes = np.stack([long_um, short_um], axis=1) / frame.mpp
     draw_nuclei(canvas, centres[wanted], axes[wanted], turn[wanted] * math.pi, darkness[wanted])
@@ -248,7 +248,7 @@ def _colour(seed: int, frame: Frame, haematoxylin: Float32, pas: Float32, dyes: 
     amounts = cv2.merge([haematoxylin, pas])
     light = cv2.exp(cv2.transform(amounts, -np.stack([dyes.haematoxylin, dyes.pas], axis=1)))
     light = np.asarray(light, dtype=np.float32) * np.array(dyes.glass, np.float32)
-    light = cv2.GaussianBlur(light, (0, 0), max(0.3, 0.32 / frame.mpp))
+    light = cv2.GaussianBlur(light, (0, 0), max(0.3, 0.26 / frame.mpp))
     rows = np.arange(frame.top_px, frame.top_px + frame.height_px)[:, None]
     columns = np.arange(frame.left_px, frame.left_px + frame.width_px)[None, :]
     grain = (draws(seed, 61, rows, columns).astype(np.float32) - np.float32(0.5)) * 5
