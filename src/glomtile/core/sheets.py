@@ -100,6 +100,7 @@ def grid_sheet(
     *,
     title: str = "",
     cell_px: int = CELL_PX,
+    legend: Sequence[tuple[RGB, str]] = (),
 ) -> UInt8:
     """Lay pictures out in rows, each with its caption above.
 
@@ -115,6 +116,8 @@ def grid_sheet(
         Line above all.
     cell_px : int
         Longest side of a picture on the sheet.
+    legend : sequence of (RGB, str)
+        Colours and what they mean, below all.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def grid_sheet(
         (caption, _fit(picture, cell_px / max(picture.shape[:2])))
         for picture, caption in zip(images, captions, strict=True)
     ]
-    return _lay_out(cells, title, min(columns, len(cells)), [])
+    return _lay_out(cells, title, min(columns, len(cells)), legend)
 
 
 def _overlay(pale: UInt8, labels: UInt8, palette: Palette, scale: float) -> UInt8:

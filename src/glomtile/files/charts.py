@@ -21,6 +21,7 @@ SPLIT_COLOURS = {"train": "#0072B2", "valid": "#E69F00", "test": "#009E73"}
 _MARKERS = {"train": "o", "valid": "s", "test": "^"}
 _INK, _QUIET, _GRID = "#212529", "#60676e", "#e3e6e9"
 _DPI = 110
+_MOSTLY_GLASS = 0.95
 _STYLE: Any = {
     "font.size": 10,
     "text.parse_math": False,
@@ -148,6 +149,8 @@ def draw_sizes(
 def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[Stain]], unit: str) -> Path:
     """Draw every picture as a point by its tissue's brightness and saturation, in the tissue's own colour.
 
+    Pictures that are next to all glass are left out: what little is on them is no stain.
+
     Parameters
     ----------
     path : Path
@@ -165,7 +168,8 @@ def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[Stain]], un
     with _drawing(path, (7.6, 5.0)) as figure:
         axes = figure.add_subplot()
         handles = []
-        for split, found in stains.items():
+        for split, every in stains.items():
+            found = [stain for stain in every if stain.glass <= _MOSTLY_GLASS]
             colour, marker = SPLIT_COLOURS.get(split, _QUIET), _MARKERS.get(split, "D")
             axes.scatter(
                 [stain.brightness for stain in found],
@@ -187,7 +191,10 @@ def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[Stain]], un
         axes.set_ylabel("mean saturation of the tissue, %")
         axes.grid(visible=True, color=_GRID)
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        _title(axes, f"{name}: how the {unit} are stained", "each point filled with its tissue's mean colour")
+        bare = sum(stain.glass > _MOSTLY_GLASS for found in stains.values() for stain in found)
+        left_out = f"; {bare:,} of glass alone left out" if bare else ""
+        below = "each point filled with its tissue's mean colour" + left_out
+        _title(axes, f"{name}: how the {unit} are stained", below)
     return path
 
 
@@ -231,11 +238,12 @@ def _ratio_edges(areas: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]
 
 
 def _label_ratios(axes: Axes, edges: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-    """Plain numbers, 1-2-5 where the range is short, powers of ten where it is long."""
+    """Plain numbers, as many as there is room for."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    short = edges[-1] / edges[0] < 2000
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if short else (1.0,)))
+    ratio = edges[-1] / edges[0]
+    steps = (1.0, 2.0, 5.0) if ratio < 100 else (1.0, 3.0) if ratio < 10_000 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     )

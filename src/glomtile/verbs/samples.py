@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.config.schema import Config
-from glomtile.core.palette import Palette
+from glomtile.core.palette import RGB, Palette
 from glomtile.core.sheets import CELL_PX, grid_sheet
 from glomtile.files.masks import resize_labels
 from glomtile.types import SILENT, Progress, UInt8
@@ -48,6 +48,11 @@ def outlined(image: UInt8, labels: UInt8, palette: Palette, cell_px: int = CELL_
     for colour, contours in lines:
         cv2.drawContours(picture, contours, -1, colour, 2, cv2.LINE_AA)
     return np.asarray(picture, np.uint8)
+
+
+def legend_of(palette: Palette) -> list[tuple[RGB, str]]:
+    """Colour and name of every class but background."""
+    return [(entry.rgb, entry.name) for entry in palette.classes[1:]]
 
 
 def _contours(mask: NDArray[np.bool_]) -> Sequence[NDArray[np.int32]]:
@@ -90,4 +95,4 @@ def augmented_sheet(config: Config, name: str, progress: Progress = SILENT) -> U
     title = f"{name}: training samples as the network sees them" + (
         "" if config.augments else ", not augmented"
     )
-    return grid_sheet(pictures, captions, _EPOCHS, title=title)
+    return grid_sheet(pictures, captions, _EPOCHS, title=title, legend=legend_of(palette))

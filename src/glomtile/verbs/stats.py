@@ -25,7 +25,7 @@ from glomtile.files.masks import Datatype, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair, read_prepare_record, whole_pairs
 from glomtile.files.workspace import sha256, write_json
 from glomtile.types import SILENT, Progress, UInt8
-from glomtile.verbs.samples import augmented_sheet, outlined
+from glomtile.verbs.samples import augmented_sheet, legend_of, outlined
 
 __all__ = ["StatsResult", "stats"]
 
@@ -380,7 +380,7 @@ def _samples(dataset: _Dataset, split: str, files: Sequence[_Census]) -> UInt8:
         share = 100 * sum(pixels[1:]) / sum(pixels)
         captions.append(f"{found.stem}  {share:.2g} %" if share else f"{found.stem}  empty")
     title = f"{dataset.name}, {split}: {len(chosen)} of {len(files)}, with the share that is not background"
-    return grid_sheet(pictures, captions, _SHEET_COLUMNS, title=title)
+    return grid_sheet(pictures, captions, _SHEET_COLUMNS, title=title, legend=legend_of(dataset.palette))
 
 
 def _spaced(items: Sequence[int], count: int) -> list[int]:
