@@ -50,7 +50,7 @@ class PaintedReader:
     def read(self, box: Box) -> UInt8:
         rows = mirrored_indices(box.top, box.bottom, self.size_px[0]) % BLOCK_PX
         columns = mirrored_indices(box.left, box.right, self.size_px[1]) % BLOCK_PX
-        return self._block[rows[:, None], columns]
+        return self._block.take(rows, axis=0).take(columns, axis=1)
 
 
 class FreeNetwork:
@@ -155,8 +155,14 @@ def cost_without_network(args: argparse.Namespace) -> list[tuple[str, str]]:
     runs = [timed_run(FreeNetwork(), args.size, args.batch_size) for _ in range(max(args.repeats, 3))]
     cpu = statistics.median(run_cpu for _, run_cpu in runs)
     wall = statistics.median(run.wall_s for run, _ in runs)
+    before = time.process_time()
+    cut_beforehand(args.size, args.batch_size)
+    reading = time.process_time() - before
     return [
-        ("without network, CPU", f"{cpu / mpx:.4f} s/Mpx (reading the painted picture included)"),
+        (
+            "without network, CPU",
+            f"{cpu / mpx:.4f} s/Mpx, of which reading the picture {reading / mpx:.4f} s/Mpx",
+        ),
         ("without network, wall", f"{wall / mpx:.4f} s/Mpx"),
     ]
 
