@@ -272,7 +272,7 @@ def _parts(codes: NDArray[np.uint32]) -> NDArray[np.int32]:
 
 
 def _share(count: int, size: int) -> str:
-    return f"{100 * count / size:.2g} %"
+    return f"{100 * count / size:.3g} %"
 
 
 GLOMERULI = Palette(

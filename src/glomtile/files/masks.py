@@ -157,7 +157,7 @@ def _read_colours(path: Path, palette: Palette, tolerance: int) -> UInt8:
     if half.any():
         raise InputError(
             path,
-            f"expected pixels that are opaque or transparent, got {100 * half.mean():.2g} % in between",
+            f"expected pixels that are opaque or transparent, got {100 * half.mean():.3g} % in between",
             hint="save the mask without smoothing or transparency",
         )
     clear = alpha == 0

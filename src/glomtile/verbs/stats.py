@@ -378,7 +378,7 @@ def _samples(dataset: _Dataset, split: str, files: Sequence[_Census]) -> UInt8:
         found, pixels = dataset.splits[split][index], files[index].pixels
         pictures.append(outlined(read_image(found.image), _labels(found, dataset), dataset.palette))
         share = 100 * sum(pixels[1:]) / sum(pixels)
-        captions.append(f"{found.stem}  {share:.2g} %" if share else f"{found.stem}  empty")
+        captions.append(f"{found.stem}  {share:.3g} %" if share else f"{found.stem}  empty")
     title = f"{dataset.name}, {split}: {len(chosen)} of {len(files)}, with the share that is not background"
     return grid_sheet(pictures, captions, _SHEET_COLUMNS, title=title, legend=legend_of(dataset.palette))
 
