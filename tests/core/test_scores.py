@@ -263,10 +263,11 @@ def test_intervals_are_those_of_a_naive_bootstrap():
     scores = [scored(seed) for seed in range(12)]
     rng = np.random.default_rng(1)
     drawn = []
-    for _ in range(1500):
-        chosen = [scores[i] for i in rng.integers(0, len(scores), len(scores))]
-        drawn.append(summarise(chosen, draws=1).classes[0].figures["pooled_dice"].value)
-    figure = summarise(scores, draws=1500).classes[0].figures["pooled_dice"]
+    for _ in range(4000):
+        chosen = [scores[i].classes[0] for i in rng.integers(0, len(scores), len(scores))]
+        tp, wrong = sum(c.tp for c in chosen), sum(c.fp + c.fn for c in chosen)
+        drawn.append(2 * tp / (2 * tp + wrong))
+    figure = summarise(scores, draws=4000).classes[0].figures["pooled_dice"]
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert figure.low == pytest.approx(low, abs=0.2 * (high - low))
     assert figure.high == pytest.approx(high, abs=0.2 * (high - low))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -285,9 +286,8 @@ def _shortened(text: str, font: FreeTypeFont, room: int) -> str:
     line = " ".join(text.split())
     if font.getlength(line) <= room:
         return line
-    while line and font.getlength(line + "…") > room:
-        line = line[:-1]
-    return line + "…"
+    fits = bisect_right(range(len(line)), room, key=lambda end: font.getlength(line[:end] + "…"))
+    return line[: max(0, fits - 1)] + "…"
 
 
 @lru_cache(maxsize=16)
