@@ -11,7 +11,17 @@ from glomtile.errors import UsageError
 
 
 def test_a_linear_taper_is_a_trapezium_over_the_shared_stretch():
-    assert taper(16, 2, 0, "linear").tolist() == [0.125, 0.375, 0.625, 0.875, *[1] * 8, 0.875, 0.625, 0.375, 0.125]
+    assert taper(16, 2, 0, "linear").tolist() == [
+        0.125,
+        0.375,
+        0.625,
+        0.875,
+        *[1] * 8,
+        0.875,
+        0.625,
+        0.375,
+        0.125,
+    ]
 
 
 def test_a_hann_taper_rises_as_a_squared_sine():

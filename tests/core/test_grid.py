@@ -78,6 +78,8 @@ def test_an_empty_picture_is_refused(size):
         plan_windows(size, 64, 0)
 
 
-@pytest.mark.parametrize(("length", "multiple", "expected"), [(0, 16, 0), (1, 16, 16), (16, 16, 16), (17, 16, 32)])
+@pytest.mark.parametrize(
+    ("length", "multiple", "expected"), [(0, 16, 0), (1, 16, 16), (16, 16, 16), (17, 16, 32)]
+)
 def test_rounding_up_is_to_the_next_multiple(length, multiple, expected):
     assert round_up(length, multiple) == expected

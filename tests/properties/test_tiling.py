@@ -158,7 +158,11 @@ def test_tiled_equals_whole_when_the_margin_is_at_least_the_context(picture, ove
     network = Pooling()
     margin = -(-overlap // 4) * 4
     plan = plan_windows(
-        picture.shape[:2], (core[0] + 2 * margin, core[1] + 2 * margin), overlap, 4, (steps[0] * 4, steps[1] * 4)
+        picture.shape[:2],
+        (core[0] + 2 * margin, core[1] + 2 * margin),
+        overlap,
+        4,
+        (steps[0] * 4, steps[1] * 4),
     )
     tiled = collected(ArrayReader(picture), network, plan, blend=blend, batch_size=3)
     height, width = picture.shape[:2]
