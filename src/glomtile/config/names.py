@@ -42,8 +42,9 @@ for _name, _settings in SECTIONS.items():
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name most like `name`, ``None`` when none is near."""
-    close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.7)
-    return close[0] if close else None
+    written = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), list(written), n=1, cutoff=0.7)
+    return written[close[0]] if close else None
 
 
 def place(entries: Sequence[Entry], file: str) -> tuple[dict[Place, Entry], list[Finding]]:

@@ -127,8 +127,11 @@ class Section(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _fits(cls, value: object) -> object:
-        if isinstance(value, int) and abs(value) >= LARGEST_INT:
-            raise ValueError("too large")
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, int) and abs(part) >= LARGEST_INT:
+                raise ValueError("too large")
+            if isinstance(part, str | Path):
+                str(part).encode()  # half a character cannot be written down again
         return value
 
     @classmethod

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from glomtile.config.card import ModelCard, TrainingData
+from glomtile.config.schema import ModelSettings
+from glomtile.core.palette import GLOMERULI
+from glomtile.errors import ModelError
+
+
+@pytest.fixture
+def card() -> ModelCard:
+    return ModelCard(
+        network=ModelSettings(num_classes=2, base_kernels=(11, 11), num_layers=8, mpp=2.0, norm="batch"),
+        classes=ModelCard.classes_of(GLOMERULI),
+        mpp=2.0,
+        mpp_range=(1.6, 2.5),
+        tile_px=(256, 384),
+        overlap_px=64,
+        stride_px=128,
+        context_px=1000,
+        data=TrainingData(name="biopsies", licence="CC BY 4.0", images=12, valid_images=3),
+        epoch=7,
+        scores={"glomerulus": {"pooled_dice": [0.9, 0.85, 0.94]}, "left_out": 0, "note": None},
+        versions={"keras": "3.10"},
+        sha256={"model.keras": "0f" * 32},
+    )
+
+
+def test_a_card_comes_back_from_its_text_as_it_was(card):
+    again = ModelCard.from_json(card.to_json())
+    assert again == card
+    assert again.network.base_kernels == (11, 11)
+    assert again.palette() == GLOMERULI
+    assert again.to_json() == card.to_json()
+
+
+def test_a_card_is_plain_json_of_its_facts(card):
+    facts = json.loads(card.to_json())
+    assert facts["format"] == 1
+    assert facts["classes"][1] == {"number": 1, "name": "glomerulus", "rgb": [255, 0, 0]}
+    assert facts["network"]["num_layers"] == 8
+    assert facts["tile_px"] == [256, 384]
+
+
+def test_a_card_cannot_be_changed(card):
+    with pytest.raises(ValidationError):
+        card.mpp = 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"stride_px": 0}, "stride_px"),
+        ({"stride_px": None}, "stride_px"),
+        ({"mpp": 96}, "mpp"),
+        ({"mpp_range": [2, 1]}, "mpp_range"),
+        ({"format": 2}, "format"),
+        ({"classes": []}, "classes"),
+        ({"classes": [{"number": 0, "name": "x", "rgb": [0, 0, 300]}]}, "classes.0.rgb.2"),
+        ({"sha256": {"model.keras": "abc"}}, "sha256.model.keras"),
+        ({"network": {"num_layers": 0}}, "network.num_layers"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_wrong_card_is_refused_with_the_file_and_the_place(card, change, place):
+    text = json.dumps(json.loads(card.to_json()) | change)
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_json(text, "best/model.json")
+    assert str(caught.value).startswith("best/model.json: expected a model card, got")
+    assert f"for {place}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '"x"', "NaN", "[" * 5000])
+def test_what_is_no_card_is_refused(text):
+    with pytest.raises(ModelError, match="expected a model card"):
+        ModelCard.from_json(text)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from glomtile.config.load import make_config
+
+MAP = {(0, 0, 0): 0, (255, 0, 0): 1}
+
+
+def told(settings) -> dict[str, str]:
+    return {f"{f.section}.{f.key}": f.message for f in make_config(settings).findings}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({"model": {"num_classes": 3}, "mask": {"rgb_map": MAP}}, "model.num_classes", "which has 2"),
+        ({"mask": {"rgb_map": MAP, "class_names": ["a"]}}, "mask.rgb_map", "expected 2 names"),
+        ({"model": {"class_weights": [1, 2, 3]}}, "model.class_weights", "of 2 classes"),
+        ({"model": {"num_layers": 8, "image_width": 500}}, "model.image_width", "a multiple of 128"),
+        ({"model": {"dropout_rate": 0.2, "num_layers": 6}}, "model.dropout_rate", "expected below 1"),
+        ({"tiledinfer": {"overlapping": 256}}, "tiledinfer.overlapping", "less than half of split_size"),
+        ({"model": {"clipvalue": 0.5, "clipnorm": 1.0}}, "model.clipnorm", "only one"),
+        (
+            {"train": {"schedule": "cosine", "learning_rate_reducer": True}},
+            "train.learning_rate_reducer",
+            "no effect",
+        ),
+        ({"model": {"normalization": False, "norm": "group"}}, "model.normalization", '"group" counts'),
+        ({"model": {"loss": "dice_los"}}, "model.loss", "did you mean dice_loss?"),
+        ({"model": {"metrics": ["dice_coef", "dice_ceof"]}}, "model.metrics", "did you mean dice_coef?"),
+        ({"model": {"model": "FlexUnet"}}, "model.model", "did you mean"),
+        ({"mask": {"blur": True}}, "mask.blur", "has no effect"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(settings, key, message):
+    assert message in told(settings)[key]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {"num_classes": 1}, "mask": {"rgb_map": MAP}},
+        {"model": {"num_classes": 2}, "mask": {"rgb_map": MAP}},
+        {"model": {"class_weights": [1, 2]}},
+        {"model": {"num_classes": 1, "class_weights": [1, 2]}},
+        {"model": {"metrics": ["class_dice_1", "class_iou_12", "foreground_dice"], "activation": "ReLU"}},
+        {"model": {"clipnorm": 1.0}},
+        {"model": {"model": "FlexUNet"}},
+    ],
+)
+def test_settings_that_go_together_are_passed_in_silence(settings):
+    assert told(settings) == {}

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from glomtile.config.literals import NotALiteralError, read_literal
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("100", 100),
+        ("-0.5", -0.5),
+        ("0.00007", 0.00007),
+        ('"Adam"', "Adam"),
+        ("'it''s'", "its"),
+        ("(3, 3)", (3, 3)),
+        ("[1, 2,]", [1, 2]),
+        ("{(0,0,0):0,(255,0,0):1,}", {(0, 0, 0): 0, (255, 0, 0): 1}),
+        ("True", True),
+        ("None", None),
+        ("100,", (100,)),
+        ('"50 %, 7; #1"', "50 %, 7; #1"),
+    ],
+)
+def test_a_literal_is_read_as_python_reads_it(text, value):
+    literal = read_literal(text)
+    assert literal.value == value
+    assert not literal.bare
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Adam", "Adam"),
+        ("./models/", "./models/"),
+        ("../../dataset/Glo meruli", "../../dataset/Glo meruli"),
+        ("data/train/images", "data/train/images"),
+        ("C:\\data\\images", "C:\\data\\images"),
+        ("best.h5", "best.h5"),
+        ("true", True),
+        ("FALSE", False),
+        ("none", None),
+    ],
+)
+def test_a_word_or_path_without_quotes_is_taken_and_marked(text, value):
+    literal = read_literal(text)
+    assert literal.value == value
+    assert literal.bare
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '__import__("os").system("true")',
+        "open('x', 'w')",
+        "exit()",
+        "[x for x in (1, 2)]",
+        "lambda: 1",
+        "f'{1}'",
+        "os.environ['HOME']",
+        "(x := 1)",
+        "1 if True else 2",
+        "{'a': print()}",
+        "eval(open('x').read()",
+        "().__class__.__bases__[0]",
+    ],
+)
+def test_code_is_refused_by_that_name(text):
+    with pytest.raises(NotALiteralError, match="got code"):
+        read_literal(text)
+
+
+@pytest.mark.parametrize("text", ["1 + 1", "2 ** 10", "1024 * 2", "1 < 2"])
+def test_a_calculation_is_refused_by_that_name(text):
+    with pytest.raises(NotALiteralError, match="got a calculation"):
+        read_literal(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", '"open', "{1: 2", "(1, 2", "$(reboot)", "`ls`", "a; b", "1 2", "@"]
+)
+def test_what_is_broken_or_no_value_is_refused(text):
+    with pytest.raises(NotALiteralError, match="expected"):
+        read_literal(text)
+
+
+def test_a_windows_path_in_quotes_makes_no_noise(recwarn):
+    assert read_literal(r'"..\dataset\images"').value == r"..\dataset\images"
+    assert not recwarn.list

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from glomtile.config.load import make_config
+from glomtile.config.schema import SECTIONS, Config, ModelSettings, TrainSettings
+from glomtile.config.schema_fields import about, expectation
+from glomtile.errors import ConfigError
+
+FIELDS = [
+    pytest.param(name, key, info, id=f"{name}.{key}")
+    for name, settings in SECTIONS.items()
+    for key, info in settings.model_fields.items()
+]
+
+
+@pytest.mark.parametrize(("name", "key", "info"), FIELDS)
+def test_every_setting_has_a_line_of_help_a_type_in_words_and_a_valid_default(name, key, info):
+    assert info.description
+    assert "\n" not in info.description
+    assert expectation(info) not in ("", "a value")
+    assert "values" not in expectation(info)
+    assert getattr(SECTIONS[name](**{key: info.default}), key) == info.default
+
+
+def test_settings_cannot_be_changed_or_misspelt():
+    with pytest.raises(ValidationError):
+        TrainSettings().epochs = 3
+    with pytest.raises(ValidationError):
+        TrainSettings(epoch=3)
+
+
+def test_normalization_is_an_older_word_for_batch_norm():
+    assert ModelSettings().norm == "none"
+    assert ModelSettings(normalization=True).norm == "batch"
+    assert ModelSettings(normalization=True, norm="group").norm == "group"
+
+
+def test_of_clipping_by_value_and_by_norm_one_is_left():
+    assert ModelSettings().clipvalue == 0.2
+    assert ModelSettings(clipnorm=1.0).clipvalue is None
+    assert ModelSettings(clipvalue=0).clipvalue is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "augments"),
+    [
+        ({}, False),
+        ({"model": {"generator": True}}, True),
+        ({"model": {"generator": True}, "generator": {"augmentation": False}}, False),
+        ({"augmentor": {"enabled": True}}, True),
+        ({"model": {"generator": True}, "augmentor": {"enabled": False}}, False),
+    ],
+)
+def test_samples_are_augmented_where_a_switch_says_so(settings, augments):
+    assert make_config(settings).augments is augments
+
+
+def test_the_palette_follows_class_numbers_and_not_the_maps_order():
+    """Reference §6.11."""
+    config = make_config(
+        {"mask": {"rgb_map": {(255, 0, 0): 1, (0, 0, 0): 0}, "class_names": ["background", "glomerulus"]}}
+    )
+    assert config.palette().to_rgb_map() == {(0, 0, 0): 0, (255, 0, 0): 1}
+    assert config.palette().names == ("background", "glomerulus")
+
+
+def test_a_palette_with_a_gap_is_a_warning_in_the_file_and_an_error_when_used():
+    config = make_config({"mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 2}}})
+    assert "without a gap" in config.findings[0].message
+    with pytest.raises(ConfigError, match="without a gap"):
+        config.palette()
+
+
+@pytest.mark.parametrize("key", ["255,0,0", "(255, 0, 0)", "#ff0000", "#FF0000", (255, 0, 0)])
+def test_a_colour_may_be_written_in_several_ways(key):
+    assert make_config({"mask": {"rgb_map": {key: 1}}}).mask.rgb_map == {(255, 0, 0): 1}
+
+
+@pytest.mark.parametrize(
+    "key", ["#ff000", "#gg0000", "red", "255,0", "255,0,0,0", "", "-1,0,0", "256,0,0", 5]
+)
+def test_what_is_no_colour_is_refused(key):
+    with pytest.raises(ConfigError, match=r"expected a map of \(r, g, b\)"):
+        make_config({"mask": {"rgb_map": {key: 1}}})
+
+
+def test_none_may_be_written_as_a_word_where_it_is_a_value():
+    assert make_config({"model": {"mpp": "none"}}).model.mpp is None
+    assert make_config({"model": {"loss": "none"}}).model.loss == "none"
+
+
+def test_given_tells_what_was_written_from_a_default():
+    config = make_config({"train": {"steps_per_epoch": 400}})
+    assert config.train.given("steps_per_epoch")
+    assert not config.train.given("epochs")
+
+
+def test_a_bare_config_holds_the_defaults():
+    assert Config().train.epochs == 100
+    assert Config().findings == ()
+
+
+def test_ours_and_the_references_keys_are_told_apart():
+    assert about(ModelSettings.model_fields["mpp"]).ours
+    assert not about(ModelSettings.model_fields["num_layers"]).ours

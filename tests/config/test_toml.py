@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import re
+import tomllib
+import typing
+from pathlib import Path
+from types import UnionType
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import AfterValidator
+from pydantic.fields import FieldInfo
+
+from glomtile.config.load import check_config, load_config, make_config, template, to_toml
+from glomtile.config.schema import SECTIONS, Config
+from glomtile.config.schema_fields import about
+from glomtile.config.toml import parse_toml
+
+texts = st.text(max_size=12).filter(lambda text: text.lower() not in ("none", "null"))
+names = st.text(
+    st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\\"), min_size=1, max_size=12
+).filter(lambda text: text.lower() not in ("none", "null"))
+
+
+def _limits(metadata) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            found |= _limits(item.metadata)
+        for end in ("ge", "gt", "le", "lt"):
+            if hasattr(item, end):
+                found[end] = getattr(item, end)
+    return found
+
+
+def valid(annotation, metadata=()) -> st.SearchStrategy:
+    """Every value that a setting's type and range allow."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        inner = valid(parts[0], (*parts[1:], *metadata))
+        ordered = any(isinstance(item, AfterValidator) for item in parts[1:])
+        return inner.map(lambda pair: tuple(sorted(pair))) if ordered else inner
+    if origin is typing.Literal:
+        return st.sampled_from(parts)
+    if origin in (typing.Union, UnionType):
+        return st.one_of(*(valid(part, metadata) for part in parts))
+    if origin is tuple and parts[-1] is Ellipsis:
+        return st.lists(valid(parts[0]), max_size=4).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(valid, parts))
+    if origin is dict:
+        return st.dictionaries(valid(parts[0]), st.integers(0, 253), max_size=4)
+    limits = _limits(metadata)
+    if annotation is int:
+        low, high = limits.get("ge", -(2**31)), limits.get("le", 2**31)
+        return st.integers(int(low), int(high))
+    if annotation is float:
+        return st.floats(
+            limits.get("ge", limits.get("gt", -1e6)),
+            limits.get("le", limits.get("lt", 1e6)),
+            exclude_min="gt" in limits,
+            exclude_max="lt" in limits,
+        )
+    return {bool: st.booleans(), str: texts, Path: names, type(None): st.none()}[annotation]
+
+
+@st.composite
+def written(draw) -> dict[str, dict[str, object]]:
+    """Some keys of some sections, each with a valid value."""
+    chosen: dict[str, dict[str, object]] = {}
+    for name in draw(st.sets(st.sampled_from(sorted(SECTIONS)), max_size=5)):
+        fields = SECTIONS[name].model_fields
+        keys = draw(st.sets(st.sampled_from(sorted(fields)), min_size=1, max_size=6))
+        chosen[name] = {
+            key: draw(valid(fields[key].annotation, fields[key].metadata)) for key in sorted(keys)
+        }
+    return chosen
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None)
+@given(written())
+def test_a_config_comes_back_from_toml_as_it_was(tmp_path, chosen):
+    config = make_config(chosen)
+    path = tmp_path / "x.toml"
+    path.write_text(to_toml(config), "utf-8", newline="")
+    again = load_config(path)
+    assert again.model_dump() == config.model_dump()
+    assert to_toml(again) == to_toml(config)
+    for name in SECTIONS:
+        assert again.section(name).model_fields_set == config.section(name).model_fields_set
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None)
+@given(written())
+def test_the_same_values_read_the_same_from_ini_and_from_toml(tmp_path, chosen):
+    lines = []
+    for section, keys in chosen.items():
+        lines += [f"[{section}]", *(f"{key} = {value!r}" for key, value in keys.items())]
+    ini, toml = tmp_path / "x.config", tmp_path / "x.toml"
+    ini.write_text("\n".join(lines), "utf-8")
+    read = load_config(ini)
+    toml.write_text(to_toml(read), "utf-8", newline="")
+    assert load_config(toml).model_dump() == read.model_dump() == make_config(chosen).model_dump()
+
+
+def test_toml_holds_what_was_written_and_nothing_else():
+    config = make_config(
+        {"train": {"epochs": 3, "images_dir": "../data"}, "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}}}
+    )
+    assert to_toml(config) == (
+        '[train]\nimages_dir = "../data"\nepochs = 3\n\n[mask]\nrgb_map = {"0,0,0" = 0, "255,0,0" = 1}\n'
+    )
+    assert to_toml(Config()) == ""
+
+
+def test_a_finding_in_toml_has_its_line(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text('# c\n[train]\n# epochs = 1\nepochs = "ten" # ten\n[mask.rgb_map]\n"0,0" = 0\n')
+    assert [(f.line, f.section, f.key, f.value) for f in check_config(path)] == [
+        (4, "train", "epochs", '"ten"'),
+        (5, "mask", "rgb_map", "{'0,0': 0}"),
+    ]
+
+
+def test_broken_toml_is_an_error_with_its_line(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("[train]\nepochs = ten\n")
+    (finding,) = check_config(path)
+    assert (finding.severity, finding.line) == ("error", 2)
+
+
+def test_toml_outside_a_section_is_told_and_left_out():
+    parsed = parse_toml("epochs = 3\n[train]\npatience = 2\n", "x.toml")
+    assert [entry.key for entry in parsed.entries] == ["patience"]
+    assert [(f.severity, f.line, f.key) for f in parsed.findings] == [("warning", 1, "epochs")]
+
+
+@pytest.fixture(scope="module")
+def begun() -> str:
+    return template()
+
+
+def test_the_template_is_a_config_without_a_finding(begun, tmp_path):
+    path = tmp_path / "new.toml"
+    path.write_text(begun, "utf-8")
+    assert check_config(path) == []
+    config = load_config(path)
+    assert config.palette().names == ("background", "glomerulus")
+    for section in ("train", "valid", "test"):
+        assert config.need(section, "images_dir")
+        assert config.need(section, "masks_dir")
+
+
+def test_the_template_shows_every_setting_of_the_built_networks_with_its_default(begun):
+    shown = tomllib.loads(re.sub(r"(?m)^# (?=\w+ = .)", "", begun))
+    for name, section in SECTIONS.items():
+        for key, info in section.model_fields.items():
+            known = about(info)
+            if known.networks or known.inert:
+                assert key not in shown.get(name, {})
+            elif info.default is None:
+                assert key in shown[name] or f"\n# {key} =\n" in begun
+            else:
+                assert key in shown[name]
+    read = make_config(shown)
+    assert read.model.learning_rate == Config().model.learning_rate
+    assert read.augmentor == Config().augmentor.model_copy(update={"enabled": None})
