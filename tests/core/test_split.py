@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ SHARES = (0.7, 0.15, 0.15)
 
 
 def runs(dealt):
-    return 1 + sum(a != b for a, b in zip(dealt, dealt[1:], strict=False))
+    return 1 + sum(a != b for a, b in pairwise(dealt))
 
 
 @given(st.integers(3, 500), st.integers(0, 1000))

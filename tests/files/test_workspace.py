@@ -37,7 +37,7 @@ def test_a_file_appears_whole_and_alone(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), atomic_write(path) as partial:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as partial:  # noqa: PT012
         partial.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old"
@@ -95,7 +95,7 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
     final = tmp_path / "best"
     with replace_folder(final) as partial:
         (partial / "a").write_text("old")
-    with pytest.raises(ZeroDivisionError), replace_folder(final) as partial:
+    with pytest.raises(ZeroDivisionError), replace_folder(final) as partial:  # noqa: PT012
         (partial / "a").write_text("new")
         raise ZeroDivisionError
     assert (final / "a").read_text() == "old"
@@ -206,7 +206,7 @@ def test_the_digest_is_the_files(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 def test_trouble_of_the_disk_is_named_whichever_file_it_meets(tmp_path, number):
-    with pytest.raises(StorageError, match=r"a\.txt: expected to write here, got: the"):  # noqa: SIM117
+    with pytest.raises(StorageError, match=r"a\.txt: expected to write here, got: the"):  # noqa: PT012, SIM117
         with atomic_write(tmp_path / "a.txt") as partial:
             partial.touch()
             raise OSError(number, "trouble")

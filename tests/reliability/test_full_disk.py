@@ -1,4 +1,4 @@
-"""A disk that fills up while we write: on a file system of one megabyte where it may be mounted, else by decree."""
+"""A disk that fills up while we write: a mounted megabyte where that is allowed, else by decree."""
 
 import errno
 import os
@@ -45,7 +45,7 @@ def test_a_folder_that_does_not_fit_leaves_the_old_one(small_disk):
     final = small_disk / "best"
     with replace_folder(final) as partial:
         (partial / "weights").write_bytes(b"old")
-    with pytest.raises(StorageError, match="best: .*the disk is full"), replace_folder(final) as partial:
+    with pytest.raises(StorageError, match=r"best: .*the disk is full"), replace_folder(final) as partial:
         (partial / "weights").write_bytes(bytes(2 * MEGABYTE))
     assert (final / "weights").read_bytes() == b"old"
     assert [entry.name for entry in small_disk.iterdir()] == ["best"]
@@ -54,7 +54,7 @@ def test_a_folder_that_does_not_fit_leaves_the_old_one(small_disk):
 
 def test_a_dataset_that_does_not_fit_is_refused_before_it_is_cut(small_disk, tmp_path):
     sources(tmp_path, 8, 600)
-    with pytest.raises(StorageError, match="expected .* MB of free space, got 1 MB"):
+    with pytest.raises(StorageError, match=r"expected .* MB of free space, got 1 MB"):
         prepare(tmp_path / "images", tmp_path / "masks", small_disk / "set", tile_px=256)
     assert list(small_disk.iterdir()) == []
 
@@ -70,7 +70,7 @@ def test_a_disk_that_fills_while_tiles_are_cut_leaves_no_dataset(tmp_path, monke
         return write(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", until_full)
-    with pytest.raises(StorageError, match="set: .*the disk is full"):
+    with pytest.raises(StorageError, match=r"set: .*the disk is full"):
         prepare(tmp_path / "images", tmp_path / "masks", tmp_path / "set", tile_px=32)
     monkeypatch.undo()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images", "masks"]
