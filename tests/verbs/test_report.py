@@ -139,6 +139,14 @@ def test_the_page_says_when_intervals_are_not_to_be_trusted(tmp_path):
     assert "There are no intervals" in Page(report(results(tmp_path / "one", ("a",)))).text
 
 
+def test_seams_are_shown_where_they_were_measured(tmp_path):
+    results(tmp_path)
+    path = tmp_path / "scores.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"seams": {"seam_ratio": 1.07, "grid_sensitivity": None}}))
+    assert "seam ratio 1.07 grid sensitivity –" in " ".join(Page(report(tmp_path)).text.split())
+
+
 def test_a_class_never_seen_is_said_not_scored(tmp_path):
     page = Page(report(results(tmp_path, palette=THREE)))
     assert "The class vessel is in no truth and no prediction" in page.text

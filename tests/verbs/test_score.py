@@ -136,6 +136,14 @@ def test_sheets_of_an_earlier_run_are_replaced_and_files_of_others_kept(tmp_path
     assert kept.read_text() == "mine"
 
 
+def test_sheets_of_an_earlier_run_do_not_stay_beside_new_figures(tmp_path):
+    predictions, truth, images = study(tmp_path, {"a": 0})
+    score(predictions, truth, tmp_path / "out", images=images)
+    score(predictions, truth, tmp_path / "out")
+    assert not (tmp_path / "out/sheets").exists()
+    assert [path.name for path in tmp_path.glob("out/sheets-*/*")] == ["01_a.png"]
+
+
 def test_an_image_without_the_class_ranks_behind_all_others():
     empty = np.zeros((64, 64), np.uint8)
     order = [

@@ -286,7 +286,8 @@ def _shortened(text: str, font: FreeTypeFont, room: int) -> str:
     line = " ".join(text.split())
     if font.getlength(line) <= room:
         return line
-    fits = bisect_right(range(len(line)), room, key=lambda end: font.getlength(line[:end] + "…"))
+    ends = range(len(line))
+    fits = bisect_right(ends, float(room), key=lambda end: float(font.getlength(line[:end] + "…")))
     return line[: max(0, fits - 1)] + "…"
 
 

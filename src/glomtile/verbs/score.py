@@ -14,6 +14,7 @@ from glomtile.errors import GlomtileError, InputError
 from glomtile.files.images import image_size, read_image
 from glomtile.files.masks import MASK_SUFFIXES, mask_size, read_mask
 from glomtile.files.tables import read_csv
+from glomtile.files.workspace import move_aside
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.scorefiles import PerImage, Triple, worst_first, write_run, write_scores, write_sheets
 
@@ -109,6 +110,8 @@ def score(
             return read_image(pictures[stem]), read_mask(true, palette), read_mask(predicted, palette)
 
         paths += write_sheets(out, per_image, palette, load, progress=progress)
+    else:
+        move_aside(out / "sheets")  # of an earlier run: they would stand in the report beside these figures
     settings = {
         "predictions": predictions.name,
         "truth": truth.name,
