@@ -115,13 +115,27 @@ def test_reference_fault_6_2_tiled_infer_shows_every_window_at_one_scale_and_siz
     assert len({shape for shape in Seen.shapes if shape[1] is not None}) == 1
 
 
+class Heard:
+    """A progress that keeps its warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def start(self, title, total=None): ...
+
+    def advance(self, steps=1, **figures): ...
+
+    def note(self, text): ...
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
 @BOTH
 def test_reference_fault_6_11_color_order_is_respected(verb, tmp_path, images, loaded):
     write_png(images / "blue.png", square(colour=(0, 0, 255)))
-    warnings = []
-    progress = SimpleNamespace(
-        start=lambda *a: None, advance=lambda *a, **k: None, note=lambda text: None, warn=warnings.append
-    )
+    progress = Heard()
+    warnings = progress.warnings
     verb(config(tmp_path, image={"color_order": "BGR"}), progress)
     assert inside(np.array(Image.open(tmp_path / "out" / "blue.png")))
     assert not np.array(Image.open(tmp_path / "out" / "a.png")).any()
@@ -224,6 +238,17 @@ def test_tiled_infer_brings_images_to_the_networks_scale(tmp_path, loaded):
         labels = np.array(Image.open(path))
         assert labels.shape == (300, 300)
         assert inside(labels)
+
+
+def test_images_of_unknown_scale_are_seen_as_they_are_with_one_warning(tmp_path, images, loaded):
+    loaded.card.mpp = 0.5
+    progress = Heard()
+    assert len(tiled_infer(config(tmp_path), progress).done) == 4
+    assert len(progress.warnings) == 1
+    assert "images without a scale: 4; the network was trained at 0.5 µm per pixel" in progress.warnings[0]
+    loaded.card.mpp = None
+    tiled_infer(config(tmp_path), progress)
+    assert len(progress.warnings) == 1
 
 
 def test_margins_that_leave_nothing_end_the_work_as_a_usage_error(tmp_path, images, loaded):

@@ -10,6 +10,7 @@ import numpy as np
 
 from glomtile.core.grid import round_up
 from glomtile.errors import ModelError, UsageError
+from glomtile.nets.cost import layer_costs
 from glomtile.types import Float32, UInt8
 
 Tta = Literal["none", "flips", "rotations", "all"]
@@ -216,31 +217,18 @@ def activation_bytes(model: keras.Model, stride_px: int) -> float:
     float
         An answer is alive from the layer that gives it to the last layer that takes it.
     """
-    probe = (1, stride_px, stride_px, int(model.input_shape[-1]))
-    shapes: dict[int, tuple[int, ...]] = {}
-    last_use: dict[int, int] = {}
-    for step, layer in enumerate(model.layers):
-        sources = _tensors(layer.input)
-        for tensor in sources:
-            last_use[id(tensor)] = step
-        if isinstance(layer, keras.layers.InputLayer):
-            given: Any = probe
-        else:
-            incoming = [shapes[id(tensor)] for tensor in sources]
-            given = layer.compute_output_shape(incoming if len(incoming) > 1 else incoming[0])
-        for tensor in _tensors(layer.output):
-            shapes[id(tensor)] = tuple(given)
-            last_use.setdefault(id(tensor), step)
+    last_use = {
+        id(tensor): step for step, layer in enumerate(model.layers) for tensor in _tensors(layer.input)
+    }
+    answers = {cost.name: cost.answer_bytes for cost in layer_costs(model, (stride_px, stride_px))}
+    alive = {id(model.input): 4.0 * stride_px**2 * int(model.input_shape[-1])}
     peak = 0.0
-    alive: dict[int, float] = {}
     for step, layer in enumerate(model.layers):
-        itemsize = 2 if "16" in layer.compute_dtype else 4
-        for tensor in _tensors(layer.output):
-            alive[id(tensor)] = float(np.prod(shapes[id(tensor)])) * itemsize
+        if layer.name in answers:
+            alive[id(layer.output)] = answers[layer.name]
         peak = max(peak, sum(alive.values()))
-        for key in [key for key in alive if last_use[key] <= step]:
-            del alive[key]
-    return peak / (stride_px * stride_px)
+        alive = {key: size for key, size in alive.items() if last_use.get(key, step) > step}
+    return peak / stride_px**2
 
 
 def largest_window(

@@ -105,10 +105,20 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
     palette = config.palette()
     predictor = _predictor(config, palette, progress, config.tiledinfer.tta)
 
+    without_scale = 0
+
     def label(image: UInt8, mpp: float | None) -> UInt8:
+        nonlocal without_scale
+        without_scale += mpp is None
         return segment_image(image, predictor, config.tiledinfer, mpp).labels
 
-    return _label_folder(folders, label, config, palette, progress)
+    result = _label_folder(folders, label, config, palette, progress)
+    if without_scale and predictor.mpp is not None:
+        progress.warn(
+            f"{folders[0]}: images without a scale: {without_scale}; the network was trained at "
+            f"{predictor.mpp:g} µm per pixel and saw them as they are ([dataset] image_mpp names their scale)"
+        )
+    return result
 
 
 def _folders(config: Config, section: Literal["infer", "tiledinfer"]) -> tuple[Path, Path]:
