@@ -78,7 +78,11 @@ def written(draw) -> dict[str, dict[str, object]]:
     return chosen
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=50,
+)
 @given(written())
 def test_a_config_comes_back_from_toml_as_it_was(tmp_path, chosen):
     config = make_config(chosen)
@@ -91,7 +95,11 @@ def test_a_config_comes_back_from_toml_as_it_was(tmp_path, chosen):
         assert again.section(name).model_fields_set == config.section(name).model_fields_set
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    deadline=None,
+    max_examples=50,
+)
 @given(written())
 def test_the_same_values_read_the_same_from_ini_and_from_toml(tmp_path, chosen):
     lines = []
