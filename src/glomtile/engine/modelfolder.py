@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -121,6 +122,13 @@ def read_card(folder: Path) -> ModelCard:
         ) from None
     except (OSError, UnicodeDecodeError) as problem:
         raise ModelError(path, f"expected a readable text, got: {problem}") from problem
+
+
+def add_scores(folder: Path, scores: dict[str, Any]) -> None:
+    """Add figures to ``model.json``; those of the same name are replaced."""
+    card = read_card(folder)
+    told = card.model_copy(update={"scores": card.scores | scores})
+    workspace.write_text(folder / CARD, told.to_json())
 
 
 def require_classes(card: ModelCard, num_classes: int, where: object) -> None:

@@ -67,11 +67,14 @@ class Segmented:
     probs : (h, w, K) float32 ndarray or None
         Probabilities at the network's scale, where they were asked for.
     run : TiledRun
+    plan : Plan
+        The windows, at the network's scale.
     """
 
     labels: UInt8
     probs: Float32 | None
     run: TiledRun
+    plan: Plan
 
 
 def tile_plan(
@@ -187,7 +190,7 @@ def segment_image(
     if not same:
         assert probs is not None
         labels = enlarged_labels(probs, size)
-    return Segmented(labels, probs if keep_probs else None, run)
+    return Segmented(labels, probs if keep_probs else None, run, plan)
 
 
 def segment_whole(image: UInt8, predictor: Predictor, input_px: tuple[int, int]) -> UInt8:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -129,10 +130,16 @@ class Training:
         notes = _read_notes(last)
         _require_same(notes["settings"], self._protocol.settings, last)
         self._model.optimizer.build(self._model.trainable_variables)
-        # The running metrics have no variables before their first update.
-        with np.load(last / STATE, allow_pickle=False) as state:
-            self._first_batch_builds_metrics()
-            _assign(self._variables(), state, last / STATE)
+        self._first_batch_builds_metrics()
+        try:
+            with np.load(last / STATE, allow_pickle=False) as state:
+                _assign(self._variables(), state, last / STATE)
+        except (OSError, ValueError, EOFError, BadZipFile) as problem:
+            raise ModelError(
+                last / STATE,
+                f"expected the arrays of a run state, got: {problem}",
+                "the run cannot be resumed",
+            ) from problem
         self._history = notes["history"]
         self._epoch_start = notes["step"]
         return len(self._history)
@@ -188,12 +195,18 @@ class Training:
             figures |= {f"val_{name}": value for name, value in judged.items()}
             self._history.append(figures | {"learning_rate": rate})
             if stale_epochs(values(self._history, protocol.monitor)) == 0:
-                modelfolder.save_model_folder(self._folder / "best", self._network, self._card)
+                modelfolder.save_model_folder(self._folder / "best", self._network, self._told(number + 1))
             end = EpochEnd(number + 1, self._history, self._network)
             for listener in listeners:
                 listener(end)
         self._save_last(0)
         progress.note(_line(number + 1, protocol.epochs, self._history[-1]))
+
+    def _told(self, epoch: int) -> ModelCard:
+        """The card with what is known after `epoch`."""
+        figures = self._history[-1] if self._history else {}
+        judged = {name: value for name, value in figures.items() if name.startswith("val_")}
+        return self._card.model_copy(update={"epoch": epoch, "scores": {"validation": judged}})
 
     def _validate(self, validation: Source, progress: Progress) -> dict[str, float]:
         self._model.reset_metrics()

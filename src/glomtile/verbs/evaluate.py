@@ -1,0 +1,199 @@
+"""What the best model is worth on the test images: the reference's two lines, and the honest figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glomtile.core.scores import ImageScore, Scores, score_image
+from glomtile.core.seams import SeamCount, count_seams
+from glomtile.files import workspace
+from glomtile.files.images import read_image
+from glomtile.files.masks import read_mask, write_mask
+from glomtile.types import SILENT, Progress, UInt8
+from glomtile.verbs.report import report
+from glomtile.verbs.score import read_groups
+from glomtile.verbs.scorefiles import PerImage, worst_first, write_run, write_scores, write_sheets
+
+if TYPE_CHECKING:
+    from glomtile.config.schema import Config
+    from glomtile.core.palette import Palette
+    from glomtile.engine.modelfolder import LoadedModel
+    from glomtile.files.pairs import Pair
+
+FOLDER, TABLE = "evaluation", "evaluation.csv"
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Figures of the test set.
+
+    Attributes
+    ----------
+    loss, metric : float
+        What ``evaluation.csv`` holds: over the network's own inputs, as in training.
+    scores : Scores
+        Figures with intervals, over whole images where they are known, else over the tiles.
+    per_image : list of (str, ImageScore)
+        The worst first.
+    paths : tuple of Path
+        Files written.
+    """
+
+    loss: float
+    metric: float
+    scores: Scores
+    per_image: PerImage
+    paths: tuple[Path, ...]
+
+
+def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
+    """Measure ``<model_dir>/best`` on the images of ``[test]``.
+
+    The tiles give ``evaluation.csv``. The figures of ``evaluation/scores.json`` come from tiled inference on
+    the whole images that the tiles were cut from, where a ``prepare.json`` tells which they are.
+
+    Parameters
+    ----------
+    config : Config
+    progress : Progress
+
+    Returns
+    -------
+    EvaluateResult
+
+    Raises
+    ------
+    InputError
+        When images and masks do not pair or cannot be read: figures over a part would mislead.
+    ModelError
+        When the model is damaged or of other classes.
+    """
+    began = time.perf_counter()
+    from glomtile.engine import modelfolder
+
+    palette = config.palette()
+    best = config.resolve(config.train.model_dir) / "best"
+    loaded = modelfolder.load_model_folder(best)
+    modelfolder.require_classes(loaded.card, palette.num_classes, best)
+    pairs = _whole_or_tiles(config)
+    groups = None
+    if config.eval.groups is not None:
+        groups = read_groups(config.resolve(config.eval.groups), [p.stem for p in pairs])
+    loss, metric = _on_network_inputs(config, loaded, progress)
+    table = config.resolve(TABLE)
+    workspace.write_text(table, f"{config.model.loss},{loss:.4f}\n{config.model.metrics[0]},{metric:.4f}\n")
+
+    out = config.resolve(FOLDER)
+    per_image, seams = _on_images(config, loaded, pairs, palette, out / "predictions", progress)
+    scores, paths = write_scores(
+        out, per_image, palette, groups=groups, draws=config.eval.draws, seams=_seam_facts(seams)
+    )
+    by_stem = {pair.stem: pair for pair in pairs}
+
+    def triple(stem: str) -> tuple[UInt8, UInt8, UInt8]:
+        predicted = read_mask(out / "predictions" / f"{stem}.png", palette)
+        return read_image(by_stem[stem].image), _truth(by_stem[stem], config, palette), predicted
+
+    paths += write_sheets(out, per_image, palette, triple, progress=progress)
+    modelfolder.add_scores(best, {"test": scores.to_dict()})
+    paths += (write_run(out, "evaluate", _settings(config, loaded, pairs), time.perf_counter() - began),)
+    return EvaluateResult(loss, metric, scores, worst_first(per_image), (table, *paths, report(out)))
+
+
+def _whole_or_tiles(config: Config) -> list[Pair]:
+    from glomtile.engine.sources import mask_suffix_of
+    from glomtile.files.pairs import pair, whole_pairs
+
+    images, masks = config.folder("test", "images_dir"), config.folder("test", "masks_dir")
+    return whole_pairs(images, masks) or pair(images, masks, mask_suffix_of(config))
+
+
+def _on_network_inputs(config: Config, loaded: LoadedModel, progress: Progress) -> tuple[float, float]:
+    """Loss and first metric over the test samples, as validation computes them."""
+    import keras
+
+    from glomtile.engine.dataset import batches
+    from glomtile.engine.sources import judging_source
+    from glomtile.nets.losses import build_loss
+    from glomtile.nets.metrics import build_metrics
+
+    name = config.model.metrics[0]
+    model = keras.Model(loaded.model.inputs, loaded.model.outputs)
+    model.compile(loss=build_loss(config.model), metrics=build_metrics(config.model, [name]))
+    source = judging_source(config, "test")
+    progress.start("test samples", -(-len(source) // config.eval.batch_size))
+    figures: dict[str, float] = {}
+    for images, labels in batches(source, config.eval.batch_size, 0, workers=max(1, config.dataset.workers)):
+        figures = model.test_on_batch(images, labels, return_dict=True)
+        progress.advance(1)
+    return float(figures["loss"]), float(figures[name])
+
+
+def _on_images(
+    config: Config,
+    loaded: LoadedModel,
+    pairs: list[Pair],
+    palette: Palette,
+    folder: Path,
+    progress: Progress,
+) -> tuple[PerImage, SeamCount]:
+    """Segment every image as tiled inference does; keep the masks, the counts and the seams."""
+    per_image: list[tuple[str, ImageScore]] = []
+    seams = SeamCount(0, 0, 0, 0)
+    progress.start("test images", len(pairs))
+    with workspace.replace_folder(folder) as partial:
+        for pair, labels, mpp, tile_px in _segmented(config, loaded, pairs):
+            truth = _truth(pair, config, palette)
+            per_image.append((pair.stem, score_image(labels, truth, palette.num_classes, mpp)))
+            if tile_px:
+                seams += count_seams(labels, tile_px)
+            write_mask(partial / f"{pair.stem}.png", labels, palette, mpp)
+            progress.advance(1, image=pair.stem)
+    return per_image, seams
+
+
+def _segmented(
+    config: Config, loaded: LoadedModel, pairs: list[Pair]
+) -> Iterator[tuple[Pair, UInt8, float | None, int]]:
+    """Each pair with its labels, its scale, and how far apart window borders lie in them (0: one window)."""
+    from glomtile.engine.predictor import KerasPredictor
+    from glomtile.engine.segmenter import segment_image
+    from glomtile.engine.sources import working_scale
+    from glomtile.files.images import image_mpp
+
+    settings = config.tiledinfer
+    predictor = KerasPredictor(
+        loaded.model, loaded.geometry, loaded.card.mpp, settings.tta, config.image.color_order
+    )
+    for pair in pairs:
+        image = read_image(pair.image)
+        scale = working_scale(config, pair.image)
+        mpp = scale[0] if scale else image_mpp(pair.image) or config.dataset.image_mpp
+        result = segment_image(image, predictor, settings, mpp)
+        stride = result.plan.core_px[0] if len(result.plan) > 1 else 0
+        zoom = scale[1] / scale[0] if scale else 1.0
+        yield pair, result.labels, mpp, round(stride * zoom)
+
+
+def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
+    return read_mask(pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance)
+
+
+def _seam_facts(seams: SeamCount) -> dict[str, float | int | None] | None:
+    """The seam ratio, where any image had a window border at all."""
+    return {"seam_ratio": seams.ratio} if seams.border_lines else None
+
+
+def _settings(config: Config, loaded: LoadedModel, pairs: list[Pair]) -> dict[str, object]:
+    return {
+        "config": config.source.name if config.source else None,
+        "model_sha256": loaded.card.sha256,
+        "images": len(pairs),
+        "mpp": loaded.card.mpp,
+        "tiledinfer": config.tiledinfer.model_dump(mode="json", exclude={"images_dir", "output_dir"}),
+        "eval": config.eval.model_dump(mode="json"),
+    }

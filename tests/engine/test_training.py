@@ -1,0 +1,291 @@
+"""Training: what follows from the history, and that a resumed run is the uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glomtile.config.load import make_config
+from glomtile.core.palette import GLOMERULI
+from glomtile.engine.callbacks import reductions, stale_epochs, values
+from glomtile.errors import ConfigError, InputError, ModelError
+from glomtile.files.images import write_png
+from glomtile.files.masks import write_mask
+from glomtile.verbs.train import train
+
+SIDE = 32
+
+
+def write_dataset(root: Path, counts: dict[str, int]) -> None:
+    """Bright discs on dark ground: something a small network can learn."""
+    rng = np.random.default_rng(5)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for split, count in counts.items():
+        for i in range(count):
+            y, x = rng.integers(8, SIDE - 8, 2)
+            labels = ((rows - y) ** 2 + (columns - x) ** 2 < 36).astype(np.uint8)
+            image = (60 + 120 * labels[..., None] + rng.integers(0, 40, (SIDE, SIDE, 3))).astype(np.uint8)
+            (root / split / "images").mkdir(parents=True, exist_ok=True)
+            (root / split / "masks").mkdir(parents=True, exist_ok=True)
+            write_png(root / split / "images" / f"{i}.png", image)
+            write_mask(root / split / "masks" / f"{i}.png", labels, GLOMERULI)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("dataset")
+    write_dataset(root, {"train": 6, "valid": 2})
+    return root
+
+
+def settings(dataset: Path, **train_settings: object) -> dict[str, dict[str, object]]:
+    return {
+        "model": {
+            "model": "FlexUNet", "image_width": SIDE, "image_height": SIDE, "num_classes": 2,
+            "base_filters": 4, "num_layers": 3, "dropout_rate": 0.1, "norm": "batch",
+            "learning_rate": 0.01, "optimizer": "AdamW", "loss": "dice_crossentropy",
+        },
+        "augmentor": {"enabled": True, "free_rotation": True, "stain": 0.5},
+        "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}},
+        "train": {
+            "images_dir": str(dataset / "train/images"), "masks_dir": str(dataset / "train/masks"),
+            "epochs": 4, "batch_size": 4, "ema_decay": 0.8, "epoch_change_infer": False,
+            "learning_rate_reducer": True, "reducer_patience": 1, "reducer_factor": 0.5,
+            **train_settings,
+        },
+        "valid": {"images_dir": str(dataset / "valid/images"), "masks_dir": str(dataset / "valid/masks")},
+    }  # fmt: skip
+
+
+def state_of(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "models/last/training.npz") as state:
+        return {name: state[name] for name in state.files}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    first, second = state_of(one), state_of(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+    histories = [
+        json.loads((run / "models/last/training.json").read_text())["history"] for run in (one, other)
+    ]
+    assert histories[0] == histories[1]
+    assert (one / "eval/train_losses.csv").read_bytes() == (other / "eval/train_losses.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(make_config(settings(dataset), folder))
+    return folder
+
+
+def test_the_loss_falls(undisturbed: Path) -> None:
+    history = json.loads((undisturbed / "history.json").read_text())
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_all_files_of_the_reference_appear(undisturbed: Path) -> None:
+    losses = (undisturbed / "eval/train_losses.csv").read_text().splitlines()
+    assert losses[0] == "epoch, loss, val_loss"
+    assert [line.split(",")[0] for line in losses[1:]] == ["0", "1", "2", "3"]
+    metrics = (undisturbed / "eval/train_metrics.csv").read_text().splitlines()
+    assert metrics[0] == "epoch,dice_coef_multiclass,val_dice_coef_multiclass,"
+    for name in ("train_losses.png", "train_metrics.png"):
+        assert (undisturbed / "eval" / name).stat().st_size > 1000
+    for name in ("best", "last"):
+        assert (undisturbed / "models" / name / "model.keras").is_file()
+
+
+def test_the_same_seed_gives_the_same_weights(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:
+    train(make_config(settings(dataset), tmp_path))
+    assert_same_run(undisturbed, tmp_path)
+
+
+def test_another_seed_gives_other_weights(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:
+    train(make_config(settings(dataset, seed=5, epochs=1), tmp_path))
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(state_of(undisturbed).values(), state_of(tmp_path).values(), strict=True)
+    )
+
+
+def test_a_run_whose_epochs_are_raised_ends_as_if_it_had_never_stopped(
+    dataset: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    train(make_config(settings(dataset, epochs=2), tmp_path))
+    train(make_config(settings(dataset), tmp_path), resume=True)
+    assert_same_run(undisturbed, tmp_path)
+
+
+def test_the_stop_file_ends_training_after_the_epoch_and_resume_goes_on(
+    dataset: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    class StopSoon:
+        def start(self, title: str, total: int | None = None) -> None:
+            if title == "epoch 2/4":
+                (tmp_path / "break_training").touch()
+
+        def advance(self, steps: int = 1, **figures: float | str) -> None: ...
+        def note(self, text: str) -> None: ...
+        def warn(self, text: str) -> None: ...
+
+    result = train(make_config(settings(dataset), tmp_path), progress=StopSoon())
+    assert len(result.history) == 2
+    assert "break_training" in result.reason
+    assert not (tmp_path / "break_training").exists()
+    train(make_config(settings(dataset), tmp_path), resume=True)
+    assert_same_run(undisturbed, tmp_path)
+
+
+KILLED_RUN = """
+import json, sys
+from pathlib import Path
+from glomtile.config.load import make_config
+from glomtile.verbs.train import train
+
+def unkey(settings):
+    settings["mask"]["rgb_map"] = {(0, 0, 0): 0, (255, 0, 0): 1}
+    return settings
+
+resume = sys.argv[3] == "resume"
+train(make_config(unkey(json.loads(sys.argv[1])), Path(sys.argv[2])), resume=resume)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("checkpoint_steps", "wait_s"), [(0, 0.0), (1, 0.3), (1, 1.1)])
+def test_a_killed_run_resumes_to_the_same_weights(
+    dataset: Path, undisturbed: Path, tmp_path: Path, checkpoint_steps: int, wait_s: float
+) -> None:
+    told = settings(dataset, checkpoint_steps=checkpoint_steps)
+    told["mask"] = {}
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUN), json.dumps(told), str(tmp_path)]
+    run = subprocess.Popen([*command, "new"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    notes = tmp_path / "models/last/training.json"
+    deadline = time.monotonic() + 120
+    while not notes.exists() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(wait_s)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    done = subprocess.run([*command, "resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(undisturbed, tmp_path)
+
+
+def test_resume_refuses_other_settings_and_names_them(dataset: Path, tmp_path: Path) -> None:
+    train(make_config(settings(dataset, epochs=1), tmp_path))
+    other = settings(dataset, epochs=2, batch_size=2)
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 4 then, 2 now"):
+        train(make_config(other, tmp_path), resume=True)
+
+
+def test_resume_without_a_run_says_so(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="found none"):
+        train(make_config(settings(dataset), tmp_path), resume=True)
+
+
+def test_resume_of_a_damaged_state_says_which_file(dataset: Path, tmp_path: Path) -> None:
+    train(make_config(settings(dataset, epochs=1), tmp_path))
+    state = tmp_path / "models/last/training.npz"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"training\.npz"):
+        train(make_config(settings(dataset, epochs=2), tmp_path), resume=True)
+
+
+def test_a_new_run_moves_the_old_one_aside_and_deletes_nothing(dataset: Path, tmp_path: Path) -> None:
+    """Reference §6.5: it deletes models and evaluation before it starts."""
+    train(make_config(settings(dataset, epochs=1), tmp_path))
+    digest = (tmp_path / "models/best/model.keras").read_bytes()
+    train(make_config(settings(dataset, epochs=1, seed=3), tmp_path))
+    aside = [p for p in tmp_path.iterdir() if p.name.startswith("models-")]
+    assert len(aside) == 1
+    assert (aside[0] / "best/model.keras").read_bytes() == digest
+
+
+def test_a_failing_start_leaves_the_old_run_alone(dataset: Path, tmp_path: Path) -> None:
+    train(make_config(settings(dataset, epochs=1), tmp_path))
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    wrong = settings(dataset, epochs=1)
+    wrong["mask"]["rgb_map"] = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}
+    wrong["model"]["num_classes"] = 3
+    with pytest.raises(InputError, match="found none of 2"):
+        train(make_config(wrong, tmp_path))
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_a_stop_file_left_from_before_is_refused(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "break_training").touch()
+    with pytest.raises(ConfigError, match="stop file"):
+        train(make_config(settings(dataset, epochs=1), tmp_path))
+
+
+def test_reducer_and_schedule_exclude_each_other(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="schedule"):
+        train(make_config(settings(dataset, schedule="cosine"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("figures", "patience", "expected"),
+    [
+        ([3, 2, 1], 2, 0),
+        ([1, 1, 1], 2, 1),
+        ([1, 1, 1, 1, 1], 2, 2),
+        ([1, 2, 0.5, 2, 2], 2, 1),
+        ([1, 0.99995, 0.9999, 0.99985], 3, 0),
+        ([], 1, 0),
+    ],
+)
+def test_the_rate_falls_once_a_plateau(figures: list[float], patience: int, expected: int) -> None:
+    """Reference §6.3: there the patience never arrived."""
+    assert reductions(figures, patience) == expected
+
+
+def test_reductions_agree_with_keras() -> None:
+    import keras
+
+    rng = np.random.default_rng(0)
+    figures = list(np.cumsum(rng.normal(-0.01, 0.1, 60)) + 3)
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    oracle = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, min_lr=0)
+    oracle.set_model(model)
+    oracle.on_train_begin()
+    for epoch, figure in enumerate(figures):
+        oracle.on_epoch_end(epoch, {"val_loss": figure})
+        expected = 0.5 ** reductions(figures[: epoch + 1], 3)
+        assert float(model.optimizer.learning_rate) == pytest.approx(expected)
+
+
+def test_staleness_counts_epochs_since_the_best() -> None:
+    assert stale_epochs([3, 1, 2, 1]) == 2
+    assert stale_epochs([float("nan"), 1]) == 0
+    assert stale_epochs([]) == 0
+
+
+def test_scores_improve_upwards() -> None:
+    history = [{"val_foreground_dice": 0.5, "val_loss": 1.0}, {"val_foreground_dice": 0.7, "val_loss": 2.0}]
+    assert stale_epochs(values(history, "val_foreground_dice")) == 0
+    assert stale_epochs(values(history, "val_loss")) == 1
+
+
+def test_early_stopping_waits_for_its_patience(dataset: Path, tmp_path: Path) -> None:
+    told = settings(dataset, epochs=9, patience=2, learning_rate_reducer=False)
+    told["model"]["learning_rate"] = 1e-12
+    told["model"]["norm"] = "none"
+    result = train(make_config(told, tmp_path))
+    assert len(result.history) < 9
+    assert result.best_epoch == len(result.history) - 2
+    assert "patience" in result.reason or "no better" in result.reason
