@@ -335,10 +335,15 @@ def _check_shares(settings: Augmentation) -> None:
 
 
 def _check_sizes(settings: Augmentation) -> None:
+    for name in ("angles", "shears"):
+        values = getattr(settings, name)
+        _require(all(map(math.isfinite, values)), name, "finite numbers", values)
     if settings.scales is not None:
         low, high = settings.scales
-        _require(0 < low <= high, "scales", "lowest and highest enlargement above 0", settings.scales)
-    _require(all(s > 0 for s in settings.shrinks), "shrinks", "factors above 0", settings.shrinks)
+        _require(
+            0 < low <= high < math.inf, "scales", "lowest and highest enlargement above 0", settings.scales
+        )
+    _require(all(0 < s < math.inf for s in settings.shrinks), "shrinks", "factors above 0", settings.shrinks)
     if settings.elastic is not None:
         sigmas = settings.elastic.sigmas
         _require(
