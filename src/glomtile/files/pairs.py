@@ -144,7 +144,9 @@ def _require_partners(
     alone = [path.name for stem, path in images.items() if stem not in masks]
     spare = [path.name for stem, path in masks.items() if stem not in images]
     if alone:
-        near = difflib.get_close_matches(Path(alone[0]).stem, [Path(name).stem for name in spare], n=1)
+        near = difflib.get_close_matches(
+            Path(alone[0]).stem, [Path(name).stem for name in spare], n=1, cutoff=0.4
+        )
         raise InputError(
             masks_dir,
             f"expected a mask for every image of {images_dir}, got none for {_listed(alone)}",

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glomtile.core.palette import GLOMERULI
+from glomtile.errors import InputError
+from glomtile.files.pairs import pair, whole_pairs
+from glomtile.verbs.prepare import prepare
+
+
+def make(folder, images, masks=None, size_px=(6, 8)):
+    for kind, names in (("images", images), ("masks", images if masks is None else masks)):
+        (folder / kind).mkdir(exist_ok=True)
+        for name in names:
+            Image.fromarray(np.zeros((*size_px, 3), np.uint8)).save(folder / kind / name)
+    return folder / "images", folder / "masks"
+
+
+def test_images_and_masks_pair_by_name_not_by_position(tmp_path):
+    """Fault of reference §6.1: there two unsorted lists were paired by position."""
+    images, masks = make(tmp_path, ["b10.png", "b9.jpg", "a.tif"], ["a.png", "b9.bmp", "b10.png"])
+    paired = pair(images, masks)
+    assert [found.stem for found in paired] == ["a", "b9", "b10"]
+    assert all(found.image.stem == found.mask.stem == found.stem for found in paired)
+
+
+def test_as_many_masks_as_images_are_not_enough(tmp_path):
+    """Fault of reference §6.1: there only the counts were compared."""
+    images, masks = make(tmp_path, ["a.png", "b.png"], ["a.png", "c.png"])
+    with pytest.raises(InputError, match=r"masks: expected a mask for every image .* got none for b\.png"):
+        pair(images, masks)
+
+
+def test_every_missing_partner_is_named_and_the_nearest_name_hinted(tmp_path):
+    images, masks = make(tmp_path, ["s1.png", "s2.png", "s3.png"], ["s1.png", "s2_mask.png"])
+    with pytest.raises(InputError, match=r"none for s2\.png, s3\.png \(.*s2_mask\.png"):
+        pair(images, masks)
+
+
+def test_a_mask_without_an_image_is_named(tmp_path):
+    images, masks = make(tmp_path, ["a.png"], ["a.png", "b.png"])
+    with pytest.raises(InputError, match=r"images: expected an image for every mask .*b\.png"):
+        pair(images, masks)
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_two_files_of_one_name_are_refused(tmp_path, kind):
+    images, masks = make(tmp_path, ["a.png", "b.png"])
+    Image.new("RGB", (8, 6)).save(tmp_path / kind / "a.jpg")
+    with pytest.raises(InputError, match=rf"{kind}: expected every name once, got a\.jpg and a\.png"):
+        pair(images, masks)
+
+
+def test_a_mask_suffix_chooses_among_two_masks(tmp_path):
+    images, masks = make(tmp_path, ["a.png"])
+    np.savez(masks / "a.npz", np.zeros((6, 8), np.uint8))
+    assert pair(images, masks, ".png")[0].mask.suffix == ".png"
+    assert pair(images, masks, ".npz")[0].mask.suffix == ".npz"
+    with pytest.raises(InputError, match="expected every name once"):
+        pair(images, masks)
+
+
+def test_every_pair_of_different_size_is_named(tmp_path):
+    images, masks = make(tmp_path, ["a.png", "b.png", "c.png"])
+    Image.new("RGB", (8, 7)).save(masks / "b.png")
+    np.savez(masks / "c.npz", np.zeros((8, 6), np.uint8))
+    (masks / "c.png").unlink()
+    with pytest.raises(
+        InputError, match=r"b\.png \(8 x 6 px and 8 x 7 px\), c\.npz \(8 x 6 px and 6 x 8 px\)"
+    ):
+        pair(images, masks)
+
+
+def test_the_whole_images_of_a_prepared_split_are_found_wherever_both_moved(tmp_path, monkeypatch):
+    before = tmp_path / "before"
+    before.mkdir()
+    make(before, [f"{number}.png" for number in range(8)])
+    prepare(before / "images", before / "masks", before / "set" / "Name", tile_px=16, palette=GLOMERULI)
+    after = tmp_path / "after"
+    before.rename(after)
+    found = {}
+    for split in ("train", "valid", "test"):
+        folder = after / "set" / "Name" / split
+        whole = whole_pairs(folder / "images", folder / "masks")
+        assert all(p.image.parent == after / "images" and p.mask.parent == after / "masks" for p in whole)
+        tiles = {path.stem.rsplit("_", 1)[0] for path in (folder / "images").iterdir()}
+        assert {p.stem for p in whole} == tiles
+        found[split] = len(whole)
+    assert sum(found.values()) == 8
+    monkeypatch.chdir(after / "set" / "Name" / "train")
+    assert len(whole_pairs("images", "masks")) == found["train"], "a relative path does as well"
+
+
+def test_folders_that_prepare_did_not_make_have_no_whole_images(tmp_path):
+    images, masks = make(tmp_path, ["a.png"])
+    assert whole_pairs(images, masks) is None
+
+
+def test_whole_images_that_are_gone_are_named(tmp_path):
+    make(tmp_path, [f"{number}.png" for number in range(4)])
+    prepare(tmp_path / "images", tmp_path / "masks", tmp_path / "set", tile_px=16)
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").unlink()
+    train = tmp_path / "set" / "train"
+    with pytest.raises(InputError, match=r"prepare\.json: expected the whole images.*sampling"):
+        whole_pairs(train / "images", train / "masks")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"sources": [{"stem": "a", "split": "train"}]}', '{"sources": [1]}']
+)
+def test_a_damaged_record_is_refused(tmp_path, text):
+    make(tmp_path, ["0.png", "1.png", "2.png"])
+    prepare(tmp_path / "images", tmp_path / "masks", tmp_path / "set", tile_px=16)
+    record = tmp_path / "set" / "prepare.json"
+    assert json.loads(record.read_text())["sources"]
+    record.write_text(text)
+    with pytest.raises(InputError, match=r"prepare\.json: expected what prepare writes"):
+        whole_pairs(tmp_path / "set" / "train" / "images", tmp_path / "set" / "train" / "masks")
