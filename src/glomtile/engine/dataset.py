@@ -236,10 +236,9 @@ def fit_to(sample: Sample, size_px: tuple[int, int]) -> Sample:
     shrinks = size_px[0] <= labels.shape[0] and size_px[1] <= labels.shape[1]
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     target = (size_px[1], size_px[0])
-    return (
-        cv2.resize(image, target, interpolation=kind),
-        cv2.resize(labels, target, interpolation=cv2.INTER_NEAREST_EXACT),
-    )
+    small = cv2.resize(image, target, interpolation=kind)
+    small_labels = cv2.resize(labels, target, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(small, np.uint8), np.asarray(small_labels, np.uint8)
 
 
 def batches(

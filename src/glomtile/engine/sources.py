@@ -190,7 +190,7 @@ def class_counts(pairs: Sequence[Pair], config: Config, palette: Palette) -> np.
         return np.bincount(labels.ravel(), minlength=IGNORE + 1)[: palette.num_classes]
 
     with ThreadPoolExecutor(max(1, config.dataset.workers)) as pool:
-        return np.sum(list(pool.map(count, pairs)), axis=0)
+        return np.asarray(np.sum(list(pool.map(count, pairs)), axis=0))
 
 
 def require_every_class(pairs: Sequence[Pair], config: Config, palette: Palette) -> np.ndarray:

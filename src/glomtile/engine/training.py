@@ -244,10 +244,10 @@ class Training:
 
     def _save_last(self, step: int) -> None:
         notes = {"settings": self._protocol.settings, "history": self._history, "step": step}
-        arrays = {f"v{i:05d}": np.asarray(v) for i, v in enumerate(self._variables())}
+        arrays = [keras.ops.convert_to_numpy(v).copy() for v in self._variables()]
 
         def add_state(folder: Path) -> None:
-            np.savez(folder / STATE, **arrays)
+            np.savez(folder / STATE, *arrays)
             workspace.write_json(folder / NOTES, notes)
 
         with averaged(self._model):
@@ -316,8 +316,8 @@ def _require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> Non
 def _assign(variables: list[Any], state: Any, where: Path) -> None:
     if len(variables) != len(state.files):
         raise ModelError(where, f"expected {len(variables)} arrays, found {len(state.files)}")
-    for name, variable in zip(sorted(state.files), variables, strict=True):
-        value = state[name]
+    for i, variable in enumerate(variables):
+        value = state[f"arr_{i}"]
         if value.shape != tuple(variable.shape):
             raise ModelError(where, f"expected {variable.path} of shape {variable.shape}, got {value.shape}")
         variable.assign(value)

@@ -100,7 +100,9 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
 
     paths += write_sheets(out, per_image, palette, triple, progress=progress)
     modelfolder.add_scores(best, {"test": scores.to_dict()})
-    paths += (write_run(out, "evaluate", _settings(config, loaded, pairs), time.perf_counter() - began),)
+    _copy_curves(config, out)
+    settings = _settings(config, loaded, pairs) | {config.model.loss: loss, config.model.metrics[0]: metric}
+    paths += (write_run(out, "evaluate", settings, time.perf_counter() - began),)
     return EvaluateResult(loss, metric, scores, worst_first(per_image), (table, *paths, report(out)))
 
 
@@ -181,6 +183,14 @@ def _segmented(
 
 def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
     return read_mask(pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance)
+
+
+def _copy_curves(config: Config, out: Path) -> None:
+    """The curves of training beside the figures, so that the report stands on one folder."""
+    for name in ("train_losses.csv", "train_metrics.csv"):
+        curve = config.resolve(config.train.eval_dir) / name
+        if curve.is_file():
+            workspace.write_bytes(out / name, curve.read_bytes())
 
 
 def _seam_facts(seams: SeamCount) -> dict[str, float | int | None] | None:
