@@ -90,7 +90,7 @@ class Dyes:
 
 def draw_dyes(seed: int, spread: float) -> Dyes:
     """The dyes of the laboratory that made phantom `seed`; `spread` 0 gives the average laboratory."""
-    rng = np.random.default_rng([seed & 0xFFFFFFFF, 77])
+    rng = np.random.default_rng([seed, 77])
     vectors = stain_vectors()[:2] + spread * rng.uniform(-0.06, 0.06, (2, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     gains = np.exp(spread * rng.uniform(-0.3, 0.3, 2)) * (1.3, 1.45)

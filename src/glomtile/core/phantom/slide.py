@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 from typing import Generic, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,7 @@ from glomtile.types import Box, UInt8
 Kind = TypeVar("Kind")
 
 _CHUNK_PX = 512
+_COARSEST_MPP = 1.0
 _STAMPS_KEPT = 24
 _PLAUSIBLE_MPP = (0.05, 20.0)
 
@@ -144,8 +147,21 @@ class PhantomSlide:
         kept = self._chunks.find((row, column))
         if kept is not None:
             return kept
-        frame = Frame(row * _CHUNK_PX, column * _CHUNK_PX, _CHUNK_PX, _CHUNK_PX, self._mpp)
-        painted = paint_frame(
+        finer = 2 ** max(0, math.ceil(math.log2(self._mpp / _COARSEST_MPP)))
+        side = _CHUNK_PX // finer
+        image = np.empty((_CHUNK_PX, _CHUNK_PX, 3), np.uint8)
+        labels = np.empty((_CHUNK_PX, _CHUNK_PX), np.uint8)
+        for i in range(finer):
+            for j in range(finer):
+                part = (slice(i * side, (i + 1) * side), slice(j * side, (j + 1) * side))
+                image[part], labels[part] = self._part(row * finer + i, column * finer + j, finer)
+        self._chunks.keep((row, column), (image, labels))
+        return image, labels
+
+    def _part(self, row: int, column: int, finer: int) -> tuple[UInt8, UInt8]:
+        """Paint `finer` times as fine as asked for, where nuclei still have a shape, then shrink."""
+        frame = Frame(row * _CHUNK_PX, column * _CHUNK_PX, _CHUNK_PX, _CHUNK_PX, self._mpp / finer)
+        image, labels = paint_frame(
             self._seed,
             frame,
             self._preset,
@@ -153,8 +169,12 @@ class PhantomSlide:
             stamp_glomerulus=self._keeping(paint_glomerulus),
             stamp_vessel=self._keeping(paint_vessel),
         )
-        self._chunks.keep((row, column), painted)
-        return painted
+        if finer == 1:
+            return image, labels
+        size = (_CHUNK_PX // finer, _CHUNK_PX // finer)
+        share = cv2.resize(labels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return np.asarray(shrunk, dtype=np.uint8), (share > 0.5).astype(np.uint8)
 
     def _keeping(self, stamper: Stamper) -> Stamper:
         def stamp(place: Place, preset: Preset) -> Stamp:

@@ -27,6 +27,7 @@ from glomtile.core.phantom.stamps import Stamp
 from glomtile.types import Float32, UInt8
 
 Stamper = Callable[[Place, Preset], Stamp]
+Part = tuple[slice, slice]
 
 _LAYOUT_MPP = 1.0
 _LAYOUT_MARGIN_UM = 84.0
@@ -88,9 +89,9 @@ def paint_frame(
         stamps += [(stamp_vessel(place, preset), False) for place in vessels(seed, wide)]
         haematoxylin, pas = _parenchyma(seed, wide, preset, [place for place, _ in stamps])
         for stamp, is_glomerulus in stamps:
-            depth = _lay(stamp, wide, haematoxylin, pas)
+            depth, part = _lay(stamp, wide, haematoxylin, pas)
             if is_glomerulus:
-                labels[depth > 0] = 1
+                labels[part][depth > 0] = 1
         section = (1 + np.float32(preset.unevenness) * Noise(seed, 5, 160.0).over(wide)) * step(inside, 1.6)
         section *= 1 + np.float32(0.13) * Noise(seed, 6, 1.1).over(wide)
         haematoxylin *= section
@@ -137,8 +138,8 @@ def _lay_out(seed: int, frame: Frame, stamps: list[Stamp]) -> _Layout:
     site = displaced(site, drift[0], drift[1])
     owners = found.group[site].astype(np.int32)
     for number, stamp in enumerate(stamps):
-        depth = _transferred(stamp.inside_um, stamp.frame, layout, -1.0)
-        owners[depth > 0] = -1 - number
+        part, shared = _shared(stamp.frame, layout)
+        owners[part][_transferred(stamp.inside_um, stamp.frame, shared, -1.0) > 0] = -1 - number
     depth_um = depth_in_cells(owners, gap_px=1.6, corner_px=11.0) * np.float32(_LAYOUT_MPP)
     depth_um[owners < 0] = -3.0
     return _Layout(layout, site, depth_um, found)
@@ -200,17 +201,35 @@ def _draw_nuclei(seed: int, frame: Frame, layout: _Layout, preset: Preset, canva
     draw_nuclei(canvas, centres[wanted], axes[wanted], turn[wanted] * math.pi, darkness[wanted])
 
 
-def _lay(stamp: Stamp, frame: Frame, haematoxylin: Float32, pas: Float32) -> Float32:
-    """Put a stamp over the dyes; returns its distance from the outline over the frame."""
-    depth = _transferred(stamp.inside_um, stamp.frame, frame, -1.0)
+def _lay(stamp: Stamp, frame: Frame, haematoxylin: Float32, pas: Float32) -> tuple[Float32, Part]:
+    """Put a stamp over the dyes; returns its distance from the outline, and over which part of the frame."""
+    part, shared = _shared(stamp.frame, frame)
+    depth = _transferred(stamp.inside_um, stamp.frame, shared, -1.0)
     cover = step(depth, 0.5)
-    rows, columns = np.flatnonzero(cover.any(axis=1)), np.flatnonzero(cover.any(axis=0))
-    if rows.size and columns.size:
-        part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        for dye, plane in ((stamp.haematoxylin, haematoxylin), (stamp.pas, pas)):
-            laid = _transferred(dye, stamp.frame, frame, 0.0)[part]
-            plane[part] = plane[part] * (1 - cover[part]) + laid * cover[part]
-    return depth
+    for dye, plane in ((stamp.haematoxylin, haematoxylin), (stamp.pas, pas)):
+        plane[part] = plane[part] * (1 - cover) + _transferred(dye, stamp.frame, shared, 0.0) * cover
+    return depth, part
+
+
+def _shared(source: Frame, target: Frame) -> tuple[Part, Frame]:
+    """The part of `target` that `source` covers, as slices and as a frame; one pixel where there is none."""
+    over = source.around(2 * target.mpp, target.mpp)
+    first_row, first_column = (
+        min(max(0, at), size - 1)
+        for at, size in zip(
+            (over.top_px - target.top_px, over.left_px - target.left_px), target.size_px, strict=True
+        )
+    )
+    last_row = min(max(first_row + 1, over.top_px + over.height_px - target.top_px), target.height_px)
+    last_column = min(max(first_column + 1, over.left_px + over.width_px - target.left_px), target.width_px)
+    part = (slice(first_row, last_row), slice(first_column, last_column))
+    return part, Frame(
+        target.top_px + first_row,
+        target.left_px + first_column,
+        last_row - first_row,
+        last_column - first_column,
+        target.mpp,
+    )
 
 
 def _transferred(plane: Float32, source: Frame, target: Frame, outside: float) -> Float32:
