@@ -22,7 +22,8 @@ from glomtile.types import SILENT, Box, Progress, UInt8
 
 __all__ = [
     "IMAGE_SUFFIXES", "MAX_PX", "ArrayReader", "encode_png", "image_mpp", "image_size", "list_images",
-    "mirrored_indices", "natural_key", "opened", "read_image", "resize_to_mpp", "size_at_mpp", "write_png",
+    "mirrored_indices", "natural_key", "opened", "read_image", "readable_size", "resize_to_mpp",
+    "size_at_mpp", "write_png",
 ]  # fmt: skip
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -117,6 +118,19 @@ def image_size(path: Path) -> tuple[int, int]:
         See `opened`.
     """
     with opened(path) as picture:
+        return picture.height, picture.width
+
+
+def readable_size(path: Path, max_px: int = MAX_PX) -> tuple[int, int]:
+    """``(H, W)`` of a picture that `read_image` takes, as far as its header tells.
+
+    Raises
+    ------
+    InputError
+        See `read_image`; only what shows in the pixels is not found out.
+    """
+    with opened(path) as picture:
+        require_plain(picture, Path(path), max_px)
         return picture.height, picture.width
 
 

@@ -17,7 +17,7 @@ from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.errors import InputError, UsageError
 from glomtile.files.groups import read_groups
-from glomtile.files.images import ArrayReader, encode_png, image_mpp, image_size, read_image
+from glomtile.files.images import ArrayReader, encode_png, image_mpp, read_image, readable_size
 from glomtile.files.masks import Datatype, encode_mask, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair
 from glomtile.files.workspace import move_aside, replace_folder, require_space, sha256, write_json
@@ -258,7 +258,7 @@ def _deal(pairs: Sequence[Pair], split: Sequence[float], groups: Path | None, se
         names = [known[found.stem] for found in pairs]
         splits = split_groups([known[found.stem] for found in pairs], split, seed, fixed)
     return [
-        Source(found, image_size(found.image), group, dealt)
+        Source(found, readable_size(found.image), group, dealt)
         for found, group, dealt in zip(pairs, names, splits, strict=True)
     ]
 
