@@ -104,7 +104,8 @@ class Parts:
     def normalise(self, x: Any, name: str) -> Any:
         """Normalise over the batch, over channel groups, or not at all."""
         if self.norm == "batch":
-            return keras.layers.BatchNormalization(dtype=self.precision, name=name)(x)
+            # Keras' own momentum of 0.99 judges a run of a few hundred steps by averages of its beginning.
+            return keras.layers.BatchNormalization(momentum=0.9, dtype=self.precision, name=name)(x)
         if self.norm == "group":
             groups = math.gcd(self.norm_groups, x.shape[-1])
             return keras.layers.GroupNormalization(groups, dtype=self.precision, name=name)(x)
