@@ -213,8 +213,8 @@ def _pick(
     if top >= 0 and left >= 0 and bottom < image.shape[0] and right < image.shape[1]:
         cut = [plane[top : bottom + 1, left : right + 1] for plane in planes]
     else:
-        row_index = _mirrored(np.arange(top, bottom + 1), image.shape[0])
-        column_index = _mirrored(np.arange(left, right + 1), image.shape[1])
+        row_index = mirrored(np.arange(top, bottom + 1), image.shape[0])
+        column_index = mirrored(np.arange(left, right + 1), image.shape[1])
         cut = [plane[row_index[:, None], column_index] for plane in planes]
     matrix = np.round(warp.matrix)
     if matrix[0, 0] == 0:
@@ -228,7 +228,7 @@ def _pick(
     return picked[0], picked[1]
 
 
-def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Fold any index into ``0 … size-1`` without repeating the edge pixel, as `cv2.BORDER_REFLECT_101`."""
     if size == 1:
         return np.zeros_like(index)

@@ -10,13 +10,13 @@ from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from glomtile.core.phantom.place import Frame
 from glomtile.core.phantom.preset import PRESETS, Dyes, Preset, draw_dyes
 from glomtile.core.phantom.scene import Place
 from glomtile.core.phantom.stamps import Stamp, paint_glomerulus, paint_vessel
 from glomtile.core.phantom.tissue import Stamper, paint_frame
+from glomtile.core.warp import mirrored
 from glomtile.errors import InputError
 from glomtile.types import Box, UInt8
 
@@ -124,7 +124,7 @@ class PhantomSlide:
         height, width = self._size_px
         if top >= 0 and left >= 0 and bottom <= height and right <= width:
             return self._assemble(Box(top, left, bottom, right), plane)
-        rows, columns = _mirrored(np.arange(top, bottom), height), _mirrored(np.arange(left, right), width)
+        rows, columns = mirrored(np.arange(top, bottom), height), mirrored(np.arange(left, right), width)
         row0, column0 = int(rows.min()), int(columns.min())
         needed = self._assemble(Box(row0, column0, int(rows.max()) + 1, int(columns.max()) + 1), plane)
         return needed[(rows - row0)[:, None], columns - column0]
@@ -214,14 +214,6 @@ def paint(
 
 def _chunks_of(size_px: tuple[int, int]) -> int:
     return -(-size_px[0] // _CHUNK_PX) * -(-size_px[1] // _CHUNK_PX)
-
-
-def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Fold any index into ``0 … size-1`` without repeating the edge pixel."""
-    if size == 1:
-        return np.zeros_like(index)
-    folded: NDArray[np.int64] = np.abs((index + size - 1) % (2 * size - 2) - (size - 1))
-    return folded
 
 
 class _Kept(Generic[Kind]):
