@@ -19,7 +19,11 @@ def told(settings) -> dict[str, str]:
         ({"model": {"class_weights": [1, 2, 3]}}, "model.class_weights", "of 2 classes"),
         ({"model": {"num_layers": 8, "image_width": 500}}, "model.image_width", "a multiple of 128"),
         ({"model": {"dropout_rate": 0.2, "num_layers": 6}}, "model.dropout_rate", "expected below 1"),
-        ({"tiledinfer": {"overlapping": 256}}, "tiledinfer.overlapping", "less than half of split_size"),
+        (
+            {"tiledinfer": {"overlapping": 256, "window": 512}},
+            "tiledinfer.overlapping",
+            "less than half of window",
+        ),
         ({"model": {"clipvalue": 0.5, "clipnorm": 1.0}}, "model.clipnorm", "only one"),
         (
             {"train": {"schedule": "cosine", "learning_rate_reducer": True}},

@@ -92,10 +92,10 @@ def _geometry(config: Config) -> Iterator[Remark]:
             f"the lowest level would drop a share of {deepest:g}, expected below 1",
         )
     tiled = config.tiledinfer
-    if 2 * tiled.overlapping >= tiled.split_size:
+    if isinstance(tiled.window, int) and 2 * tiled.overlapping >= tiled.window:
         yield (
             ("tiledinfer", "overlapping"),
-            f"expected less than half of split_size, which is {tiled.split_size}",
+            f"expected less than half of window, which is {tiled.window}",
         )
 
 

@@ -114,14 +114,16 @@ class TiledInferSettings(Section):
     images_dir: PathSetting | None = setting(None, "images to segment; also those of the tiled previews")
     output_dir: PathSetting | None = setting(None, "folder of the masks")
     overlapping: int = setting(
-        64, "margin per side that neighbouring windows share", unit="px", ge=0, le=16384
+        64, "margin per side that a window reads beyond its own pixels", unit="px", ge=0, le=16384
     )
-    split_size: int = setting(512, "side of a window", unit="px", ge=1, le=65536)
+    split_size: int = setting(
+        512, "side of a window's own pixels, margins not counted", unit="px", ge=1, le=65536
+    )
     blend: Literal["hann", "linear", "none"] = setting("hann", "weights of overlapping windows", ours=True)
     batch_size: int = setting(1, "windows a step", ours=True, ge=1, le=4096)
     window: Literal["auto"] | Count | None = setting(
         None,
-        'side of a window; "auto" = the largest in memory_mb; none = split_size',
+        'side with margins; "auto" = the largest in memory_mb; none = split_size + 2 overlapping',
         about=About(unit="px", ours=True, expects='"auto", a whole number ≥ 1 or None'),
     )
     memory_mb: int = setting(2048, 'memory for window = "auto"', unit="MiB", ours=True, ge=64)
