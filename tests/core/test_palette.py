@@ -94,6 +94,12 @@ def test_grey_class_numbers_read_as_colours_are_recognised():
         GLOMERULI.decode(np.ones((4, 4, 3), np.uint8))
 
 
+def test_an_image_in_the_place_of_a_mask_is_recognised():
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    with pytest.raises(InputError, match="is this an image"):
+        GLOMERULI.decode(image)
+
+
 def test_ignored_pixels_are_painted_grey_and_other_strangers_refused():
     labels = np.array([[0, 1, IGNORE]], np.uint8)
     assert GLOMERULI.encode(labels)[0].tolist() == [[0, 0, 0], [255, 0, 0], [128, 128, 128]]

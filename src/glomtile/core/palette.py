@@ -15,6 +15,7 @@ from glomtile.types import IGNORE, UInt8
 RGB = tuple[int, int, int]
 
 _NAMED_COLOURS = 5
+_COLOURS_OF_A_MASK = 256
 _UNKNOWN = 254
 _IGNORED_GREY: RGB = (128, 128, 128)
 
@@ -255,6 +256,8 @@ class Palette:
             hint = (
                 f"[mask] tolerance = {needed} would take each for its nearest class; or add them to rgb_map"
             )
+        elif len(colours) > _COLOURS_OF_A_MASK:
+            hint = "is this an image, or a mask that was stored as JPEG? Masks want PNG"
         else:
             hint = "add them to rgb_map"
         raise InputError(where, f"expected the colours {known}, got {listed} of the pixels", hint=hint)

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS, require_shares, split_groups, split_neighbours
+from glomtile.core.tiles import BORDERS, tile_boxes
 from glomtile.errors import InputError, UsageError
 from glomtile.files.groups import read_groups
 from glomtile.files.images import ArrayReader, encode_png, image_mpp, read_image, readable_size
@@ -23,9 +24,7 @@ from glomtile.files.pairs import PREPARE_FILE, Pair, pair
 from glomtile.files.workspace import move_aside, replace_folder, require_space, sha256, write_json
 from glomtile.types import SILENT, Box, Progress, UInt8
 
-__all__ = ["PrepareResult", "Source", "prepare", "tile_boxes"]
-
-Border = Literal["reflect", "even"]
+__all__ = ["PrepareResult", "Source", "prepare"]
 
 _MINI_TEST_FILE = "mini_test.json"
 _PACKED = 0.25  # an RGB picture of tissue packs to half as PNG, to a quarter at best
@@ -189,21 +188,6 @@ def prepare(
     return result
 
 
-def tile_boxes(size_px: tuple[int, int], tile_px: int, border: str) -> Iterator[Box]:
-    """Tiles that cover an image, row by row; with "reflect" the last may hang over its edge."""
-    rows, columns = (_starts(length, tile_px, border) for length in size_px)
-    for top in rows:
-        for left in columns:
-            yield Box(top, left, top + tile_px, left + tile_px)
-
-
-def _starts(length: int, tile_px: int, border: str) -> list[int]:
-    count = -(-length // tile_px)
-    if border == "even" and count > 1:
-        return [round(index * (length - tile_px) / (count - 1)) for index in range(count)]
-    return [index * tile_px for index in range(count)]
-
-
 def _require_settings(
     tile_px: int,
     split: Sequence[float],
@@ -217,7 +201,7 @@ def _require_settings(
         raise UsageError("tile", f"expected at least 16 px, got {tile_px}")
     if not 0 <= keep_empty <= 1:
         raise UsageError("keep_empty", f"expected a share of 0 to 1, got {keep_empty}")
-    if border not in ("reflect", "even"):
+    if border not in BORDERS:
         raise UsageError("border", f'expected "reflect" or "even", got {border!r}')
     if not 0 <= tolerance <= 255:
         raise UsageError("tolerance", f"expected 0 to 255, got {tolerance}")
@@ -236,7 +220,7 @@ def _require_ours(folder: Path, record: str) -> None:
                 "choose another",
             )
     elif folder.exists():
-        raise UsageError(folder, "expected a folder, got a file", "choose another")
+        raise UsageError(folder, "expected a folder, got a file", "choose another folder")
 
 
 @contextmanager
@@ -287,10 +271,14 @@ def _look(
     if len(wrong) == 1:
         raise wrong[0]
     if wrong:
-        more = f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
-        listed = "; ".join(str(error) for error in wrong[:_LISTED])
+        for error in wrong[:_LISTED]:
+            progress.warn(str(error))
+        names = ", ".join(Path(error.where).name for error in wrong[:_LISTED])
+        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
         raise InputError(
-            masks, f"expected files that can be used, got {len(wrong)} that cannot: {listed}{more}"
+            masks,
+            f"expected files that can be used, got {len(wrong)} that cannot: {names}{more}",
+            hint=f"the first: {wrong[0].message}" + (f"; {wrong[0].hint}" if wrong[0].hint else ""),
         )
     return [found for found in looked if isinstance(found, Source)]
 
