@@ -90,7 +90,8 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def test_the_loss_falls(undisturbed: Path) -> None:
+def test_the_loss_falls_and_the_history_is_json(undisturbed: Path) -> None:
+    """Reference §6.9: there ``history.json`` is the text of a Python dictionary."""
     history = json.loads((undisturbed / "history.json").read_text())
     assert history["loss"][-1] < history["loss"][0]
 
@@ -108,6 +109,7 @@ def test_all_files_of_the_reference_appear(undisturbed: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Reference §6.8: there nothing but the backend is seeded."""
     train(make_config(settings(dataset), tmp_path))
     assert_same_run(undisturbed, tmp_path)
 

@@ -177,8 +177,13 @@ def _segmented(
         mpp = scale[0] if scale else image_mpp(pair.image) or config.dataset.image_mpp
         result = segment_image(image, predictor, settings, mpp)
         stride = result.plan.core_px[0] if len(result.plan) > 1 else 0
-        zoom = scale[1] / scale[0] if scale else 1.0
-        yield pair, result.labels, mpp, round(stride * zoom)
+        yield pair, result.labels, mpp, _border_distance(stride, scale)
+
+
+def _border_distance(stride_px: int, scale: tuple[float, float] | None) -> int:
+    """Image pixels between window borders; 0 where there is none or it falls between pixels."""
+    distance = stride_px * (scale[1] / scale[0] if scale else 1.0)
+    return round(distance) if abs(distance - round(distance)) < 1e-6 else 0
 
 
 def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:

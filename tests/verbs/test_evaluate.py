@@ -1,0 +1,170 @@
+"""Training, evaluating and labelling as the commands do it, on a small set of painted discs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glomtile.config.load import make_config
+from glomtile.config.schema import Config
+from glomtile.core.palette import GLOMERULI
+from glomtile.errors import ModelError
+from glomtile.files.images import write_png
+from glomtile.files.masks import read_mask, write_mask
+from glomtile.verbs.evaluate import evaluate
+from glomtile.verbs.infer import tiled_infer
+from glomtile.verbs.prepare import prepare
+from glomtile.verbs.train import train
+
+SIDE, TILE, EPOCHS = 96, 64, 8
+
+
+def paint_discs(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(7)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for i in range(count):
+        y, x = rng.integers(20, SIDE - 20, 2)
+        labels = ((rows - y) ** 2 + (columns - x) ** 2 < 180).astype(np.uint8)
+        image = (50 + 130 * labels[..., None] + rng.integers(0, 30, (SIDE, SIDE, 3))).astype(np.uint8)
+        write_png(folder / "images" / f"disc{i}.png", image)
+        write_mask(folder / "masks" / f"disc{i}.png", labels, GLOMERULI)
+
+
+def config_of(root: Path, **model: object) -> Config:
+    def split(name: str) -> dict[str, str]:
+        return {"images_dir": f"dataset/{name}/images", "masks_dir": f"dataset/{name}/masks"}
+
+    return make_config(
+        {
+            "model": {
+                "model": "FlexUNet", "image_width": TILE, "image_height": TILE, "num_classes": 2,
+                "base_filters": 8, "num_layers": 3, "dropout_rate": 0.0, "learning_rate": 0.01,
+                "loss": "dice_crossentropy", **model,
+            },
+            "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}},
+            "dataset": {"image_mpp": 0.5},
+            "train": {
+                **split("train"), "epochs": EPOCHS, "batch_size": 4, "epoch_change_infer": True,
+                "epoch_change_tiled_infer": True,
+            },
+            "valid": split("valid"),
+            "test": split("test"),
+            "infer": {"images_dir": "whole/images", "output_dir": "out"},
+            "tiledinfer": {
+                "images_dir": "mini_test/images", "output_dir": "out_tiled", "split_size": 32,
+                "overlapping": 16,
+            },
+        },
+        root,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    paint_discs(root / "whole", 8)
+    prepare(
+        root / "whole/images", root / "whole/masks", root / "dataset", tile_px=TILE,
+        split=(0.5, 0.25, 0.25), mini_test=root / "mini_test",
+    )  # fmt: skip
+    train(config_of(root))
+    evaluate(config_of(root))
+    return root
+
+
+def test_evaluation_csv_is_the_references(trained: Path) -> None:
+    lines = (trained / "evaluation.csv").read_text().splitlines()
+    names = [line.split(",")[0] for line in lines]
+    assert names == ["dice_crossentropy", "dice_coef_multiclass"]
+    for line in lines:
+        assert len(line.split(",")[1].split(".")[1]) == 4
+
+
+def test_scores_are_over_whole_images_not_tiles(trained: Path) -> None:
+    record = json.loads((trained / "dataset/prepare.json").read_text())
+    tests = {s["stem"] for s in record["sources"] if s["split"] == "test"}
+    with (trained / "evaluation/per_image.csv").open() as stream:
+        assert {row["image"] for row in csv.DictReader(stream)} == tests
+    assert {p.stem for p in (trained / "evaluation/predictions").iterdir()} == tests
+
+
+def test_scores_agree_with_a_count_by_hand(trained: Path) -> None:
+    scores = json.loads((trained / "evaluation/scores.json").read_text())
+    both = predicted = true = 0
+    for path in (trained / "evaluation/predictions").iterdir():
+        prediction = read_mask(path, GLOMERULI) == 1
+        truth = read_mask(trained / "whole/masks" / path.name, GLOMERULI) == 1
+        assert prediction.shape == (SIDE, SIDE)
+        both, predicted, true = (
+            both + (prediction & truth).sum(),
+            predicted + prediction.sum(),
+            true + truth.sum(),
+        )
+    value = scores["classes"][0]["figures"]["pooled_dice"]["value"]
+    assert value == pytest.approx(2 * both / (predicted + true))
+    assert value > 0.8  # the discs are easy: a network that learnt anything finds them
+
+
+def test_the_report_holds_its_pictures(trained: Path) -> None:
+    page = (trained / "evaluation/report.html").read_text()
+    assert "data:image/" in page
+    assert 'src="http' not in page
+
+
+def test_the_models_card_knows_its_figures(trained: Path) -> None:
+    card = json.loads((trained / "models/best/model.json").read_text())
+    assert card["scores"]["validation"]["val_loss"] > 0
+    assert card["scores"]["test"]["classes"][0]["figures"]["pooled_dice"]["value"] > 0.8
+    assert 1 <= card["epoch"] <= EPOCHS
+
+
+def test_evaluating_again_gives_the_same_figures(trained: Path) -> None:
+    names = ("scores.json", "per_image.csv", "per_class.csv")
+    before = [(trained / "evaluation" / name).read_bytes() for name in names]
+    evaluate(config_of(trained))
+    assert [(trained / "evaluation" / name).read_bytes() for name in names] == before
+
+
+def test_tiled_inference_writes_what_evaluation_scored(trained: Path) -> None:
+    result = tiled_infer(config_of(trained))
+    assert not result.failed
+    for path in result.done:
+        scored = read_mask(trained / "evaluation/predictions" / path.name, GLOMERULI)
+        np.testing.assert_array_equal(read_mask(path, GLOMERULI), scored)
+
+
+def test_previews_read_the_folder_of_their_own_section(trained: Path) -> None:
+    """Reference §6.10: there tiled previews read ``[infer] images_dir``."""
+    whole = {p.name for p in (trained / "epoch_change_infer").iterdir()}
+    tiled = {p.name for p in (trained / "epoch_change_tiled_infer").iterdir()}
+    assert whole == {f"Epoch_{n}_disc{i}.png" for n in range(1, EPOCHS + 1) for i in range(6)}
+    stems = sorted(p.stem for p in (trained / "mini_test/images").iterdir())
+    assert tiled == {f"Epoch_{n}_{stem}.png" for n in range(1, EPOCHS + 1) for stem in stems}
+
+
+def test_a_model_of_other_classes_is_refused(trained: Path) -> None:
+    config = config_of(trained)
+    other = config.model_copy(
+        update={
+            "mask": config.mask.model_copy(update={"rgb_map": {(0, 0, 0): 0, (9, 9, 9): 1, (8, 8, 8): 2}})
+        }
+    ).placed(config.base_dir)
+    with pytest.raises(ModelError, match="3 classes"):
+        evaluate(other)
+
+
+def test_a_changed_network_is_refused_by_its_digest(trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "project"
+    shutil.copytree(trained, copy)
+    network = copy / "models/best/model.keras"
+    data = bytearray(network.read_bytes())
+    data[len(data) // 2] ^= 1
+    network.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="SHA-256"):
+        evaluate(config_of(copy))
