@@ -217,7 +217,7 @@ def _require_ours(folder: Path, record: str) -> None:
             raise UsageError(
                 folder,
                 f"expected no folder, an empty one or one with {record}, got other files",
-                "choose another",
+                "choose another folder",
             )
     elif folder.exists():
         raise UsageError(folder, "expected a folder, got a file", "choose another folder")
