@@ -17,7 +17,10 @@ class LayerCost:
 
     Parameters
     ----------
-    name : str
+    name, kind : str
+        Its own name and its class's.
+    sources : tuple of str
+        Names of the layers it takes its input from.
     shape : tuple of int
         ``(H, W, C)`` of its answer.
     parameters : int
@@ -28,6 +31,8 @@ class LayerCost:
     """
 
     name: str
+    kind: str
+    sources: tuple[str, ...]
     shape: tuple[int, ...]
     parameters: int
     flop: float
@@ -45,6 +50,7 @@ def layer_costs(model: keras.Model, size_px: tuple[int, int]) -> list[LayerCost]
         ``(H, W)``, multiples of the network's stride.
     """
     shapes: dict[int, tuple[int, ...]] = {id(model.input): (1, *size_px, model.input.shape[-1])}
+    givers: dict[int, str] = {id(model.input): "image"}
     costs = []
     for layer in model.layers:
         if isinstance(layer, keras.layers.InputLayer):
@@ -52,11 +58,13 @@ def layer_costs(model: keras.Model, size_px: tuple[int, int]) -> list[LayerCost]
         sources = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
         given = [shapes[id(tensor)] for tensor in sources]
         shape = tuple(layer.compute_output_shape(given if len(given) > 1 else given[0]))
-        shapes[id(layer.output)] = shape
+        shapes[id(layer.output)], givers[id(layer.output)] = shape, layer.name
         width = 2 if layer.compute_dtype in ("float16", "bfloat16") else 4
         costs.append(
             LayerCost(
                 name=layer.name,
+                kind=type(layer).__name__,
+                sources=tuple(givers[id(tensor)] for tensor in sources),
                 shape=shape[1:],
                 parameters=layer.count_params(),
                 flop=_flop(layer, given[0], shape),
@@ -91,4 +99,4 @@ def training_bytes(model: keras.Model, size_px: tuple[int, int], batch_size: int
         An estimate from below: a backend's own buffers come on top.
     """
     kept = sum(cost.answer_bytes for cost in layer_costs(model, size_px))
-    return batch_size * kept + 4.0 * model.count_params() * (2 + slots)
+    return float(batch_size * kept + 4.0 * model.count_params() * (2 + slots))
