@@ -100,6 +100,27 @@ def test_groups_stay_together_and_a_fixed_split_holds(tmp_path):
     assert len({(source["group"], source["split"]) for source in sources}) == 3
 
 
+def test_images_whose_group_is_out_are_in_no_split_and_on_record(tmp_path):
+    images, masks = paint(tmp_path, 6)
+    table = tmp_path / "groups.csv"
+    table.write_text(
+        "\n".join(["stem,group,split", *(f"k{i},g{i},{'out' if i == 4 else ''}" for i in range(6))])
+    )
+    result = prepare(images, masks, tmp_path / "set", groups=table, split=(0.4, 0.3, 0.3), tile_px=64)
+    record = json.loads((tmp_path / "set" / "prepare.json").read_text())
+    assert sum(result.images.values()) == len(record["sources"]) == 5
+    assert record["settings"]["images_left_out"] == ["k4"]
+    assert not list((tmp_path / "set").rglob("k4_*"))
+
+
+def test_a_table_that_leaves_everything_out_is_refused(tmp_path):
+    images, masks = paint(tmp_path, 2)
+    table = tmp_path / "groups.csv"
+    table.write_text("stem,group,split\nk0,a,out\nk1,a,out\n")
+    with pytest.raises(InputError, match="leaves all of them out"):
+        prepare(images, masks, tmp_path / "set", groups=table, tile_px=64)
+
+
 def test_the_wanted_share_of_empty_tiles_is_kept(tmp_path):
     images, masks = paint(tmp_path, 10)  # 9 tiles of 32 px each: 1 with a class, 8 empty
     listening = Listening()

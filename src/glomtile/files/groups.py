@@ -9,6 +9,9 @@ from glomtile.core.split import SPLITS
 from glomtile.errors import InputError
 from glomtile.files.tables import read_csv
 
+LEFT_OUT = "out"
+"""What the column ``split`` says of images that no split shall have."""
+
 _LISTED = 10
 
 
@@ -27,7 +30,7 @@ def read_groups(path: Path, stems: Sequence[str]) -> tuple[dict[str, str], dict[
     groups : dict
         Image to group.
     fixed : dict
-        Group to ``train``, ``valid`` or ``test``, only where a line says so.
+        Group to ``train``, ``valid``, ``test`` or `LEFT_OUT`, only where a line says so.
 
     Raises
     ------
@@ -44,8 +47,8 @@ def read_groups(path: Path, stems: Sequence[str]) -> tuple[dict[str, str], dict[
             continue
         if groups.setdefault(stem, group) != group:
             raise InputError(path, f"expected one group for {stem}, got {groups[stem]} and {group}")
-        if split and split not in SPLITS:
-            raise InputError(path, f"expected train, valid or test for {stem}, got {split!r}")
+        if split and split not in (*SPLITS, LEFT_OUT):
+            raise InputError(path, f"expected train, valid, test or out for {stem}, got {split!r}")
         if split and fixed.setdefault(group, split) != split:
             raise InputError(path, f"expected one split for group {group}, got {fixed[group]} and {split}")
     missing = [stem for stem in stems if stem not in groups]

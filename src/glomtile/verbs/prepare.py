@@ -17,7 +17,7 @@ from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.core.tiles import BORDERS, tile_boxes
 from glomtile.errors import InputError, UsageError
-from glomtile.files.groups import read_groups
+from glomtile.files.groups import LEFT_OUT, read_groups
 from glomtile.files.images import ArrayReader, encode_png, image_mpp, read_image, readable_size
 from glomtile.files.masks import Datatype, encode_mask, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair
@@ -111,8 +111,8 @@ def prepare(
         Shares of train, valid and test images. A share above zero gets at least one image.
     groups : Path, optional
         CSV with the columns ``stem,group[,split]``: images of one group (slide, patient) stay
-        together; ``split`` fixes train, valid or test. Without it images that are neighbours by
-        name stay together.
+        together; ``split`` fixes train, valid or test, or leaves images ``out`` of the dataset.
+        Without it images that are neighbours by name stay together.
     seed : int
         Of the split and of the choice among empty tiles.
     keep_empty : float
@@ -153,7 +153,9 @@ def prepare(
     _require_ours(out, PREPARE_FILE)
     if mini_test is not None:
         _require_ours(mini_test, _MINI_TEST_FILE)
-    sources = _deal(pair(images, masks), split, groups, seed)
+    found = pair(images, masks)
+    sources = _deal(found, split, groups, seed)
+    dealt = {source.pair.stem for source in sources}
     planned = [
         replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border))) for source in sources
     ]
@@ -173,6 +175,7 @@ def prepare(
         "tolerance": tolerance,
         "datatype": datatype,
         "groups": None if groups is None else _relative(groups, out),
+        "images_left_out": [one.stem for one in found if one.stem not in dealt],
         "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in palette.classes],
     }
     result = _summary(chosen, out, mini_test)
@@ -239,6 +242,11 @@ def _deal(pairs: Sequence[Pair], split: Sequence[float], groups: Path | None, se
         splits = split_neighbours(len(pairs), split, seed)
     else:
         known, fixed = read_groups(groups, [found.stem for found in pairs])
+        pairs = [found for found in pairs if fixed.get(known[found.stem]) != LEFT_OUT]
+        if not pairs:
+            raise InputError(
+                groups, "expected images for the splits, got a table that leaves all of them out"
+            )
         names = [known[found.stem] for found in pairs]
         splits = split_groups([known[found.stem] for found in pairs], split, seed, fixed)
     return [
