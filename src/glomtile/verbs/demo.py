@@ -13,12 +13,11 @@ from glomtile.errors import UsageError
 from glomtile.types import SILENT, Progress
 
 if TYPE_CHECKING:
-
     from glomtile.verbs.evaluate import EvaluateResult
 
 CONFIG_NAME = "demo.toml"
 
-PATIENTS = 10
+PATIENTS = 14
 IMAGES_PER_PATIENT = 2
 SIDE_PX = 640
 MPP = 1.0
@@ -93,13 +92,14 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
     )
     progress.note(f"prepared {_counted(made.images)} images as {_counted(made.tiles)} tiles: {made.dataset}")
     config_path = out / CONFIG_NAME
-    write_text(config_path, files("glomtile.verbs").joinpath("templates", CONFIG_NAME).read_text("utf-8"))
+    write_text(config_path, _settings())
     config = load_config(config_path)
     trained = train(config, progress=progress)
     progress.note(
         f"trained {len(trained.history)} epochs, best was epoch {trained.best_epoch}: {trained.best}"
     )
     evaluation = evaluate(config, progress=progress)
+    progress.note(_figures(evaluation))
     labelled = tiled_infer(config, progress=progress)
     progress.note(f"labelled {len(labelled.done)} whole test images: {labelled.done[0].parent}")
     seconds = time.monotonic() - began
@@ -163,6 +163,20 @@ def _paint_one(folder: Path, stem: str, patient: int, seed: int) -> None:
     phantom = paint(seed, (SIDE_PX, SIDE_PX), MPP, preset, stain=dyes)
     write_png(folder / "images" / f"{stem}.png", phantom.image, MPP)
     write_mask(folder / "masks" / f"{stem}.png", phantom.labels, GLOMERULI, MPP)
+
+
+def _settings() -> str:
+    return files("glomtile.verbs").joinpath("templates", CONFIG_NAME).read_text("utf-8")
+
+
+def _figures(evaluation: EvaluateResult) -> str:
+    scores = evaluation.scores
+    glomeruli = scores.classes[0]
+    dice, objects = glomeruli.figures["pooled_dice"], glomeruli.total
+    return (
+        f"measured {scores.images} test images: Dice {dice.value:.3f} ({dice.low:.3f} to {dice.high:.3f}), "
+        f"{objects.found} of {objects.truth_objects} glomeruli found, {objects.false} false"
+    )
 
 
 def _counted(numbers: dict[str, int]) -> str:
