@@ -142,6 +142,7 @@ def compare_with_network(args: argparse.Namespace) -> list[tuple[str, str]]:
         ),
         ("predict_tiled, CPU", f"{statistics.median(cpu):.2f} s"),
         ("network alone / predict_tiled, wall", f"{statistics.median(ratios):.3f} (each: {listed(ratios)})"),
+        ("network alone / predict_tiled, CPU", f"{network_cpu / statistics.median(cpu):.3f}"),
         (
             "inside the network during predict_tiled",
             f"{statistics.median(i / w for i, w in zip(inside, walls, strict=True)):.3f} of the wall time",
