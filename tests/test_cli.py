@@ -140,6 +140,22 @@ def test_stopping_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err.endswith("stopped\n")
 
 
+def test_a_stopped_training_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import glomtile.verbs.train
+
+    def verb(*_: object, resume: bool, progress: PlainProgress) -> None:
+        assert not resume
+        raise KeyboardInterrupt
+
+    config = tmp_path / "a.toml"
+    config.write_text("[model]\n")
+    monkeypatch.setattr(glomtile.verbs.train, "train", verb)
+    assert run(["train", str(config)]) == 130
+    assert re.fullmatch(r".*--resume.*\nstopped\n", capsys.readouterr().err)
+
+
 def test_failed_inputs_are_listed_last_and_end_with_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,7 +136,11 @@ def train(
     with _at_work(config, overrides) as (settings, progress):
         from glomtile.verbs.train import train as verb
 
-        result = verb(settings, resume=resume, progress=progress)
+        try:
+            result = verb(settings, resume=resume, progress=progress)
+        except KeyboardInterrupt:
+            progress.note("what is finished is kept: the same line with --resume goes on from the last epoch")
+            raise
     _print(result.paths)
 
 
