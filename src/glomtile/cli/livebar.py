@@ -9,6 +9,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glomtile.cli.progress import PlainProgress, shown
 
+BAR_CHARS = 24
+CLOCK_CHARS = 8
+LEAST_CHARS = 8
+
 
 class LiveProgress(PlainProgress):
     """Progress as one bar that moves, with notes and warnings above it; a finished stage leaves nothing.
@@ -27,7 +31,7 @@ class LiveProgress(PlainProgress):
     def _show(self) -> None:
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=BAR_CHARS),
             TextColumn("{task.fields[count]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[figures]}", markup=False),
@@ -44,8 +48,17 @@ class LiveProgress(PlainProgress):
                 self._bar.task_ids[0],
                 completed=self._done,
                 count=self._count(),
-                figures=shown(self._figures).removeprefix(" · "),
+                figures=self._fitting_figures(),
             )
+
+    def _fitting_figures(self) -> str:
+        """The figures, cut to what the line has left: Rich would rather cut the title."""
+        fixed = (self._title or "", self._count(), " " * (BAR_CHARS + CLOCK_CHARS + 4))
+        room = self._console.width - sum(map(len, fixed))
+        text = shown(self._figures).removeprefix(" · ")
+        if len(text) <= room:
+            return text
+        return text[: room - 1] + "…" if room >= LEAST_CHARS else ""
 
     def _hide(self) -> None:
         if self._bar is not None:
