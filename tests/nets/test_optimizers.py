@@ -76,7 +76,7 @@ def test_weight_decay_spares_biases_and_norms(small):
     norm.build((None, 8, 8, 2))
     weights = [*layer.trainable_variables, *norm.trainable_variables]
     before = [keras.ops.convert_to_numpy(w).copy() for w in weights]
-    optimizer.apply([keras.ops.zeros_like(w) for w in weights], weights)
+    optimizer.apply([keras.ops.zeros(w.shape) for w in weights], weights)
     after = [keras.ops.convert_to_numpy(w) for w in weights]
     np.testing.assert_allclose(after[0], 0.75 * before[0], rtol=1e-5)
     for was, now in zip(before[1:], after[1:], strict=True):
