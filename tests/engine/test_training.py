@@ -291,3 +291,34 @@ def test_early_stopping_waits_for_its_patience(dataset: Path, tmp_path: Path) ->
     assert len(result.history) < 9
     assert result.best_epoch == len(result.history) - 2
     assert "patience" in result.reason or "no better" in result.reason
+
+
+def test_an_epochs_figures_are_over_all_its_batches_whatever_their_sizes(dataset: Path) -> None:
+    """Not those of the last batch, to which Keras resets its metrics, nor a mean of means."""
+    import keras
+
+    from glomtile.engine.dataset import batches
+    from glomtile.engine.sources import judging_source
+    from glomtile.engine.training import judge
+    from glomtile.nets.losses import build_loss
+    from glomtile.nets.metrics import build_metrics
+    from glomtile.nets.registry import build_model
+
+    told = settings(dataset)
+    told["model"]["loss"] = "categorical_crossentropy"
+    config = make_config(told)
+    model = build_model(config.model, seed=1)
+    names = ["foreground_dice", "dice_coef_multiclass", "pixel_accuracy"]
+    model.compile(loss=build_loss(config.model), metrics=build_metrics(config.model, names))
+    source = judging_source(config, "train")  # 6 samples: batches of 4 and 2
+    apart = judge(model, batches(source, 4, 0))
+    whole = judge(model, batches(source, 6, 0))
+    images, labels = next(batches(source, 6, 0))
+    probs = keras.ops.convert_to_numpy(model(images))
+    by_hand = -np.log(np.take_along_axis(probs, labels[..., None].astype(int), -1)).mean()
+    assert apart.keys() == {"loss", *names}
+    assert apart == pytest.approx(whole, rel=1e-5)
+    assert apart["loss"] == pytest.approx(by_hand, rel=1e-4)
+    predicted = probs.argmax(-1)
+    dice = 2 * ((predicted == 1) & (labels == 1)).sum() / ((predicted == 1).sum() + (labels == 1).sum())
+    assert apart["foreground_dice"] == pytest.approx(dice, rel=1e-5)

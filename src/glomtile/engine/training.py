@@ -8,7 +8,7 @@ states, running metrics, and the history from which rate and patience follow. Sa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,7 @@ class Training:
         self._protocol = protocol
         self._history: History = []
         self._epoch_start = 0
+        self._sums = RunningSums(model)
 
     def resume(self) -> int:
         """Take up the state of ``last/``; returns the number of finished epochs.
@@ -130,16 +131,17 @@ class Training:
         notes = _read_notes(last)
         _require_same(notes["settings"], self._protocol.settings, last)
         self._model.optimizer.build(self._model.trainable_variables)
-        self._first_batch_builds_metrics()
+        self._sums.build(self._network.input_shape[-1], self._card.stride_px)
         try:
             with np.load(last / STATE, allow_pickle=False) as state:
-                _assign(self._variables(), state, last / STATE)
+                _assign([*self._variables(), *self._model.metrics_variables], state, last / STATE)
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
             raise ModelError(
                 last / STATE,
                 f"expected the arrays of a run state, got: {problem}",
                 "the run cannot be resumed",
             ) from problem
+        self._sums.take()
         self._history = notes["history"]
         self._epoch_start = notes["step"]
         return len(self._history)
@@ -171,7 +173,7 @@ class Training:
         protocol, number = self._protocol, len(self._history)
         self._set_rate()
         if self._epoch_start == 0:
-            self._model.reset_metrics()
+            self._sums.clear()
         steps = -(-len(training) // protocol.batch_size)
         progress.start(f"epoch {number + 1}/{protocol.epochs}", steps)
         if self._epoch_start:
@@ -181,13 +183,13 @@ class Training:
             training, protocol.batch_size, number, start=self._epoch_start, workers=protocol.workers
         )
         for step, (images, labels) in enumerate(ready, self._epoch_start + 1):
-            figures = _floats(self._model.train_on_batch(images, labels, return_dict=True))
+            self._model.train_on_batch(images, labels)
+            self._sums.add()
+            figures = self._sums.figures()
             progress.advance(1, **figures)
             if protocol.checkpoint_steps and step % protocol.checkpoint_steps == 0 and step < steps:
                 self._save_last(step)
         self._epoch_start = 0
-        if not figures:  # resumed at the very end of an epoch
-            figures = _floats(self._model.get_metrics_result())
         _require_finite(figures, number + 1)
         rate = float(self._model.optimizer.learning_rate)
         with averaged(self._model):
@@ -209,15 +211,9 @@ class Training:
         return self._card.model_copy(update={"epoch": epoch, "scores": {"validation": judged}})
 
     def _validate(self, validation: Source, progress: Progress) -> dict[str, float]:
-        self._model.reset_metrics()
-        figures: dict[str, float] = {}
         progress.start("validating", -(-len(validation) // self._protocol.batch_size))
-        for images, labels in batches(
-            validation, self._protocol.batch_size, 0, workers=self._protocol.workers
-        ):
-            figures = _floats(self._model.test_on_batch(images, labels, return_dict=True))
-            progress.advance(1)
-        return figures
+        ready = batches(validation, self._protocol.batch_size, 0, workers=self._protocol.workers)
+        return judge(self._model, ready, progress)
 
     def _should_stop(self) -> bool:
         patience = self._protocol.patience
@@ -232,19 +228,11 @@ class Training:
         self._model.optimizer.learning_rate = protocol.learning_rate * protocol.reducer_factor**count
 
     def _variables(self) -> list[Any]:
-        model = self._model
-        return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-
-    def _first_batch_builds_metrics(self) -> None:
-        """Give the metrics their variables by judging one empty batch, which the state then overwrites."""
-        channels = self._network.input_shape[-1]
-        side = self._card.stride_px
-        blank = np.zeros((1, side, side, channels), np.uint8)
-        self._model.test_on_batch(blank, np.zeros((1, side, side), np.uint8))
+        return [*self._model.variables, *self._model.optimizer.variables]
 
     def _save_last(self, step: int) -> None:
         notes = {"settings": self._protocol.settings, "history": self._history, "step": step}
-        arrays = [keras.ops.convert_to_numpy(v).copy() for v in self._variables()]
+        arrays = [keras.ops.convert_to_numpy(v).copy() for v in self._variables()] + self._sums.totals
 
         def add_state(folder: Path) -> None:
             np.savez(folder / STATE, *arrays)
@@ -252,6 +240,54 @@ class Training:
 
         with averaged(self._model):
             modelfolder.save_model_folder(self._folder / "last", self._network, self._card, add=add_state)
+
+
+class RunningSums:
+    """Figures over many batches: Keras clears its metrics at every ``train_on_batch`` and ``test_on_batch``.
+
+    Every metric here is a function of sums over pixels or samples (see `nets.metrics`), so the sums of the
+    batches' states are the state of all batches together.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self.totals: list[np.ndarray] = []
+
+    def clear(self) -> None:
+        """Forget the batches so far."""
+        self.totals = []
+
+    def add(self) -> None:
+        """Add what the metrics hold of the last batch."""
+        states = [keras.ops.convert_to_numpy(v) for v in self._model.metrics_variables]
+        self.totals = [a + b for a, b in zip(self.totals, states, strict=True)] if self.totals else states
+
+    def take(self) -> None:
+        """Go on from what the metrics' variables hold."""
+        self.totals = [keras.ops.convert_to_numpy(v).copy() for v in self._model.metrics_variables]
+
+    def figures(self) -> dict[str, float]:
+        """Loss and metrics over all batches added."""
+        for variable, total in zip(self._model.metrics_variables, self.totals, strict=True):
+            variable.assign(total)
+        return {name: float(value) for name, value in self._model.get_metrics_result().items()}
+
+    def build(self, channels: int, side_px: int) -> None:
+        """Give the metrics their variables, which they only have after a first batch."""
+        blank = np.zeros((1, side_px, side_px, channels), np.uint8)
+        self._model.test_on_batch(blank, np.zeros((1, side_px, side_px), np.uint8))
+
+
+def judge(
+    model: keras.Model, ready: Iterable[tuple[np.ndarray, np.ndarray]], progress: Progress = SILENT
+) -> dict[str, float]:
+    """Loss and metrics of a compiled model over batches, as over one large batch."""
+    sums = RunningSums(model)
+    for images, labels in ready:
+        model.test_on_batch(images, labels)
+        sums.add()
+        progress.advance(1)
+    return sums.figures()
 
 
 @contextmanager
@@ -267,10 +303,6 @@ def averaged(model: keras.Model) -> Iterator[None]:
     finally:
         for variable, value in zip(model.trainable_variables, raw, strict=True):
             variable.assign(value)
-
-
-def _floats(logs: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in logs.items()}
 
 
 def _require_finite(figures: dict[str, float], epoch: int) -> None:

@@ -120,6 +120,7 @@ def _on_network_inputs(config: Config, loaded: LoadedModel, progress: Progress) 
 
     from glomtile.engine.dataset import batches
     from glomtile.engine.sources import judging_source
+    from glomtile.engine.training import judge
     from glomtile.nets.losses import build_loss
     from glomtile.nets.metrics import build_metrics
 
@@ -128,11 +129,9 @@ def _on_network_inputs(config: Config, loaded: LoadedModel, progress: Progress) 
     model.compile(loss=build_loss(config.model), metrics=build_metrics(config.model, [name]))
     source = judging_source(config, "test")
     progress.start("test samples", -(-len(source) // config.eval.batch_size))
-    figures: dict[str, float] = {}
-    for images, labels in batches(source, config.eval.batch_size, 0, workers=max(1, config.dataset.workers)):
-        figures = model.test_on_batch(images, labels, return_dict=True)
-        progress.advance(1)
-    return float(figures["loss"]), float(figures[name])
+    ready = batches(source, config.eval.batch_size, 0, workers=max(1, config.dataset.workers))
+    figures = judge(model, ready, progress)
+    return figures["loss"], figures[name]
 
 
 def _on_images(
