@@ -114,6 +114,14 @@ def test_every_tile_is_drawn_once_an_epoch_in_changing_order() -> None:
     assert any(order(0) != order(epoch) for epoch in range(1, 4))
 
 
+def test_an_epoch_of_many_laps_draws_every_tile_as_often() -> None:
+    source = TileSource(decoded(4), (96, 80), Augmentation(), seed=3, samples=12)
+    assert len(source) == 12
+    first = [image.tobytes() for image, _ in drawn(source, 0)]
+    assert sorted(first.count(painted(i)[0].tobytes()) for i in range(4)) == [3, 3, 3, 3]
+    assert all(len(set(first[lap : lap + 4])) == 4 for lap in (0, 4, 8))
+
+
 def test_every_image_gives_its_share_of_crops() -> None:
     means = {int(painted(i)[0][..., 0].mean()): i for i in range(4)}
     assert len(means) >= 2  # images differ, so that counting below means something

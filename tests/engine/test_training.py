@@ -322,3 +322,21 @@ def test_an_epochs_figures_are_over_all_its_batches_whatever_their_sizes(dataset
     predicted = probs.argmax(-1)
     dice = 2 * ((predicted == 1) & (labels == 1)).sum() / ((predicted == 1).sum() + (labels == 1).sum())
     assert apart["foreground_dice"] == pytest.approx(dice, rel=1e-5)
+
+
+def test_tensorboard_gets_the_figures_on_request(dataset: Path, tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = train(make_config(settings(dataset, epochs=2, tensorboard=True), tmp_path))
+    read = event_accumulator.EventAccumulator(str(tmp_path / "eval/tensorboard"))
+    read.Reload()
+    losses = [event.value for event in read.Scalars("val_loss")]
+    assert losses == pytest.approx([epoch["val_loss"] for epoch in result.history])
+
+
+def test_the_generators_steps_make_an_epoch(dataset: Path) -> None:
+    from glomtile.engine.sources import training_source
+
+    told = settings(dataset, steps_per_epoch=5)
+    assert len(training_source(make_config(told))) == 6
+    told["model"]["generator"] = True
+    assert len(training_source(make_config(told))) == 20

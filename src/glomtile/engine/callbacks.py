@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from glomtile.errors import MissingExtraError
 from glomtile.files import workspace
 from glomtile.files.figures import plot_curves
 
@@ -120,9 +121,16 @@ class TensorBoardFiles:
     """Scalars for TensorBoard, on request; needs the ``tensorboard`` package."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as problem:
+            raise MissingExtraError(
+                "[train] tensorboard",
+                f"expected the tensorboard package, got: {problem}",
+                "install glomtile[tensorboard]",
+            ) from problem
 
         self._event, self._summary = Event, Summary
         folder.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ class DecodedPairs:
 
 @dataclass(frozen=True)
 class TileSource:
-    """Every picture once an epoch, in an order drawn anew each epoch.
+    """Every picture once a lap, in an order drawn anew; an epoch is one lap unless `samples` says otherwise.
 
     Parameters
     ----------
@@ -96,22 +96,26 @@ class TileSource:
     augmentation : Augmentation or None
         ``None``: pictures as they are, in their own order (validation and test).
     seed : int
+    samples : int, optional
+        Samples in one epoch.
     """
 
     decoded: DecodedPairs
     size_px: tuple[int, int]
     augmentation: Augmentation | None
     seed: int
+    samples: int | None = None
 
     def __len__(self) -> int:
-        return len(self.decoded)
+        return len(self.decoded) if self.samples is None else self.samples
 
     def sample(self, epoch: int, index: int) -> Sample:
         if self.augmentation is None:
             return fit_to(self.decoded[index], self.size_px)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
-        image, labels = fit_to(self.decoded[int(order[index])], self.size_px)
-        rng = np.random.default_rng([self.seed, epoch, index])
+        lap, place = divmod(index, len(self.decoded))
+        order = np.random.default_rng([self.seed, epoch, lap]).permutation(len(self.decoded))
+        image, labels = fit_to(self.decoded[int(order[place])], self.size_px)
+        rng = np.random.default_rng([self.seed, epoch, index, 1])
         return augment(image, labels, rng=rng, settings=self.augmentation)
 
 

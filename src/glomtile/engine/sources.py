@@ -46,7 +46,10 @@ def training_source(config: Config) -> Source:
         return CropSource(
             decoded, size_px, samples, config.dataset.foreground_share, augmentation, config.train.seed
         )
-    return TileSource(decoded, size_px, augmentation, config.train.seed)
+    # The reference's generator draws so many steps, however many tiles there are.
+    steps = config.train.steps_per_epoch if config.model.generator else None
+    samples = None if steps is None else steps * config.train.batch_size
+    return TileSource(decoded, size_px, augmentation, config.train.seed, samples)
 
 
 def judging_source(config: Config, split: str) -> Source:
