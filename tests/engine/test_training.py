@@ -254,6 +254,14 @@ def test_the_rate_falls_once_a_plateau(figures: list[float], patience: int, expe
     assert reductions(figures, patience) == expected
 
 
+def test_the_rate_of_each_epoch_follows_from_the_plateaus_before_it(undisturbed: Path) -> None:
+    """Reference §6.3."""
+    history = json.loads((undisturbed / "models/last/training.json").read_text())["history"]
+    losses = [epoch["val_loss"] for epoch in history]
+    expected = [0.01 * 0.5 ** reductions(losses[:i], 1) for i in range(len(history))]
+    assert [epoch["learning_rate"] for epoch in history] == pytest.approx(expected)
+
+
 def test_reductions_agree_with_keras() -> None:
     import keras
 
