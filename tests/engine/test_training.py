@@ -348,3 +348,22 @@ def test_the_generators_steps_make_an_epoch(dataset: Path) -> None:
     assert len(training_source(make_config(told))) == 6
     told["model"]["generator"] = True
     assert len(training_source(make_config(told))) == 20
+
+
+def test_a_network_trained_in_16_bits_is_saved_in_32_and_judges_alike(dataset: Path, tmp_path: Path) -> None:
+    import keras
+
+    from glomtile.engine.dataset import batches
+    from glomtile.engine.modelfolder import load_model_folder
+    from glomtile.engine.sources import judging_source
+    from glomtile.engine.training import judge
+    from glomtile.nets.losses import build_loss
+
+    config = make_config(settings(dataset, epochs=2, precision="mixed_bfloat16"), tmp_path)
+    result = train(config)
+    network = load_model_folder(result.last).model
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    model = keras.Model(network.inputs, network.outputs)
+    model.compile(loss=build_loss(config.model))
+    figures = judge(model, batches(judging_source(config, "valid"), 4, 0))
+    assert figures["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=0.05)

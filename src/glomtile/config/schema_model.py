@@ -54,20 +54,9 @@ METRICS = (
 """``<k>`` stands for a class number."""
 
 ACTIVATIONS = (
-    "relu",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "gelu",
-    "silu",
-    "swish",
-    "mish",
-    "tanh",
-    "sigmoid",
-    "softplus",
-    "softmax",
-    "linear",
-)
+    "celu", "elu", "gelu", "hard_swish", "leaky_relu", "linear", "mish", "relu", "relu6",
+    "selu", "sigmoid", "silu", "softplus", "softsign", "swish", "tanh",
+)  # fmt: skip
 
 _SWIN = About(networks=("SwinUNet",))
 _SWIN_U2 = About(networks=("SwinUNet", "U2Net"))

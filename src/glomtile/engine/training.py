@@ -94,7 +94,7 @@ class Training:
     network : keras.Model
         Not compiled; saved without optimizer.
     model : keras.Model
-        The same layers, compiled.
+        Compiled; of the same layers, or of like ones in another precision.
     card : ModelCard
         What both model folders say of themselves.
     folder : Path
@@ -118,6 +118,7 @@ class Training:
         self._history: History = []
         self._epoch_start = 0
         self._sums = RunningSums(model)
+        self._one_set_of_weights = network.weights[0] is model.weights[0]
 
     def resume(self) -> int:
         """Take up the state of ``last/``; returns the number of finished epochs.
@@ -192,7 +193,7 @@ class Training:
         self._epoch_start = 0
         _require_finite(figures, number + 1)
         rate = float(self._model.optimizer.learning_rate)
-        with averaged(self._model):
+        with self._judged_weights():
             judged = self._validate(validation, progress)
             figures |= {f"val_{name}": value for name, value in judged.items()}
             self._history.append(figures | {"learning_rate": rate})
@@ -203,6 +204,14 @@ class Training:
                 listener(end)
         self._save_last(0)
         progress.note(_line(number + 1, protocol.epochs, self._history[-1]))
+
+    @contextmanager
+    def _judged_weights(self) -> Iterator[None]:
+        """The averaged weights where there is an average, in the network that is saved too."""
+        with averaged(self._model):
+            if not self._one_set_of_weights:
+                self._network.set_weights(self._model.get_weights())
+            yield
 
     def _told(self, epoch: int) -> ModelCard:
         """The card with what is known after `epoch`."""
@@ -238,8 +247,9 @@ class Training:
             np.savez(folder / STATE, *arrays)
             workspace.write_json(folder / NOTES, notes)
 
-        with averaged(self._model):
-            modelfolder.save_model_folder(self._folder / "last", self._network, self._card, add=add_state)
+        told = self._told(len(self._history))
+        with self._judged_weights():
+            modelfolder.save_model_folder(self._folder / "last", self._network, told, add=add_state)
 
 
 class RunningSums:

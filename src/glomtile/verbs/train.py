@@ -150,7 +150,7 @@ def _require_sense(config: Config, resume: bool) -> None:
 
 
 def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
-    """The bare network, which is saved, and the same layers with loss and optimizer, which are trained."""
+    """The bare float32 network, which is saved, and what is trained: its layers, or their like in 16 bits."""
     import keras
 
     from glomtile.nets.losses import build_loss
@@ -158,8 +158,10 @@ def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
     from glomtile.nets.optimizers import build_optimizer
     from glomtile.nets.registry import build_model
 
-    network = build_model(config.model, precision=config.train.precision, seed=config.train.seed)
-    model = keras.Model(network.inputs, network.outputs, name="training")
+    precision, seed = config.train.precision, config.train.seed
+    network = build_model(config.model, seed=seed)
+    trained = network if precision == "float32" else build_model(config.model, precision=precision, seed=seed)
+    model = keras.Model(trained.inputs, trained.outputs, name="training")
     model.compile(
         optimizer=build_optimizer(config.model, config.train, steps),
         loss=build_loss(config.model),
