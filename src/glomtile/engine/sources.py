@@ -42,9 +42,9 @@ def training_source(config: Config) -> Source:
     augmentation = augmentation_of(config) if config.augments else Augmentation()
     if config.dataset.sampling == "crops":
         batch = config.train.batch_size
-        samples = config.dataset.samples_per_epoch or samples_that_cover(decoded, size_px, batch)
+        crops = config.dataset.samples_per_epoch or samples_that_cover(decoded, size_px, batch)
         return CropSource(
-            decoded, size_px, samples, config.dataset.foreground_share, augmentation, config.train.seed
+            decoded, size_px, crops, config.dataset.foreground_share, augmentation, config.train.seed
         )
     # The reference's generator draws so many steps, however many tiles there are.
     steps = config.train.steps_per_epoch if config.model.generator else None
