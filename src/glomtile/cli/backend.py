@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -42,6 +41,8 @@ def wake_backend() -> None:
 @contextmanager
 def greeting_held_back() -> Iterator[None]:
     """Keep what native code writes on stderr inside the block, and pass on what is no greeting."""
+    import tempfile  # with `random` and OpenSSL behind it: not for --help
+
     sys.stderr.flush()
     real = os.dup(2)
     with tempfile.TemporaryFile() as held:
