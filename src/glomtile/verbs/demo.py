@@ -77,7 +77,7 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
     from glomtile.verbs.train import train
 
     began = time.monotonic()
-    out = Path(out)
+    out = Path(out).absolute()
     _make_room(out, progress)
     biopsies = _paint(out / "biopsies", progress)
     made = prepare(
@@ -109,7 +109,7 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
         evaluation=evaluation,
         masks=tuple(labelled.done),
         seconds=seconds,
-        paths=(config_path, trained.best, labelled.done[0].parent, *evaluation.paths),
+        paths=(config_path, trained.best, labelled.done[0].parent, evaluation.paths[0], evaluation.paths[-1]),
     )
 
 
