@@ -23,7 +23,7 @@ def test_the_split_column_may_be_absent(tmp_path):
     ("text", "said"),
     [
         ("stem,group\na,s1\na,s2\nb,s1\n", "one group for a, got s1 and s2"),
-        ("stem,group,split\na,s1,tset\nb,s1,\n", "train, valid or test for a, got 'tset'"),
+        ("stem,group,split\na,s1,tset\nb,s1,\n", "train, valid, test or out for a, got 'tset'"),
         ("stem,group,split\na,s1,test\nb,s1,train\n", "one split for group s1, got test and train"),
         ("stem,group\na,s1\n", "got no line for b"),
         ("name,group\na,s1\n", "stem, group"),
