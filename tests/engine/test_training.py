@@ -227,6 +227,56 @@ def test_a_failing_start_leaves_the_old_run_alone(dataset: Path, tmp_path: Path)
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
+def test_what_fails_in_the_first_epoch_leaves_the_old_run_alone(dataset: Path, tmp_path: Path) -> None:
+    import shutil
+
+    train(make_config(settings(dataset, epochs=1), tmp_path))
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    shutil.copytree(dataset, tmp_path.parent / "cut")
+    picture = tmp_path.parent / "cut" / "train" / "images" / "3.png"
+    data = picture.read_bytes()
+    picture.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"3\.png"):
+        train(make_config(settings(tmp_path.parent / "cut", epochs=1), tmp_path))
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("model_dir", [".", ".."])
+def test_a_run_is_not_written_over_the_project_itself(dataset: Path, tmp_path: Path, model_dir: str) -> None:
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        train(make_config(settings(dataset, model_dir=model_dir), tmp_path / "project"))
+
+
+def test_a_run_is_not_written_over_its_data(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        train(make_config(settings(dataset, eval_dir=str(dataset / "train/images")), tmp_path))
+    assert len(list((dataset / "train/images").iterdir())) == 6
+
+
+def test_as_many_classes_as_colours_are_needed_before_anything_is_loaded(
+    dataset: Path, tmp_path: Path
+) -> None:
+    told = settings(dataset)
+    told["model"]["num_classes"] = 3
+    with pytest.raises(ConfigError, match="expected the 2 classes of"):
+        train(make_config(told, tmp_path))
+
+
+def test_a_side_that_the_levels_cannot_halve_is_refused(dataset: Path, tmp_path: Path) -> None:
+    told = settings(dataset)
+    told["model"]["image_width"] = 30
+    with pytest.raises(ConfigError, match="image_width: expected a multiple of 4"):
+        train(make_config(told, tmp_path))
+
+
+def test_the_settings_in_force_lie_beside_the_model(undisturbed: Path, dataset: Path) -> None:
+    from glomtile.config.load import load_config
+
+    written = load_config(undisturbed / "models/settings.toml")
+    assert written.train.batch_size == 4
+    assert written.model.base_filters == 4
+
+
 def test_a_stop_file_left_from_before_is_refused(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "break_training").touch()
     with pytest.raises(ConfigError, match="stop file"):

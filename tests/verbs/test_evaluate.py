@@ -12,7 +12,7 @@ import pytest
 from glomtile.config.load import make_config
 from glomtile.config.schema import Config
 from glomtile.core.palette import GLOMERULI
-from glomtile.errors import ModelError
+from glomtile.errors import ConfigError, ModelError
 from glomtile.files.images import write_png
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.verbs.evaluate import evaluate
@@ -155,6 +155,30 @@ def test_a_model_of_other_classes_is_refused(trained: Path) -> None:
     ).placed(config.base_dir)
     with pytest.raises(ModelError, match="3 classes"):
         evaluate(other)
+
+
+def test_settings_the_trained_network_does_not_have_are_told(trained: Path) -> None:
+    class Listening:
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def start(self, title: str, total: int | None = None) -> None: ...
+        def advance(self, steps: int = 1, **figures: float | str) -> None: ...
+        def note(self, text: str) -> None: ...
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    listening = Listening()
+    evaluate(config_of(trained, base_filters=99), progress=listening)
+    assert any("base_filters 8 was trained, the config says 99" in w for w in listening.warnings)
+
+
+def test_masks_do_not_land_on_those_made_by_hand(trained: Path) -> None:
+    config = config_of(trained)
+    for folder in ("dataset/test/masks", "mini_test/masks", "dataset/train/images"):
+        section = config.tiledinfer.model_copy(update={"output_dir": Path(folder)})
+        with pytest.raises(ConfigError, match="expected another folder"):
+            tiled_infer(config.model_copy(update={"tiledinfer": section}).placed(config.base_dir))
 
 
 def test_a_changed_network_is_refused_by_its_digest(trained: Path, tmp_path: Path) -> None:

@@ -131,12 +131,14 @@ class TensorBoardFiles:
                 f"expected the tensorboard package, got: {problem}",
                 "install glomtile[tensorboard]",
             ) from problem
-
-        self._event, self._summary = Event, Summary
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventFileWriter(str(folder))
+        self._event, self._summary, self._open = Event, Summary, EventFileWriter
+        self._folder = folder
+        self._writer: Any = None
 
     def __call__(self, end: EpochEnd) -> None:
+        if self._writer is None:  # not before: an earlier run's folder is moved aside first
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = self._open(str(self._folder))
         figures: Mapping[str, float] = end.history[-1]
         summary = self._summary(
             value=[self._summary.Value(tag=name, simple_value=v) for name, v in figures.items()]

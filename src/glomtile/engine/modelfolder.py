@@ -14,6 +14,7 @@ import keras
 
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
+from glomtile.config.schema import ModelSettings
 from glomtile.errors import ModelError
 from glomtile.files import workspace
 from glomtile.nets.registry import Geometry, geometry
@@ -131,20 +132,46 @@ def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     workspace.write_text(folder / CARD, told.to_json())
 
 
-def require_classes(card: ModelCard, num_classes: int, where: object) -> None:
-    """Raise unless the model knows as many classes as the config.
+SHAPING = (
+    "model", "image_channels", "mpp", "input_normalize", "num_classes", "base_filters", "base_kernels",
+    "num_layers", "dilation", "activation", "final_activation", "norm", "norm_groups", "residual",
+    "upsampling",
+)  # fmt: skip
+"""Settings of ``[model]`` that a trained network has for good."""
+
+
+def require_classes(card: ModelCard, settings: ModelSettings, num_colours: int, where: object) -> None:
+    """Raise unless the model knows the classes of the config.
+
+    Parameters
+    ----------
+    card : ModelCard
+    settings : ModelSettings
+        ``[model]`` of the config.
+    num_colours : int
+        Classes of its palette.
+    where : object
+        The model folder, named in the error.
 
     Raises
     ------
     ModelError
         When the numbers differ.
     """
-    if len(card.classes) != num_classes:
-        raise ModelError(
-            where,
-            f"expected a model of {num_classes} classes as the config has, got one of {len(card.classes)}",
-            "use the config the model was trained with, or train anew",
-        )
+    pairs = ((len(card.classes), num_colours), (card.network.num_classes, settings.num_classes))
+    for trained, told in pairs:
+        if trained != told:
+            raise ModelError(
+                where,
+                f"expected a model of {told} classes as the config has, got one of {trained}",
+                "use the config the model was trained with, or train anew",
+            )
+
+
+def differences(card: ModelCard, settings: ModelSettings) -> list[str]:
+    """Settings of the config that the trained network does not have, in words; the network's count."""
+    pairs = [(key, getattr(card.network, key), getattr(settings, key)) for key in SHAPING]
+    return [f"{key} {then} was trained, the config says {now}" for key, then, now in pairs if then != now]
 
 
 def versions() -> dict[str, str]:

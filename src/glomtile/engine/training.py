@@ -8,7 +8,7 @@ states, running metrics, and the history from which rate and patience follow. Sa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,7 @@ class Training:
         self._protocol = protocol
         self._history: History = []
         self._epoch_start = 0
+        self._make_way: Callable[[], None] | None = None
         self._sums = RunningSums(model)
         self._one_set_of_weights = network.weights[0] is model.weights[0]
 
@@ -152,9 +153,25 @@ class Training:
         training: Source,
         validation: Source,
         listeners: Sequence[Listener] = (),
+        make_way: Callable[[], None] = lambda: None,
         progress: Progress = SILENT,
     ) -> Outcome:
-        """Train to the end of the protocol."""
+        """Train to the end of the protocol.
+
+        Parameters
+        ----------
+        training, validation : Source
+        listeners : sequence of callable
+            Told of every epoch's end.
+        make_way : callable
+            Called once, before the first file is written: what fails until then, fails without a trace.
+        progress : Progress
+
+        Returns
+        -------
+        Outcome
+        """
+        self._make_way = make_way
         protocol, reason = self._protocol, "all epochs done"
         while len(self._history) < protocol.epochs:
             if self._should_stop():
@@ -197,6 +214,7 @@ class Training:
             judged = self._validate(validation, progress)
             figures |= {f"val_{name}": value for name, value in judged.items()}
             self._history.append(figures | {"learning_rate": rate})
+            self._clear_the_way()
             if stale_epochs(values(self._history, protocol.monitor)) == 0:
                 modelfolder.save_model_folder(self._folder / "best", self._network, self._told(number + 1))
             end = EpochEnd(number + 1, self._history, self._network)
@@ -239,7 +257,13 @@ class Training:
     def _variables(self) -> list[Any]:
         return [*self._model.variables, *self._model.optimizer.variables]
 
+    def _clear_the_way(self) -> None:
+        if self._make_way is not None:
+            self._make_way()
+            self._make_way = None
+
     def _save_last(self, step: int) -> None:
+        self._clear_the_way()
         notes = {"settings": self._protocol.settings, "history": self._history, "step": step}
         arrays = [keras.ops.convert_to_numpy(v).copy() for v in self._variables()] + self._sums.totals
 

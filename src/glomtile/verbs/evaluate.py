@@ -78,17 +78,18 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     palette = config.palette()
     best = config.resolve(config.train.model_dir) / "best"
     loaded = modelfolder.load_model_folder(best)
-    modelfolder.require_classes(loaded.card, palette.num_classes, best)
+    modelfolder.require_classes(loaded.card, config.model, palette.num_classes, best)
+    for difference in modelfolder.differences(loaded.card, config.model):
+        progress.warn(f"{best}: {difference}; the trained network counts")
     pairs = _whole_or_tiles(config)
     groups = None
     if config.eval.groups is not None:
         groups = read_groups(config.resolve(config.eval.groups), [p.stem for p in pairs])
     loss, metric = _on_network_inputs(config, loaded, progress)
-    table = config.resolve(TABLE)
-    workspace.write_text(table, f"{config.model.loss},{loss:.4f}\n{config.model.metrics[0]},{metric:.4f}\n")
-
     out = config.resolve(FOLDER)
     per_image, seams = _on_images(config, loaded, pairs, palette, out / "predictions", progress)
+    table = config.resolve(TABLE)
+    workspace.write_text(table, f"{config.model.loss},{loss:.4f}\n{config.model.metrics[0]},{metric:.4f}\n")
     scores, paths = write_scores(
         out, per_image, palette, groups=groups, draws=config.eval.draws, seams=_seam_facts(seams)
     )

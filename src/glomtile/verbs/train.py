@@ -44,6 +44,10 @@ DECIDING = (
 """Sections whose other settings a resumed run must share with the one it goes on from."""
 
 
+SETTINGS = "settings.toml"
+"""The settings in force, ``--set`` included, beside the copy of the config as it was written."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a training made.
@@ -111,9 +115,6 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     card = _card(config, pairs, len(split_pairs(config, "valid")))
     run = Training(network, model, card, folder, _protocol(config, len(training)))
     done = run.resume() if resume else 0
-    if not resume:
-        _move_aside(config, progress)
-        workspace.write_text(folder / _config_name(config), _config_text(config))
     if config.model.show_summary:
         network.summary(print_fn=progress.note)
     progress.note(
@@ -121,7 +122,16 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
         f"{network.count_params():,} parameters" + (f", resuming after epoch {done}" if resume else "")
     )
     previews = asked_previews(config, geometry(config.model), palette, progress)
-    outcome = run.run(training, validation, [*_curves(config), *previews], progress)
+    if done >= config.train.epochs:
+        progress.note(f"nothing left to do: {done} of {config.train.epochs} epochs are done")
+
+    def make_way() -> None:
+        if not resume:
+            _move_aside(config, progress)
+            workspace.write_text(folder / _config_name(config), _config_text(config))
+            workspace.write_text(folder / SETTINGS, to_toml(config))
+
+    outcome = run.run(training, validation, [*_curves(config), *previews], make_way, progress)
     eval_dir = config.resolve(config.train.eval_dir)
     return TrainResult(
         best=folder / "best",
@@ -142,11 +152,59 @@ def _require_sense(config: Config, resume: bool) -> None:
             f"expected schedule = 'constant' beside the reducer, got {train.schedule!r}",
             "a rate follows either its schedule or the plateaus",
         )
+    _require_buildable(config)
+    _require_run_folders(config)
     stop = config.resolve(train.break_file)
     if stop.exists() and not resume:
         raise ConfigError(
             stop, "expected no stop file before training starts, found one", "remove it and start again"
         )
+
+
+def _require_buildable(config: Config) -> None:
+    """A network of as many classes as there are colours, whose input its levels can halve."""
+    model, where = config.model, config.source or "config"
+    classes = config.palette().num_classes
+    if max(2, model.num_classes) != classes:
+        raise ConfigError(
+            f"{where} [model] num_classes",
+            f"expected the {classes} classes of [mask] rgb_map, got {model.num_classes}",
+            "give every class one colour in rgb_map; a binary network has num_classes 1 or 2",
+        )
+    step = 2 ** (model.num_layers - 1)
+    for key in ("image_width", "image_height"):
+        side = getattr(model, key)
+        if side % step:
+            raise ConfigError(
+                f"{where} [model] {key}",
+                f"expected a multiple of {step}, which {model.num_layers} levels halve evenly, got {side}",
+            )
+
+
+def _run_folders(config: Config) -> list[Path]:
+    train = config.train
+    folders = [train.model_dir, train.eval_dir]
+    folders += [train.epoch_change_infer_dir, train.epoch_change_tiled_infer_dir]
+    return list(dict.fromkeys(config.resolve(folder) for folder in folders))
+
+
+def _require_run_folders(config: Config) -> None:
+    """A folder that is moved aside as an earlier run holds neither the project nor its data."""
+    for folder in _run_folders(config):
+        for kept in (config.base_dir, *_data_folders(config)):
+            if kept.is_relative_to(folder):
+                raise ConfigError(
+                    folder,
+                    f"expected a folder of its own for what training writes, got one that holds {kept}",
+                    "an earlier run is moved aside as a whole folder",
+                )
+
+
+def _data_folders(config: Config) -> list[Path]:
+    pairs = [(name, key) for name in ("train", "valid", "test") for key in ("images_dir", "masks_dir")]
+    pairs += [("infer", "images_dir"), ("tiledinfer", "images_dir")]
+    found = [getattr(config.section(name), key) for name, key in pairs]
+    return [config.resolve(path) for path in found if path is not None]
 
 
 def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
@@ -243,11 +301,7 @@ def _require_room(folder: Path, network: keras.Model, model: keras.Model) -> Non
 
 def _move_aside(config: Config, progress: Progress) -> None:
     """An earlier run keeps its files under another name (reference §6.5)."""
-    folders = [config.train.model_dir, config.train.eval_dir]
-    folders += [config.train.epoch_change_infer_dir, config.train.epoch_change_tiled_infer_dir]
-    for folder in dict.fromkeys(config.resolve(f) for f in folders):
-        if config.base_dir.is_relative_to(folder):
-            continue  # it holds the project itself, not only a run
+    for folder in _run_folders(config):
         aside = workspace.move_aside(folder)
         if aside is not None:
             progress.note(f"an earlier {folder.name} is now {aside.name}")
