@@ -83,6 +83,17 @@ def test_the_hint_names_the_tolerance_that_would_do_and_no_smaller_one_does():
     assert GLOMERULI.decode(rgb, 12)[0, 0] == 1
 
 
+def test_dozens_of_colours_near_the_known_ones_ask_for_a_tolerance_not_for_a_longer_map():
+    rgb = np.zeros((1, 40, 3), np.uint8)
+    rgb[0, :, 0] = np.arange(30, 110, 2)
+    with pytest.raises(InputError, match=r"--tolerance 108 of prepare.*as PNG") as told:
+        GLOMERULI.decode(rgb)
+    assert "rgb_map" not in str(told.value)
+    rgb[0, :, 1] = 200
+    with pytest.raises(InputError, match="is this an image"):
+        GLOMERULI.decode(rgb)
+
+
 def test_of_several_classes_within_tolerance_the_nearest_is_taken():
     palette = Palette.from_rgb_map({(0, 0, 0): 0, (40, 0, 0): 1, (60, 0, 0): 2})
     rgb = np.array([[(49, 0, 0), (51, 0, 0), (3, 0, 0)]], np.uint8)

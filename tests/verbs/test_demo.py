@@ -12,6 +12,7 @@ from glomtile.files.images import image_mpp
 from glomtile.files.tables import read_csv
 from glomtile.verbs import demo as module
 from glomtile.verbs.demo import demo
+from glomtile.verbs.score import read_groups
 
 
 class Notes:
@@ -40,6 +41,17 @@ def test_its_settings_are_a_config_without_findings(tmp_path: Path) -> None:
     assert not config.findings
     assert config.model.num_classes == config.palette().num_classes
     assert config.model.mpp == 2 * module.MPP
+
+
+def test_its_intervals_are_drawn_over_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENTS", 2)
+    monkeypatch.setattr(module, "SIDE_PX", 64)
+    (tmp_path / "demo.toml").write_text(module._settings(), "utf-8")
+    config = load_config(tmp_path / "demo.toml")
+    biopsies = module._paint(tmp_path / "biopsies", Notes())
+    stems = [path.stem for path in (biopsies / "images").iterdir()]
+    assert config.eval.groups is not None
+    assert set(read_groups(config.resolve(config.eval.groups), stems).values()) == {"patient01", "patient02"}
 
 
 @pytest.mark.slow

@@ -155,9 +155,11 @@ def test_an_older_dataset_is_moved_aside_whole(tmp_path):
     images, masks = paint(tmp_path, 3)
     prepare(images, masks, tmp_path / "set", tile_px=64)
     before = digests(tmp_path / "set")
-    result = prepare(images, masks, tmp_path / "set", tile_px=32)
+    listening = Listening()
+    result = prepare(images, masks, tmp_path / "set", tile_px=32, progress=listening)
     [aside] = result.moved_aside
     assert digests(aside) == before
+    assert listening.notes == [f"an earlier set is now {aside.name}"]
     assert len(list((tmp_path / "set").glob("*/images/*"))) == 27
 
 
@@ -221,6 +223,17 @@ def test_all_unusable_masks_are_named_at_once_and_nothing_is_written(tmp_path):
         prepare(images, masks, tmp_path / "set", progress=listening)
     assert [Path(text.split(":")[0]).name for text in listening.warnings] == ["k1.png", "k3.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "masks"]
+
+
+def test_of_many_unusable_masks_three_are_explained(tmp_path):
+    images, masks = paint(tmp_path, 6)
+    for number in range(5):
+        write_png(masks / f"k{number}.png", np.full((70, 90, 3), 9, np.uint8))
+    listening = Listening()
+    with pytest.raises(InputError, match=r"got 5 that cannot: k0\.png, .*k4\.png"):
+        prepare(images, masks, tmp_path / "set", progress=listening)
+    assert len(listening.warnings) == 4
+    assert listening.warnings[3] == "and 2 more files that cannot be used"
 
 
 def test_a_truncated_image_leaves_no_dataset(tmp_path):

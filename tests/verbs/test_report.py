@@ -144,7 +144,23 @@ def test_seams_are_shown_where_they_were_measured(tmp_path):
     path = tmp_path / "scores.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"seams": {"seam_ratio": 1.07, "grid_sensitivity": None}}))
-    assert "seam ratio 1.07 grid sensitivity –" in " ".join(Page(report(tmp_path)).text.split())
+    text = " ".join(Page(report(tmp_path)).text.split())
+    assert "seam ratio 1.07 grid sensitivity –" in text
+    assert "Grid sensitivity: share" in text
+
+
+def test_only_figures_of_the_page_are_explained(tmp_path):
+    results(tmp_path)
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seams": {"seam_ratio": 1.07}}))
+    page = Page(report(tmp_path))
+    assert "Seam ratio: label changes" in page.text
+    assert "Grid sensitivity" not in page.text
+
+
+def test_the_title_names_the_project_and_the_folder(tmp_path):
+    page = Page(report(results(tmp_path / "glomeruli" / "evaluation")))
+    assert "<title>glomeruli: evaluation – glomtile report</title>" in page.source
 
 
 def test_a_class_never_seen_is_said_not_scored(tmp_path):

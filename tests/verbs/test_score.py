@@ -14,6 +14,7 @@ from glomtile.core.scores import score_image
 from glomtile.errors import InputError
 from glomtile.files.images import read_image, write_png
 from glomtile.files.masks import write_mask
+from glomtile.types import _Silent
 from glomtile.verbs.score import score, worst_first, write_scores, write_sheets
 
 THREE = Palette.from_rgb_map({(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}, ["none", "tuft", "vessel"])
@@ -64,6 +65,23 @@ def test_three_files_hold_the_figures_and_agree(tmp_path):
     # shifts of 0 and 4 px at 0.5 um
     assert figures["hd95"]["value"] == pytest.approx((0 + 4 * 0.5) / 2)
     assert float(classes[0]["hd95_um"]) == pytest.approx(1)
+
+
+def test_a_folder_scored_against_itself_is_warned_of(tmp_path):
+    class Listening(_Silent):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    predictions, truth, _ = study(tmp_path, {"a": 0, "b": 4})
+    listening = Listening()
+    score(predictions, truth, tmp_path / "out", progress=listening)
+    assert not listening.warnings
+    score(truth, truth.parent / "predictions/../truth", tmp_path / "out", progress=listening)
+    [told] = listening.warnings
+    assert "same folder" in told
 
 
 @pytest.mark.shared

@@ -119,6 +119,11 @@ def test_the_augmented_sheet_needs_a_config(tmp_path):
         stats(tmp_path / "Set", augmented=True)
 
 
+def test_a_target_that_is_not_there_is_neither_a_dataset_nor_a_config(tmp_path):
+    with pytest.raises(UsageError, match="nowhere: expected a dataset's folder or a config, got nothing"):
+        stats(tmp_path / "nowhere")
+
+
 def test_the_augmented_sheet_shows_what_the_network_sees(tmp_path):
     prepare(*paint(tmp_path), tmp_path / "Set", tile_px=32)
     sheets = {}

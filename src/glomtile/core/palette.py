@@ -15,7 +15,9 @@ from glomtile.types import IGNORE, UInt8
 RGB = tuple[int, int, int]
 
 _NAMED_COLOURS = 5
-_COLOURS_OF_A_MASK = 256
+_FEW_COLOURS = 8
+_NEAR = 64
+_NEAR_IN_A_JPEG = 127
 _UNKNOWN = 254
 _IGNORED_GREY: RGB = (128, 128, 128)
 
@@ -250,16 +252,19 @@ class Palette:
         known = ", ".join(f"({c.rgb[0]},{c.rgb[1]},{c.rgb[2]})" for c in self.classes)
         wanted = np.array([entry.rgb for entry in self.classes], np.int32)
         needed = int(np.abs(parts[:, None, :] - wanted).max(axis=-1).min(axis=1).max())
+        few = len(colours) <= _FEW_COLOURS
         if parts.max() < self.num_classes and (parts == parts[:, :1]).all():
             hint = 'these look like class numbers: mask_datatype = "indexed"'
-        elif needed <= 64:
+        elif needed <= (_NEAR if few else _NEAR_IN_A_JPEG):
+            other = "add them to rgb_map" if few else "save the mask as PNG, unsmoothed"
             hint = (
-                f"[mask] tolerance = {needed} would take each for its nearest class; or add them to rgb_map"
+                f"[mask] tolerance = {needed} in a config, --tolerance {needed} of prepare, would take each "
+                f"for its nearest class; or {other}"
             )
-        elif len(colours) > _COLOURS_OF_A_MASK:
-            hint = "is this an image, or a mask that was stored as JPEG? Masks want PNG"
-        else:
+        elif few:
             hint = "add them to rgb_map"
+        else:
+            hint = "is this an image, or a smoothed mask? Masks want PNG and one colour a class"
         raise InputError(where, f"expected the colours {known}, got {listed} of the pixels", hint=hint)
 
 

@@ -29,6 +29,7 @@ __all__ = ["PrepareResult", "Source", "prepare"]
 _MINI_TEST_FILE = "mini_test.json"
 _PACKED = 0.25  # an RGB picture of tissue packs to half as PNG, to a quarter at best
 _LISTED = 10
+_WARNED_OF = 3
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -180,13 +181,13 @@ def prepare(
     }
     result = _summary(chosen, out, mini_test)
     _warn(chosen, result, palette, progress)
-    with _taking_the_place_of(out, result.moved_aside) as folder:
+    with _taking_the_place_of(out, result.moved_aside, progress) as folder:
         _write_tiles(chosen, folder, read, palette, tile_px, progress)
         record = {"format": 1, "images_dir": _relative(images, out), "masks_dir": _relative(masks, out)}
         listing = [_record(source, out) for source in chosen]
         write_json(folder / PREPARE_FILE, {**record, "settings": settings, "sources": listing})
     if mini_test is not None:
-        with _taking_the_place_of(Path(mini_test), result.moved_aside) as folder:
+        with _taking_the_place_of(Path(mini_test), result.moved_aside, progress) as folder:
             _write_mini_test([s for s in chosen if s.split == "test"], folder, read, palette)
     return result
 
@@ -227,12 +228,13 @@ def _require_ours(folder: Path, record: str) -> None:
 
 
 @contextmanager
-def _taking_the_place_of(folder: Path, moved_aside: list[Path]) -> Iterator[Path]:
+def _taking_the_place_of(folder: Path, moved_aside: list[Path], progress: Progress) -> Iterator[Path]:
     """A folder to fill, which takes the place of `folder` when whole; what stood there moves aside."""
     with replace_folder(folder) as partial:
         yield partial
         if (older := move_aside(folder)) is not None:
             moved_aside.append(older)
+            progress.note(f"an earlier {folder.name} is now {older.name}")
 
 
 def _deal(pairs: Sequence[Pair], split: Sequence[float], groups: Path | None, seed: int) -> list[Source]:
@@ -279,8 +281,10 @@ def _look(
     if len(wrong) == 1:
         raise wrong[0]
     if wrong:
-        for error in wrong[:_LISTED]:
+        for error in wrong[:_WARNED_OF]:
             progress.warn(str(error))
+        if len(wrong) > _WARNED_OF:
+            progress.warn(f"and {len(wrong) - _WARNED_OF} more files that cannot be used")
         names = ", ".join(Path(error.where).name for error in wrong[:_LISTED])
         more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
         raise InputError(

@@ -75,7 +75,7 @@ def report(folder: Path) -> Path:
             folder, "expected scores.json, curves or pictures, got none of them", "run score first"
         )
     page = _render(
-        title=folder.resolve().name,
+        title=_title(folder.resolve()),
         facts=_facts(scores, run),
         scores=_sections(folder / "scores.json", scores) if scores is not None else None,
         run=run,
@@ -104,6 +104,11 @@ def _render(**content: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(text=reporttext, **content)
+
+
+def _title(folder: Path) -> str:
+    """Name the folder and the one above: every project has its ``evaluation``."""
+    return ": ".join(name for name in (folder.parent.name, folder.name) if name)
 
 
 def _sections(path: Path, scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def stats(
     Raises
     ------
     UsageError
-        `augmented` without a config.
+        `augmented` without a config, or there is nothing at `target`.
     InputError
         There is no such dataset, or a file in it cannot be used.
 
@@ -123,6 +123,8 @@ def stats(
         if augmented:
             raise UsageError("--augmented", f"expected a config, got the folder {target}")
         dataset = _of_folder(target)
+    elif not target.exists():
+        raise UsageError(target, "expected a dataset's folder or a config, got nothing there")
     else:
         config = load_config(target)
         dataset = _of_config(config)
