@@ -166,8 +166,10 @@ def test_a_path_of_an_override_starts_from_the_current_folder(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("train.epoch=3", "did you mean epochs?"),
-        ("trian.epochs=3", "did you mean [train]?"),
+        ("train.epoch=3", "unknown key, refused; did you mean epochs?"),
+        ("trian.epochs=3", "--set [trian]: unknown section, refused; did you mean [train]?"),
+        ("a.epochs=3", "--set [a]: unknown section, refused; did you mean epochs of [train]?"),
+        ("a.b=1", "--set [a]: unknown section, refused"),
         ("model.masks_dir=x", "it is one of [train], [valid], [test]"),
         ("train.epochs", "expected section.key=value, got the text 'train.epochs'"),
         ("epochs=3", "expected section.key=value, got the text 'epochs=3'"),
@@ -176,7 +178,7 @@ def test_a_path_of_an_override_starts_from_the_current_folder(tmp_path, monkeypa
         ("train.epochs=", "expected a value, got nothing"),
         ("train.images_dir=", "expected a value, got nothing"),
         ("train.epochs=int(3)", "expected a plain value, got code"),
-        ("infer3d.x=1", "3-D segmentation is not supported"),
+        ("infer3d.x=1", "3-D segmentation is not supported; the section is refused"),
     ],
 )
 def test_an_override_that_is_no_setting_is_refused(tmp_path, override, expected):

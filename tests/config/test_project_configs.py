@@ -9,9 +9,15 @@ from glomtile.config.load import check_config, load_config, to_toml
 FOLDER = "projects/flexunet/glomeruli"
 
 
-@pytest.mark.parametrize("name", ["train_eval_infer.config", "glomeruli.toml"])
-def test_a_config_of_the_project_has_no_finding(root, name):
-    assert check_config(root / FOLDER / name) == []
+def test_our_config_of_the_project_has_no_finding(root):
+    assert check_config(root / FOLDER / "glomeruli.toml") == []
+
+
+def test_of_the_references_config_only_what_has_no_effect_is_told(root):
+    findings = check_config(root / FOLDER / "train_eval_infer.config")
+    assert {finding.key for finding in findings} == {"class_name", "create_backup", "save_weights_only"}
+    assert all(finding.severity == "warning" for finding in findings)
+    assert all(finding.message.startswith("has no effect: ") for finding in findings)
 
 
 @pytest.mark.parametrize("name", ["train_eval_infer.config", "glomeruli.toml"])

@@ -144,6 +144,12 @@ WRITTEN_BUT_NEVER_READ = {
     "train": {"create_backup": "True", "save_weights_only": "True"},
 }
 
+WITHOUT_EFFECT = {
+    "dataset": {"class_name": '"ImageCategorizedMaskDataset"'},
+    "debug": {"verbose": "True"},
+    "train": {"create_backup": "False", "save_weights_only": "True", "validation_steps": "800"},
+}
+
 ELSEWHERE = {
     ("deformation", "alpah"): ("deformation", "alpha"),
     ("eval", "eval_dir"): ("train", "eval_dir"),
@@ -274,10 +280,14 @@ def test_a_key_that_counts_elsewhere_is_told_with_its_line(tmp_path, place):
     assert f"[{section}] {key}" in told[0].message
 
 
-def test_what_the_reference_wrote_and_never_read_is_accepted_without_a_word(tmp_path):
-    for section, keys in WRITTEN_BUT_NEVER_READ.items():
-        for key, text in keys.items():
-            assert load(tmp_path, f"[{section}]\n{key} = {text}\n").findings == ()
+@pytest.mark.parametrize(
+    ("section", "key", "text"),
+    [(section, key, text) for section, keys in WITHOUT_EFFECT.items() for key, text in keys.items()],
+)
+def test_a_key_without_effect_is_accepted_and_said_to_have_none(tmp_path, section, key, text):
+    (finding,) = load(tmp_path, f"[{section}]\n{key} = {text}\n").findings
+    assert (finding.severity, finding.line, finding.key) == ("warning", 2, key)
+    assert finding.message.startswith("has no effect: ")
 
 
 @pytest.mark.parametrize("key", sorted(OTHER_NETWORKS_KEYS))

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from glomtile.config.load import check_config, load_config, make_config, template, to_toml
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import about
+from glomtile.config.schema_model import BUILT_NETWORKS, NETWORK_NAMES
 from glomtile.config.toml import parse_toml
 
 texts = st.text(max_size=12).filter(lambda text: text.lower() not in ("none", "null"))
@@ -160,17 +161,164 @@ def test_the_template_is_a_config_without_a_finding(begun, tmp_path):
         assert config.need(section, "masks_dir")
 
 
-def test_the_template_shows_every_setting_of_the_built_networks_with_its_default(begun):
-    shown = tomllib.loads(re.sub(r"(?m)^# (?=\w+ = .)", "", begun))
+@pytest.fixture(scope="module")
+def uncommented(begun) -> str:
+    """The template with every key's mark taken away; lines of help have words before any equals sign."""
+    return re.sub(r"(?m)^# (?=\w+ =)", "", begun)
+
+
+def test_the_template_shows_every_setting_of_the_built_networks_with_its_default(uncommented):
+    shown = tomllib.loads(uncommented)
     for name, section in SECTIONS.items():
         for key, info in section.model_fields.items():
             known = about(info)
-            if known.networks or known.inert:
-                assert key not in shown.get(name, {})
-            elif info.default is None:
-                assert key in shown[name] or f"\n# {key} =\n" in begun
-            else:
-                assert key in shown[name]
+            assert (key in shown.get(name, {})) == (not known.networks and not known.inert)
     read = make_config(shown)
     assert read.model.learning_rate == Config().model.learning_rate
     assert read.augmentor == Config().augmentor.model_copy(update={"enabled": None})
+
+
+def test_the_template_with_every_mark_taken_away_says_the_same_without_a_finding(
+    begun, uncommented, tmp_path
+):
+    """A user wrote ``mpp = none`` behind an empty ``# mpp =``."""
+    before, after = tmp_path / "before.toml", tmp_path / "after.toml"
+    before.write_text(begun, "utf-8")
+    after.write_text(uncommented, "utf-8")
+    assert check_config(after) == []
+    assert load_config(after).model_dump() == load_config(before).model_dump()
+    assert not re.search(r"(?m)=\s*$", begun)
+
+
+def test_each_commented_key_of_the_template_is_toml_by_itself(begun):
+    commented = re.findall(r"(?m)^# (\w+ = ?.*)$", begun)
+    assert len(commented) > 50
+    for line in commented:
+        tomllib.loads(line)
+
+
+def test_the_template_speaks_toml_and_of_the_built_networks_only(begun):
+    assert not re.search(r"\b(True|False|None)\b", begun)
+    assert not re.search(r"(?<!\")\bnone =", begun)
+    networks = set(NETWORK_NAMES) - set(BUILT_NETWORKS)
+    assert not any(name in begun for name in networks)
+
+
+def test_the_templates_paths_are_those_that_prepare_makes(begun, tmp_path):
+    path = tmp_path / "new.toml"
+    path.write_text(begun, "utf-8")
+    config = load_config(path)
+    for split in ("train", "valid", "test"):
+        for kind in ("images", "masks"):
+            assert config.folder(split, f"{kind}_dir") == tmp_path.resolve() / "dataset" / split / kind
+    for section, out in (("infer", "mini_test_output"), ("tiledinfer", "mini_test_output_tiled")):
+        assert config.folder(section, "images_dir") == tmp_path.resolve() / "mini_test" / "images"
+        assert config.folder(section, "output_dir") == tmp_path.resolve() / out
+
+
+def test_an_error_in_toml_speaks_toml(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("[model]\nmpp = 0\n[augmentor]\nhflip = 1\n")
+    assert [finding.message for finding in check_config(path)] == [
+        'expected a number from 0.05 to 20 or "none", got 0',
+        "expected true or false, got 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("mpp = none", 'write "none" in quotes'),
+        ("mpp = None # unknown", 'write "none" in quotes'),
+        ("generator = True", "write true in small letters"),
+        ("base_kernels = (3, 3)", "write lists in square brackets"),
+        ("optimizer = Adam", "write texts in quotes"),
+        ("optimizer = ./x", "write texts in quotes"),
+    ],
+)
+def test_a_value_that_only_the_ini_dialect_has_gets_a_hint(tmp_path, line, hint):
+    path = tmp_path / "x.toml"
+    path.write_text(f"[model]\n{line}\n")
+    (finding,) = check_config(path)
+    assert (finding.severity, finding.line) == ("error", 2)
+    assert finding.message.endswith(f"; {hint}")
+
+
+def test_other_broken_toml_gets_no_hint(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("[train]\nepochs = 3 4\n")
+    (finding,) = check_config(path)
+    assert ";" not in finding.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "; a comment\n[train]\nepochs = 3\n",
+        "[model]\ngenerator = True\nbase_kernels = (3, 3)\n",
+        "[mask]\nrgb_map = {(0, 0, 0): 0}\n[model]\ngenerator = False\n",
+    ],
+)
+def test_the_ini_dialect_under_a_toml_name_is_recognised(tmp_path, text):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    (finding,) = check_config(path)
+    assert "looks like the INI dialect" in finding.message
+    assert ".config" in finding.message
+
+
+def test_the_references_config_under_a_toml_name_is_recognised(root, tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_bytes((root / "projects/flexunet/glomeruli/train_eval_infer.config").read_bytes())
+    assert "looks like the INI dialect" in str(check_config(path)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (
+            "[model]\nmpp = 1\n[train]\nepochs = 1\n\nepochs = 2\n",
+            6,
+            "[train] epochs is written twice, line 4 too; keep one of them",
+        ),
+        (
+            '[model]\n"mpp" = 1\nmpp = 2\n',
+            3,
+            "[model] mpp is written twice, line 2 too; keep one of them",
+        ),
+        (
+            "[augmentor]\nangles = [1]\nangles = [\n 1,\n]\n",
+            5,
+            "[augmentor] angles is written twice, line 2 too; keep one of them",
+        ),
+        (
+            "[train]\nepochs = 1\n[model]\n[train]\npatience = 2\n",
+            4,
+            "the section [train] is written twice, line 1 too; keep one of them",
+        ),
+    ],
+)
+def test_what_is_written_twice_in_toml_is_named_with_its_first_line(tmp_path, text, line, message):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    (finding,) = check_config(path)
+    assert (finding.severity, finding.line, finding.message) == ("error", line, message)
+
+
+def test_of_tables_within_tables_what_is_written_twice_is_refused_too():
+    for text in ("[[train]]\nx = 1\n[train]\n", "[m]\na.b = 1\na.b = 2\n", '[t]\n"a b" = 1\n"a b" = 2\n'):
+        (finding,) = parse_toml(text, "x.toml").findings
+        assert finding.severity == "error"
+        assert finding.line == 3
+        assert "line 3 too" not in finding.message
+
+
+def test_a_section_in_single_quotes_that_is_written_twice_is_named():
+    (finding,) = parse_toml("['train']\nx = 1\n['train']\n", "x.toml").findings
+    assert finding.message == "the section [train] is written twice; keep one of them"
+
+
+def test_an_odd_line_separator_in_a_text_moves_no_line():
+    (finding,) = parse_toml('[model]\r\nloss = "a\u2028b"\r\nmpp = none\r\n', "x.toml").findings
+    assert finding.line == 3
+    assert finding.message.endswith('at column 7; write "none" in quotes')

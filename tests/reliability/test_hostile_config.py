@@ -107,6 +107,11 @@ def test_a_hostile_value_is_refused_in_one_short_line(tmp_path, name):
         "[train]\nepochs = 1\nepochs = 2",
         "[model]\nlearning_rate = nan",
         "[model]\nlearning_rate = inf",
+        "\n" * 50_000 + "[train]\nepochs = none",
+        "[train]\nepochs = " + " " * 50_000 + "none",
+        "[train]\n" + "a" * 50_000 + " = none",
+        "[train]\n" + ";" * 50_000,
+        "['train']\nepochs = 1\n['train']\n",
     ],
 )
 def test_hostile_toml_is_refused_too(tmp_path, text):

@@ -72,7 +72,7 @@ def make_config(settings: Mapping[str, Mapping[str, object]], base_dir: str | Pa
         for section, table in settings.items()
         for key, value in table.items()
     ]
-    placed, odd = place(entries, "")
+    placed, odd = place(entries, "", "refused")
     config, findings = _settle(placed, "")
     findings += [Finding("error", *_rest(finding)) for finding in odd]
     if any(finding.severity == "error" for finding in findings):
@@ -157,7 +157,7 @@ def _overrides(overrides: Sequence[str]) -> tuple[dict[Place, Entry], list[Findi
             findings.append(Finding("error", _COMMAND_LINE, 0, "", "", message))
             continue
         entry = Entry(section, key.lower(), None, text.strip(), 0)
-        found, odd = place([entry], _COMMAND_LINE)
+        found, odd = place([entry], _COMMAND_LINE, "refused")
         if not found:
             findings += [Finding("error", *_rest(finding)) for finding in odd]
             continue
@@ -229,7 +229,8 @@ def _section(
     except ValidationError as problem:
         for key in dict.fromkeys(str(error["loc"][0]) for error in problem.errors(include_url=False)):
             entry = entries[key]
-            message = f"expected {expectation(settings.model_fields[key])}, got {describe(values[key])}"
+            wanted = expectation(settings.model_fields[key], toml=files[key].lower().endswith(".toml"))
+            message = f"expected {wanted}, got {describe(values[key])}"
             findings.append(Finding("error", files[key], entry.line, name, key, message, entry.text))
             del values[key]
         return settings.model_validate(values), findings

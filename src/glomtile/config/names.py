@@ -32,7 +32,7 @@ ALIASES: dict[Place, tuple[Place, str]] = {
 }
 """Keys we read under another name, and why."""
 
-UNSUPPORTED_SECTIONS = {"infer3d": "3-D segmentation is not supported; the section is left out"}
+UNSUPPORTED_SECTIONS = {"infer3d": "3-D segmentation is not supported"}
 
 _SECTIONS_OF: dict[str, tuple[str, ...]] = {}
 for _name, _settings in SECTIONS.items():
@@ -47,7 +47,9 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return written[close[0]] if close else None
 
 
-def place(entries: Sequence[Entry], file: str) -> tuple[dict[Place, Entry], list[Finding]]:
+def place(
+    entries: Sequence[Entry], file: str, fate: str = "left out"
+) -> tuple[dict[Place, Entry], list[Finding]]:
     """Bring each entry to the section and key of the schema.
 
     Parameters
@@ -56,6 +58,8 @@ def place(entries: Sequence[Entry], file: str) -> tuple[dict[Place, Entry], list
         As they were written.
     file : str
         For the findings.
+    fate : str, optional
+        What the caller does with a name that is no setting, in words.
 
     Returns
     -------
@@ -69,10 +73,10 @@ def place(entries: Sequence[Entry], file: str) -> tuple[dict[Place, Entry], list
     findings: list[Finding] = []
     told: set[str] = set()
     for entry in entries:
-        section = _section(entry, file, told, findings)
+        section = _section(entry, file, told, findings, fate)
         if section is None:
             continue
-        target, why = _target(section, entry.key)
+        target, why = _target(section, entry.key, fate)
         if target is None:
             findings.append(_warn(entry, file, why))
             continue
@@ -87,7 +91,7 @@ def place(entries: Sequence[Entry], file: str) -> tuple[dict[Place, Entry], list
     return placed, findings
 
 
-def _section(entry: Entry, file: str, told: set[str], findings: list[Finding]) -> str | None:
+def _section(entry: Entry, file: str, told: set[str], findings: list[Finding], fate: str) -> str | None:
     """The schema's section of an entry; what is odd about its name is told once."""
     name = entry.section
     if name in SECTIONS:
@@ -99,15 +103,25 @@ def _section(entry: Entry, file: str, told: set[str], findings: list[Finding]) -
         if known:
             message = f"section names are small letters; read as [{lower}]"
         elif lower in UNSUPPORTED_SECTIONS:
-            message = UNSUPPORTED_SECTIONS[lower]
+            message = f"{UNSUPPORTED_SECTIONS[lower]}; the section is {fate}"
         else:
-            near = nearest(name, SECTIONS)
-            message = "unknown section, left out" + (f"; did you mean [{near}]?" if near else "")
+            message = f"unknown section, {fate}" + _section_meant(name, entry.key)
         findings.append(Finding("warning", file, entry.line, name, "", message))
     return lower if known else None
 
 
-def _target(section: str, key: str) -> tuple[Place | None, str]:
+def _section_meant(name: str, key: str) -> str:
+    """The section that was meant: the one named most alike, else those that have the key."""
+    near = nearest(name, SECTIONS)
+    if near:
+        return f"; did you mean [{near}]?"
+    known = nearest(key, _SECTIONS_OF)
+    if known:
+        return f"; did you mean {known} of {' or '.join(f'[{home}]' for home in _SECTIONS_OF[known])}?"
+    return ""
+
+
+def _target(section: str, key: str, fate: str) -> tuple[Place | None, str]:
     """Where ``[section] key`` goes, and why there or why nowhere."""
     if key in SECTIONS[section].model_fields:
         return (section, key), ""
@@ -117,17 +131,17 @@ def _target(section: str, key: str) -> tuple[Place | None, str]:
     if len(homes) == 1:
         return (homes[0], key), _MISPLACED
     if homes:
-        return None, "not a key of this section, left out; it is one of " + ", ".join(
+        return None, f"not a key of this section, {fate}; it is one of " + ", ".join(
             f"[{home}]" for home in homes
         )
     near = nearest(key, SECTIONS[section].model_fields)
     if near:
-        return None, f"unknown key, left out; did you mean {near}?"
+        return None, f"unknown key, {fate}; did you mean {near}?"
     near = nearest(key, _SECTIONS_OF)
     if near:
         homes_text = " or ".join(f"[{home}]" for home in _SECTIONS_OF[near])
-        return None, f"unknown key, left out; did you mean {near} of {homes_text}?"
-    return None, "unknown key, left out"
+        return None, f"unknown key, {fate}; did you mean {near} of {homes_text}?"
+    return None, f"unknown key, {fate}"
 
 
 def _warn(entry: Entry, file: str, message: str) -> Finding:

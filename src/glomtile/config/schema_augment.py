@@ -23,7 +23,7 @@ class AugmentorSettings(Section):
     """[augmentor]: which changes a training sample may go through."""
 
     enabled: bool | None = setting(
-        None, "augment at all; none = as [model] generator and [generator] augmentation say", ours=True
+        None, 'augment at all; "none" = as [model] generator and [generator] augmentation say', ours=True
     )
     hflip: bool = setting(True, "mirror left and right")
     vflip: bool = setting(True, "mirror top and bottom")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -215,9 +216,20 @@ _NAMES = {
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths"}
 
 
-def expectation(info: FieldInfo) -> str:
-    """What a valid value of a field is, in words: ``a whole number ≥ 1``."""
-    return about(info).expects or _words(info.annotation, info.metadata)
+_TOML_WORDS = {"True": "true", "False": "false", "None": '"none"'}
+
+
+def expectation(info: FieldInfo, *, toml: bool = False) -> str:
+    """What a valid value of a field is, in words: ``a whole number ≥ 1``.
+
+    Parameters
+    ----------
+    info : FieldInfo
+    toml : bool, optional
+        Say ``true``, ``false`` and ``"none"``, as TOML is written, instead of Python's words.
+    """
+    words = about(info).expects or _words(info.annotation, info.metadata)
+    return re.sub(r"\b(True|False|None)\b", lambda word: _TOML_WORDS[word[1]], words) if toml else words
 
 
 def _words(annotation: Any, metadata: Any = ()) -> str:

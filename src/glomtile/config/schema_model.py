@@ -78,7 +78,12 @@ class ModelSettings(Section):
     image_height: int = setting(512, "height of the network's input in training", unit="px", ge=1, le=65536)
     image_channels: int = setting(3, "channels of the input", ge=1, le=4)
     mpp: float | None = setting(
-        None, "scale the network sees; none = the images as they are", unit="µm/px", ours=True, ge=0.05, le=20
+        None,
+        'scale the network sees; "none" = the images as they are',
+        unit="µm/px",
+        ours=True,
+        ge=0.05,
+        le=20,
     )
     input_normalize: bool = setting(True, "divide the input by 255")
     num_classes: int = setting(2, "classes, background included; 1 = binary, one sigmoid", ge=1, le=254)
@@ -96,7 +101,7 @@ class ModelSettings(Section):
     final_activation: str = setting(
         "sigmoid", "activation of the output of a binary network", about=About(known=ACTIVATIONS)
     )
-    normalization: bool = setting(False, 'batch normalisation; True is norm = "batch"')
+    normalization: bool = setting(False, 'batch normalisation; on, it is norm = "batch"')
     norm: Literal["none", "batch", "group"] = setting("none", "normalisation between convolutions", ours=True)
     norm_groups: int = setting(8, 'groups of norm = "group"', ours=True, ge=1, le=1024)
     residual: bool = setting(False, "each level adds its input to its output", ours=True)
@@ -105,7 +110,7 @@ class ModelSettings(Section):
     optimizer: Literal["Adam", "AdamW", "SGD"] = setting("Adam", "optimizer")
     learning_rate: float = setting(0.0001, "learning rate, the highest where a schedule is set", gt=0, le=10)
     weight_decay: float = setting(0.004, "decoupled weight decay of AdamW", ours=True, ge=0, le=1)
-    clipvalue: float | None = setting(0.2, "gradients clipped to ± this; 0 or none = not", ge=0)
+    clipvalue: float | None = setting(0.2, 'gradients clipped to ± this; 0 or "none" = not', ge=0)
     clipnorm: float | None = setting(
         None, "gradients scaled to at most this norm; replaces clipvalue", ours=True, gt=0
     )

@@ -16,14 +16,17 @@ class DatasetSettings(Section):
 
     class_name: str = setting(
         "ImageCategorizedMaskDataset",
-        "the reference's reader; ours reads either kind of mask",
-        about=About(known=("ImageCategorizedMaskDataset",)),
+        "the reference's reader",
+        about=About(
+            known=("ImageCategorizedMaskDataset",),
+            inert="one reader reads either kind of mask, see [mask] mask_datatype",
+        ),
     )
     sampling: Literal["tiles", "crops"] = setting(
         "tiles", "whole prepared tiles, or random crops of the large images", ours=True
     )
     samples_per_epoch: int | None = setting(
-        None, "crops an epoch; none = as many as cover the images once", ours=True, ge=1
+        None, 'crops an epoch; "none" = as many as cover the images once', ours=True, ge=1
     )
     foreground_share: float = setting(0.5, "share of crops that hold an object", ours=True, ge=0, le=1)
     image_mpp: float | None = setting(
@@ -80,8 +83,14 @@ class TrainSettings(Section):
         Path("epoch_change_tiled_infer"), "folder of these previews"
     )
     num_infer_images: int = setting(6, "images in a preview", ge=1)
-    save_weights_only: bool = setting(False, "accepted; a model folder is always written")
-    create_backup: bool = setting(False, "accepted; an earlier run is always moved aside")
+    save_weights_only: bool = setting(
+        False,
+        "save weights alone",
+        about=About(inert="a model folder, settings and weights, is always written"),
+    )
+    create_backup: bool = setting(
+        False, "keep an earlier run", about=About(inert="an earlier run is always moved aside and kept")
+    )
 
 
 class PairSettings(Section):
@@ -123,7 +132,7 @@ class TiledInferSettings(Section):
     batch_size: int = setting(1, "windows a step", ours=True, ge=1, le=4096)
     window: Literal["auto"] | Count | None = setting(
         None,
-        'side with margins; "auto" = the largest in memory_mb; none = split_size + 2 overlapping',
+        'side with margins; "auto" = the largest in memory_mb; "none" = split_size + 2 overlapping',
         about=About(unit="px", ours=True, expects='"auto", a whole number ≥ 1 or None'),
     )
     memory_mb: int = setting(2048, 'memory for window = "auto"', unit="MiB", ours=True, ge=64)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tomlkit
+from pydantic.fields import FieldInfo
 from tomlkit.items import InlineTable, KeyType, SingleKey
 
 from glomtile.config.findings import Finding
 from glomtile.config.ini import Entry, Parsed
 from glomtile.config.literals import DEEPEST
 from glomtile.config.schema import SECTIONS, Config
-from glomtile.config.schema_fields import about, expectation
-
-_HEADER = re.compile(r"\s*\[\s*\"?([\w-]+)\"?\s*(?:\.\s*\"?([\w-]+)\"?\s*)?\]")
-_ASSIGNMENT = re.compile(r"\s*\"?([\w-]+)\"?\s*=\s*(.*)")
+from glomtile.config.schema_fields import about, expectation, is_scalar
+from glomtile.config.schema_model import BUILT_NETWORKS
+from glomtile.config.toml_lines import fault, places
 
 
 def parse_toml(text: str, file: str = "") -> Parsed:
@@ -26,11 +25,9 @@ def parse_toml(text: str, file: str = "") -> Parsed:
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
-        found = re.search(r"at line (\d+)", str(problem))
-        line = int(found[1]) if found else 0
-        message = f"expected TOML, got something else: {problem}"
+        line, message = fault(text, problem)
         return Parsed((), (Finding("error", file, line, "", "", message),))
-    lines = _lines(text)
+    lines = places(text)
     entries: list[Entry] = []
     findings: list[Finding] = []
     for section, table in tables.items():
@@ -69,23 +66,6 @@ def _too_deep(value: object) -> bool:
     return bool(level)
 
 
-def _lines(text: str) -> dict[tuple[str, str], tuple[int, str]]:
-    """Line and written value of each key; tomllib keeps neither."""
-    found: dict[tuple[str, str], tuple[int, str]] = {}
-    section = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = _HEADER.match(line)
-        assignment = _ASSIGNMENT.match(line)
-        if header:
-            section = header[1]
-            if header[2]:
-                found.setdefault((section, header[2]), (number, ""))
-        elif assignment:
-            value = assignment[2].split(" #")[0].strip()
-            found.setdefault((section, assignment[1]), (number, value))
-    return found
-
-
 def to_toml(config: Config) -> str:
     """A config as TOML: every key that was written, with its line of help.
 
@@ -107,7 +87,8 @@ def to_toml(config: Config) -> str:
 def template() -> str:
     """A TOML config to start from: every key of the built networks, commented out at its default.
 
-    What a run cannot do without stands uncommented, to be filled in.
+    What a run cannot do without stands uncommented, to be filled in. Each commented key is valid
+    TOML without its mark, and changes nothing then.
     """
     parts = [
         "# glomtile: every setting with its default. Take the # away where you want another value.",
@@ -123,25 +104,31 @@ def template() -> str:
             value, mark = info.default, "# "
             if (name, key) in _STARTER:
                 value, mark = _STARTER[name, key], ""
-            written = "" if value is None else tomlkit.item(_item(value)).as_string()
-            wanted = " or ".join(known.known) if len(known.known) > 1 else expectation(info)
-            lines.append(f"\n# {info.description}{unit}: {wanted}")
-            lines.append(f"{mark}{key} = {written}".rstrip())
+            lines.append(f"\n# {info.description}{unit}: {_wanted(name, key, info)}")
+            lines.append(f"{mark}{key} = {tomlkit.item(_item(value)).as_string()}")
         if lines:
             parts += [f"\n[{name}]", *lines]
     return "\n".join(parts) + "\n"
 
 
-_FOLDER = "../../../dataset/Glomeruli"
+def _wanted(section: str, key: str, info: FieldInfo) -> str:
+    """What a setting may be, as TOML has it; of networks, those that are built."""
+    names = BUILT_NETWORKS if (section, key) == ("model", "model") else about(info).known
+    if not names:
+        return expectation(info, toml=True)
+    several = "" if is_scalar(info.annotation) else "a list of "
+    return several + " or ".join(f'"{name}"' for name in names)
+
+
 _STARTER: dict[tuple[str, str], Any] = {
     ("model", "model"): "FlexUNet",
     ("model", "num_classes"): 2,
-    ("train", "images_dir"): f"{_FOLDER}/train/images",
-    ("train", "masks_dir"): f"{_FOLDER}/train/masks",
-    ("valid", "images_dir"): f"{_FOLDER}/valid/images",
-    ("valid", "masks_dir"): f"{_FOLDER}/valid/masks",
-    ("test", "images_dir"): f"{_FOLDER}/test/images",
-    ("test", "masks_dir"): f"{_FOLDER}/test/masks",
+    ("train", "images_dir"): "dataset/train/images",
+    ("train", "masks_dir"): "dataset/train/masks",
+    ("valid", "images_dir"): "dataset/valid/images",
+    ("valid", "masks_dir"): "dataset/valid/masks",
+    ("test", "images_dir"): "dataset/test/images",
+    ("test", "masks_dir"): "dataset/test/masks",
     ("infer", "images_dir"): "mini_test/images",
     ("infer", "output_dir"): "mini_test_output",
     ("tiledinfer", "images_dir"): "mini_test/images",
