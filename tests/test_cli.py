@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import glomtile
 import glomtile.verbs.score
 from glomtile.cli import run
 from glomtile.cli.backend import greeting_held_back
@@ -76,6 +77,11 @@ def test_the_module_is_the_command() -> None:
     assert result.stdout.startswith("Usage: glomtile ")
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"glomtile {glomtile.__version__}\n"
+
+
 # --- exit codes and errors ----------------------------------------------------------------------------
 
 
@@ -128,6 +134,14 @@ def test_an_unexpected_error_is_short_and_says_how_to_report_it(
     assert "Traceback" not in told
 
 
+def test_an_unexpected_error_is_told_without_colours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _let_score(monkeypatch, ValueError("\x1b[1mException\x1b[0m in \x1b[38;5;4mlayer\x1b[0m"))
+    assert run(SCORE) == 1
+    assert capsys.readouterr().err.startswith("unexpected error: ValueError: Exception in layer\n")
+
+
 def test_debug_shows_where_an_error_came_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +192,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(
 ) -> None:
     def verb(*_: object, progress: PlainProgress, **__: object) -> SimpleNamespace:
         progress.start("score", 2)
+        progress.note("a note")
         progress.warn("look out")
         return SimpleNamespace(paths=[Path("c/scores.json")])
 
@@ -185,7 +200,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     assert run(SCORE) == 0
     told = capsys.readouterr()
     assert told.out == "c/scores.json\n"
-    assert told.err == "score: 0 of 2\nwarning: look out\n"
+    assert told.err == "a note\nwarning: look out\n"
 
 
 def test_options_reach_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +248,21 @@ def test_config_init_begins_a_config_that_converts_and_checks(
     converted = tmp_path / "converted.toml"
     converted.write_text(capsys.readouterr().out)
     assert run(["config", "check", str(converted)]) == 0
-    assert capsys.readouterr().out == ""
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"{converted}: no findings\n")
+    assert run(["config", "check", str(converted), "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_config_check_and_convert_take_settings_of_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "a.toml"
+    config.write_text("[train]\nepochs = 3\n")
+    assert run(["config", "convert", str(config), "--set", "train.epochs=7"]) == 0
+    assert "epochs = 7" in capsys.readouterr().out
+    assert run(["config", "check", str(config), "--set", "train.epochs=ten"]) == 2
+    assert "--set" in capsys.readouterr().out
 
 
 def test_findings_of_a_config_are_warned_of_before_work(
@@ -266,10 +295,25 @@ def test_a_log_gets_a_status_line_now_and_then() -> None:
     progress.note("done")
     progress.close()
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "tiles: 0 of 100"
-    assert lines[1] == f"tiles: 20 of 100, {duration(4 * LINE_EVERY_S)} left · loss 0.25"
-    assert lines[-1] == "done"
-    assert len(lines) == 7
+    assert lines[0] == f"tiles: 20 of 100, {duration(4 * LINE_EVERY_S)} left · loss 0.25"
+    assert lines[-2:] == [f"tiles: 100 of 100 in {duration(5 * LINE_EVERY_S)} · loss 0.25", "done"]
+    assert len(lines) == 6
+
+
+def test_a_log_tells_nothing_of_quick_stages_and_the_end_of_long_ones() -> None:
+    now = 0.0
+    stream = io.StringIO()
+    progress = PlainProgress(stream, clock=lambda: now)
+    progress.start("images", 8)
+    progress.advance(8)
+    progress.start("drawing")
+    now += 2 * LINE_EVERY_S
+    progress.start("masks", 2)
+    now += LINE_EVERY_S / 2
+    progress.advance(2)
+    progress.close()
+    progress.close()
+    assert stream.getvalue() == f"drawing: {duration(2 * LINE_EVERY_S)}\n"
 
 
 def test_a_quiet_run_tells_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:

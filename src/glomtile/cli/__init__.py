@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from glomtile.errors import GlomtileError
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 130
+
+# Keras colours some of its messages for a terminal.
+_COLOURING = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -61,7 +65,7 @@ def _run_app(arguments: Sequence[str]) -> int:
 
 
 def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
-    words = " ".join(str(error).split()) or "no message"
+    words = " ".join(_COLOURING.sub("", str(error)).split()) or "no message"
     if len(words) > 300:
         words = words[:300] + " …"
     again = " ".join(["glomtile --debug", *arguments])

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import glomtile
 from glomtile.cli import configs
 from glomtile.cli.backend import greeting_held_back, wake_backend
+from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.progress import watching
 
 if TYPE_CHECKING:
@@ -29,11 +31,6 @@ app = typer.Typer(
 )
 app.add_typer(configs.app, name="config")
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="An INI or TOML file of settings.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given again."),
-]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
 RgbMap = Annotated[
     str | None,
@@ -43,14 +40,23 @@ RgbMap = Annotated[
 ]
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"glomtile {glomtile.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell only warnings and errors.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Tell the version.")
+    ] = False,
 ) -> None:
     # The switches are taken out of the line before it comes here, so that they may stand anywhere in it;
     # they are declared for --help. This text would replace the app's own, hence a comment.
-    del quiet, debug
+    del quiet, debug, version
 
 
 @app.command()

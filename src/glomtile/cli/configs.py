@@ -7,17 +7,25 @@ from typing import Annotated
 
 import typer
 
+from glomtile.cli.flags import FLAGS
+
 app = typer.Typer(help="Check a config file, convert it to TOML, or begin one.", no_args_is_help=True)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="An INI or TOML file of settings.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given again."),
+]
 
 
 @app.command()
-def check(config: ConfigFile) -> None:
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Print every finding at once; 2 when one of them is an error."""
     from glomtile.config.load import check_config
 
-    findings = check_config(config)
+    findings = check_config(config, overrides or ())
+    if not findings and not FLAGS.get().quiet:
+        typer.echo(f"{config}: no findings", err=True)
     for finding in findings:
         typer.echo(f"{finding.severity}: {finding}")
     if any(finding.severity == "error" for finding in findings):
@@ -25,12 +33,12 @@ def check(config: ConfigFile) -> None:
 
 
 @app.command()
-def convert(config: ConfigFile) -> None:
+def convert(config: ConfigFile, overrides: Overrides = None) -> None:
     """Print the same settings as TOML; paths stay relative to the config's folder."""
     from glomtile.config.load import load_config
     from glomtile.config.toml import to_toml
 
-    typer.echo(to_toml(load_config(config)), nl=False)
+    typer.echo(to_toml(load_config(config, overrides or ())), nl=False)
 
 
 @app.command()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from glomtile.types import Progress
 
 LINE_EVERY_S = 15.0
-"""A log gets a status line no oftener than this; notes and warnings at once."""
+"""A log gets a status line no oftener than this, and none of a stage that ends before; notes and warnings
+at once."""
 
 
 @contextmanager
@@ -67,8 +68,8 @@ class PlainProgress:
         self._total: int | None = None
         self._done = 0
         self._figures: dict[str, float | str] = {}
-        self._began = clock()
-        self._told: float | None = None
+        self._began = self._told = clock()
+        self._spoken_of = False
 
     def start(self, title: str, total: int | None = None) -> None:
         """End the stage before, if any, and begin a new one."""
@@ -76,6 +77,7 @@ class PlainProgress:
             self._hide()
             self._title, self._total, self._done, self._figures = title, total, 0, {}
             self._began = self._clock()
+            self._spoken_of = False
             self._show()
 
     def advance(self, steps: int = 1, **figures: float | str) -> None:
@@ -97,18 +99,24 @@ class PlainProgress:
         """End the last stage."""
         with self._lock:
             self._hide()
+            self._title = None
 
     def _show(self) -> None:
-        self._show_step()
+        pass
 
     def _show_step(self) -> None:
         now = self._clock()
-        if self._told is None or now - self._told >= LINE_EVERY_S:
-            self._told = now
+        if now - self._told >= LINE_EVERY_S and self._done != self._total:
+            self._told, self._spoken_of = now, True
             self._line(f"{self._title}: {self._count()}{self._left(now)}{shown(self._figures)}")
 
     def _hide(self) -> None:
-        pass
+        """Tell where a long stage ended."""
+        now = self._clock()
+        if self._title is not None and (self._spoken_of or now - self._began >= LINE_EVERY_S):
+            self._told = now
+            count = f"{self._count()} in " if self._done or self._total else ""
+            self._line(f"{self._title}: {count}{duration(now - self._began)}{shown(self._figures)}")
 
     def _count(self) -> str:
         return f"{self._done} of {self._total}" if self._total is not None else f"{self._done} done"
@@ -131,6 +139,9 @@ class WarningsOnly(PlainProgress):
         """Notes are not warnings."""
 
     def _show_step(self) -> None:
+        pass
+
+    def _hide(self) -> None:
         pass
 
 
