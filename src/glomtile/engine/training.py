@@ -265,7 +265,7 @@ class Training:
     def _save_last(self, step: int) -> None:
         self._clear_the_way()
         notes = {"settings": self._protocol.settings, "history": self._history, "step": step}
-        arrays = [keras.ops.convert_to_numpy(v).copy() for v in self._variables()] + self._sums.totals
+        arrays = [_array(v) for v in self._variables()] + self._sums.totals
 
         def add_state(folder: Path) -> None:
             np.savez(folder / STATE, *arrays)
@@ -293,12 +293,12 @@ class RunningSums:
 
     def add(self) -> None:
         """Add what the metrics hold of the last batch."""
-        states = [keras.ops.convert_to_numpy(v) for v in self._model.metrics_variables]
+        states = [_array(v) for v in self._model.metrics_variables]
         self.totals = [a + b for a, b in zip(self.totals, states, strict=True)] if self.totals else states
 
     def take(self) -> None:
         """Go on from what the metrics' variables hold."""
-        self.totals = [keras.ops.convert_to_numpy(v).copy() for v in self._model.metrics_variables]
+        self.totals = [_array(v) for v in self._model.metrics_variables]
 
     def figures(self) -> dict[str, float]:
         """Loss and metrics over all batches added."""
@@ -330,13 +330,21 @@ def averaged(model: keras.Model) -> Iterator[None]:
     if not getattr(model.optimizer, "use_ema", False) or not model.optimizer.built:
         yield
         return
-    raw = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    raw = [_array(v) for v in model.trainable_variables]
     model.optimizer.finalize_variable_values(model.trainable_variables)
+    for variable in model.trainable_variables:
+        # On JAX the weights now share their buffers with the average, and the next step would give both away.
+        variable.assign(_array(variable))
     try:
         yield
     finally:
         for variable, value in zip(model.trainable_variables, raw, strict=True):
             variable.assign(value)
+
+
+def _array(variable: Any) -> np.ndarray:
+    """A variable's value, in memory of its own."""
+    return np.array(keras.ops.convert_to_numpy(variable))
 
 
 def _require_finite(figures: dict[str, float], epoch: int) -> None:

@@ -32,7 +32,7 @@ FREE_TO_CHANGE = {
         "save_weights_only", "create_backup", "metrics", "validation_steps",
     },
     "model": {"show_summary"},
-    "dataset": {"cache_mb", "workers"},
+    "dataset": {"cache_mb", "workers", "class_name"},
 }  # fmt: skip
 """Settings that a resumed run may have changed: none of them moves a number of the epochs to come."""
 
