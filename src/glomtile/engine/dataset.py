@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from glomtile.core.augment import Augmentation, augment
-from glomtile.errors import ConfigError
 from glomtile.files.pairs import Pair
 from glomtile.types import IGNORE, UInt8
 
@@ -295,9 +294,3 @@ def samples_that_cover(decoded: DecodedPairs, size_px: tuple[int, int], batch_si
     area = sum(decoded[i][1].size for i in range(len(decoded)))
     crops = max(1, round(area / (size_px[0] * size_px[1])))
     return -(-crops // batch_size) * batch_size
-
-
-def require_pairs(pairs: Sequence[Pair], where: object) -> None:
-    """Raise unless there is something to read."""
-    if not pairs:
-        raise ConfigError(where, "expected at least one image with its mask, got none")
