@@ -59,7 +59,7 @@ def main() -> None:
     config = load_config(told.config, told.set)
     palette = config.palette()
     image_mpp = config.dataset.image_mpp or 0.5
-    loaded = load_model_folder(config.resolve(config.train.model_dir) / "best")
+    loaded = load_model_folder(config.resolve(config.train.model_dir) / config.train.use)
     predictor = KerasPredictor(
         loaded.model, loaded.geometry, loaded.card.mpp, config.tiledinfer.tta, config.image.color_order
     )

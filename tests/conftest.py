@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,13 @@ hypothesis.settings.load_profile("glomtile")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_operation_at_a_time() -> None:
+    """What `train` asks of TensorFlow, asked before any test wakes it."""
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].config.threading.set_inter_op_parallelism_threads(1)
 
 
 @pytest.fixture(scope="session")

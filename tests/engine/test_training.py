@@ -11,12 +11,14 @@ import textwrap
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from glomtile.config.load import make_config
 from glomtile.core.palette import GLOMERULI
 from glomtile.engine.callbacks import reductions, stale_epochs, values
+from glomtile.engine.training import deterministic
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.files.images import write_png
 from glomtile.files.masks import write_mask
@@ -112,6 +114,50 @@ def test_the_same_seed_gives_the_same_weights(dataset: Path, undisturbed: Path, 
     """Reference §6.8: there nothing but the backend is seeded."""
     train(make_config(settings(dataset), tmp_path))
     assert_same_run(undisturbed, tmp_path)
+
+
+LARGER_RUN = """
+import hashlib
+import numpy as np
+from importlib.resources import files
+from glomtile.config.load import load_config
+from glomtile.engine.training import deterministic
+from glomtile.verbs.train import _compiled
+
+deterministic(7)
+config = load_config(files("glomtile.verbs") / "templates" / "demo.toml")
+_, model = _compiled(config, 12)
+rng = np.random.default_rng(0)
+shape = 8, config.model.image_height, config.model.image_width
+images = rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
+for _ in range(3):
+    model.train_on_batch(images, rng.integers(0, 2, shape, dtype=np.uint8))
+weights = [np.asarray(v).tobytes() for v in model.trainable_variables]
+print(hashlib.sha256(b"".join(weights)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_demos_network_takes_the_same_steps_in_every_process() -> None:
+    """A network of 32 px is too small for the race between sums that one of 192 px loses."""
+    command = [sys.executable, "-W", "error:::glomtile", "-c", LARGER_RUN]
+    digests = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+        for _ in range(3)
+    ]
+    assert len(set(digests)) == 1
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's alone to tell")
+def test_a_process_that_may_not_repeat_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    def too_late(threads: int) -> None:
+        raise RuntimeError("cannot be modified after initialization")
+
+    monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", too_late)
+    with pytest.warns(UserWarning, match="last bits"):
+        deterministic(1)
 
 
 def test_another_seed_gives_other_weights(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -313,7 +359,6 @@ def test_the_rate_of_each_epoch_follows_from_the_plateaus_before_it(undisturbed:
 
 
 def test_reductions_agree_with_keras() -> None:
-    import keras
 
     rng = np.random.default_rng(0)
     figures = list(np.cumsum(rng.normal(-0.01, 0.1, 60)) + 3)
@@ -353,7 +398,6 @@ def test_early_stopping_waits_for_its_patience(dataset: Path, tmp_path: Path) ->
 
 def test_an_epochs_figures_are_over_all_its_batches_whatever_their_sizes(dataset: Path) -> None:
     """Not those of the last batch, to which Keras resets its metrics, nor a mean of means."""
-    import keras
 
     from glomtile.engine.dataset import batches
     from glomtile.engine.sources import judging_source
@@ -401,7 +445,6 @@ def test_the_generators_steps_make_an_epoch(dataset: Path) -> None:
 
 
 def test_a_network_trained_in_16_bits_is_saved_in_32_and_judges_alike(dataset: Path, tmp_path: Path) -> None:
-    import keras
 
     from glomtile.engine.dataset import batches
     from glomtile.engine.modelfolder import load_model_folder

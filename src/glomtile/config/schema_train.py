@@ -57,6 +57,9 @@ class TrainSettings(Section):
     metrics: tuple[str, ...] = setting(
         ("dice_coef_multiclass", "val_dice_coef_multiclass"), "metric and validation metric of the curve"
     )
+    use: Literal["best", "last"] = setting(
+        "best", "which of the two models the other commands load; last suits few validation images", ours=True
+    )
     learning_rate_reducer: bool = setting(False, "lower the learning rate when progress stops")
     reducer_factor: float = setting(0.4, "factor of the reducer", gt=0, lt=1)
     reducer_patience: int = setting(4, "epochs without progress before the reducer acts", unit="epochs", ge=0)

@@ -122,7 +122,9 @@ class CropSource:
     """Random crops straight from whole images, a stated share of them centred near foreground.
 
     Each image gives as many crops an epoch as the others, give or take one. Geometry is composed
-    with the crop, so that a rotated crop shows the tissue beside it and not its own mirror.
+    with the crop, so that a rotated crop shows the tissue beside it and not its own mirror. Centres
+    lie anywhere in the image: crops hang over its edge and see mirrored tissue there, as the windows
+    of tiled inference do (docs/experiments.md has what that is worth).
 
     Parameters
     ----------
@@ -169,17 +171,16 @@ class CropSource:
 
     def _centre(self, labels: UInt8, rng: np.random.Generator) -> tuple[float, float]:
         """Where the crop's middle lies: anywhere, or within a quarter crop of a foreground pixel."""
-        height, width = labels.shape
+        extent = np.array(labels.shape, dtype=np.float64)
+        centre = rng.random(2) * extent
         if rng.random() < self._foreground_share:
             present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:IGNORE]) + 1
             if present.size:
                 rows, columns = np.nonzero(labels == rng.choice(present))
                 pick = int(rng.integers(len(rows)))
                 jitter = rng.uniform(-0.25, 0.25, 2) * self._size_px
-                near = np.array([rows[pick], columns[pick]]) + jitter
-                return _inside(near, labels.shape, self._size_px)
-        anywhere = rng.random(2) * (height, width)
-        return _inside(anywhere, labels.shape, self._size_px)
+                centre = np.clip(np.array([rows[pick], columns[pick]]) + jitter, 0, extent)
+        return float(centre[0]), float(centre[1])
 
 
 class GridSource:
@@ -220,15 +221,6 @@ def _even_starts(length: int, window: int) -> list[int]:
         return [0]
     count = -(-length // window)
     return [round(i * (length - window) / (count - 1)) for i in range(count)]
-
-
-def _inside(centre: np.ndarray, shape: tuple[int, ...], size_px: tuple[int, int]) -> tuple[float, float]:
-    """The nearest centre whose upright crop stays in the image; the image's middle where none does."""
-    clipped = []
-    for at, length, window in zip(centre, shape, size_px, strict=True):
-        half = window / 2
-        clipped.append(length / 2 if length <= window else float(np.clip(at, half, length - half)))
-    return clipped[0], clipped[1]
 
 
 def fit_to(sample: Sample, size_px: tuple[int, int]) -> Sample:

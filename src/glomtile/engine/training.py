@@ -8,6 +8,7 @@ states, running metrics, and the history from which rate and patience follow. Sa
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,12 +79,26 @@ class Outcome:
 
 
 def deterministic(seed: int) -> None:
-    """Seed Python, NumPy and the backend, and ask TensorFlow for repeatable sums (reference §6.8)."""
-    keras.utils.set_random_seed(seed)
+    """Seed Python, NumPy and the backend, and ask TensorFlow for repeatable sums (reference §6.8).
+
+    TensorFlow's deterministic kernels are not enough: its sum of three or more gradients begins with the
+    one whose buffer happens to be free, so operations must run one after the other (each still on all
+    processors). Only a process in which TensorFlow has not begun to work can be told so; in another, a
+    warning says that the last bits may differ.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+        try:
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            warnings.warn(
+                "TensorFlow was at work before training began, with operations side by side: "
+                "a second run may differ in the last bits",
+                stacklevel=2,
+            )
+    keras.utils.set_random_seed(seed)
 
 
 class Training:

@@ -1,4 +1,4 @@
-"""What the best model is worth on the test images: the reference's two lines, and the honest figures."""
+"""What the trained model is worth on the test images: the reference's two lines, and the honest figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EvaluateResult:
 
 
 def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
-    """Measure ``<model_dir>/best`` on the images of ``[test]``.
+    """Measure ``<model_dir>/<[train] use>`` on the images of ``[test]``.
 
     The tiles give ``evaluation.csv``. The figures of ``evaluation/scores.json`` come from tiled inference on
     the whole images that the tiles were cut from, where a ``prepare.json`` tells which they are.
@@ -76,11 +76,11 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     from glomtile.engine import modelfolder
 
     palette = config.palette()
-    best = config.resolve(config.train.model_dir) / "best"
-    loaded = modelfolder.load_model_folder(best)
-    modelfolder.require_classes(loaded.card, config.model, palette.num_classes, best)
+    folder = config.resolve(config.train.model_dir) / config.train.use
+    loaded = modelfolder.load_model_folder(folder)
+    modelfolder.require_classes(loaded.card, config.model, palette.num_classes, folder)
     for difference in modelfolder.differences(loaded.card, config.model):
-        progress.warn(f"{best}: {difference}; the trained network counts")
+        progress.warn(f"{folder}: {difference}; the trained network counts")
     pairs = _whole_or_tiles(config)
     groups = None
     if config.eval.groups is not None:
@@ -100,7 +100,7 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
         return read_image(by_stem[stem].image), _truth(by_stem[stem], config, palette), predicted
 
     paths += write_sheets(out, per_image, palette, triple, progress=progress)
-    modelfolder.add_scores(best, {"test": scores.to_dict()})
+    modelfolder.add_scores(folder, {"test": scores.to_dict()})
     _copy_curves(config, out)
     settings = _settings(config, loaded, pairs) | {config.model.loss: loss, config.model.metrics[0]: metric}
     paths += (write_run(out, "evaluate", settings, time.perf_counter() - began),)

@@ -145,7 +145,7 @@ def _given_folders(config: Config, images: Path) -> dict[str, Path]:
 
 
 def _predictor(config: Config, palette: Palette, progress: Progress, tta: Tta = "none") -> KerasPredictor:
-    folder = config.resolve(config.train.model_dir) / "best"
+    folder = config.resolve(config.train.model_dir) / config.train.use
     loaded = modelfolder.load_model_folder(folder)
     order = config.image.color_order
     if order != loaded.card.color_order:

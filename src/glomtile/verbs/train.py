@@ -29,7 +29,7 @@ FREE_TO_CHANGE = {
         "epochs", "patience", "model_dir", "eval_dir", "images_dir", "masks_dir", "checkpoint_steps",
         "tensorboard", "break_file", "epoch_change_infer", "epoch_change_infer_dir",
         "epoch_change_tiled_infer", "epoch_change_tiled_infer_dir", "num_infer_images",
-        "save_weights_only", "create_backup", "metrics", "validation_steps",
+        "save_weights_only", "create_backup", "metrics", "validation_steps", "use",
     },
     "model": {"show_summary"},
     "dataset": {"cache_mb", "workers", "class_name"},
