@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from glomtile.core.blend import shares, taper
-from glomtile.core.grid import Axis, plan_windows
+from glomtile.core.grid import Axis, Span, plan_windows
 from glomtile.engine.tiled import predict_tiled
 from glomtile.files.images import ArrayReader
 
@@ -169,3 +171,76 @@ def test_tiled_equals_whole_when_the_margin_is_at_least_the_context(picture, ove
     pads = ((8, 8 + -height % 4), (8, 8 + -width % 4), (0, 0))
     whole = network(np.pad(picture, pads, mode="reflect")[None])[0, 8 : 8 + height, 8 : 8 + width]
     assert np.abs(tiled - whole).max() <= 1e-5
+
+
+@settings(deadline=None, max_examples=60)
+@given(planned_pictures(), BLENDS, st.integers(1, 5), st.data())
+def test_panels_side_by_side_are_the_whole_to_the_bit(planned, blend, batch_size, data):
+    """However the columns are cut, and whichever windows are skipped."""
+    plan, picture = planned
+    width = plan.size_px[1]
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(width - 1, 1)), max_size=4)) | {0, width})
+    reader, network = ArrayReader(picture), Uneven()
+
+    def skip(window):
+        return (window.row + window.column) % 3 == 0
+
+    whole = collected(reader, network, plan, blend=blend, batch_size=batch_size, skip=skip)
+    panels = []
+    for left, right in itertools.pairwise(cuts):
+        rows = []
+        predict_tiled(
+            reader,
+            network,
+            plan,
+            lambda top, probs, rows=rows: rows.append(probs),
+            blend=blend,
+            batch_size=batch_size,
+            skip=skip,
+            panel=Span(left, right),
+        )
+        panels.append(np.concatenate(rows))
+    assert (np.concatenate(panels, axis=1) == whole).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(planned_pictures(), BLENDS, st.integers(1, 5), st.data())
+def test_a_run_that_begins_further_down_gives_the_same_rows_and_batches(planned, blend, batch_size, data):
+    plan, picture = planned
+    start = data.draw(st.integers(0, plan.size_px[0] - 1))
+
+    def run(from_row_px):
+        tops, rows, network = [], [], Remembering()
+        predict_tiled(
+            ArrayReader(picture),
+            network,
+            plan,
+            lambda top, probs: (tops.append(top), rows.append(probs)),
+            blend=blend,
+            batch_size=batch_size,
+            from_row_px=from_row_px,
+            skip=lambda window: (window.row * window.column) % 4 == 3,
+        )
+        return tops[0], np.concatenate(rows), network.shown
+
+    _, whole, all_batches = run(0)
+    top, part, batches = run(start)
+    assert top == start
+    assert (part == whole[start:]).all()
+    assert batches == all_batches[len(all_batches) - len(batches) :]
+
+
+class Uneven(Identity):
+    """Values that do not sum exactly in float32, so that another order of sums would show."""
+
+    def __call__(self, batch):
+        return np.sqrt(batch.astype(np.float32) + np.float32(0.1))
+
+
+class Remembering(Uneven):
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, batch):
+        self.shown.append(batch.tobytes())
+        return super().__call__(batch)

@@ -111,10 +111,27 @@ def shares(axis: Axis, context_px: int, blend: Blend = "hann") -> list[Share]:
     return result
 
 
+def touching(along: list[Share], wanted: Span) -> range:
+    """Numbers of the windows of an axis that give anything to the pixels of `wanted`."""
+    touched = [
+        k for k, share in enumerate(along) if share.span.start < wanted.stop > wanted.start < share.span.stop
+    ]
+    return range(touched[0], touched[-1] + 1) if touched else range(0)
+
+
+def cut_share(share: Share, wanted: Span) -> Share:
+    """The part of a share that falls on the pixels of `wanted`, counted from where those begin."""
+    start, stop = max(share.span.start, wanted.start), min(share.span.stop, wanted.stop)
+    before, length = start - share.span.start, stop - start
+    inside = slice(share.inside.start + before, share.inside.start + before + length)
+    span = Span(start - wanted.start, stop - wanted.start)
+    return Share(span, inside, share.weights[before : before + length])
+
+
 class Strip:
     """The rows of a picture that some window may still touch; all others have been given away.
 
-    Memory is (rows of one window) x (width of the picture) x classes, whatever the picture's height.
+    Memory is (rows of one window) x (width of the panel) x classes, whatever the picture's height.
 
     Parameters
     ----------
@@ -123,17 +140,45 @@ class Strip:
     context_px : int
         See `taper`.
     blend : {"hann", "linear", "none"}
+    panel : Span, optional
+        The columns of pixels that are wanted; all by default.
+    from_row_px : int
+        Rows above this one are not wanted.
+
+    Attributes
+    ----------
+    rows, columns : range
+        Numbers of the windows that give anything to the wanted pixels: those to be added, row by row.
+
+    Notes
+    -----
+    A pixel's sum is the same to the bit whatever panel and first row it is asked in: it has the same
+    terms in the same order.
     """
 
-    def __init__(self, plan: Plan, num_classes: int, context_px: int, blend: Blend = "hann") -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        num_classes: int,
+        context_px: int,
+        blend: Blend = "hann",
+        panel: Span | None = None,
+        from_row_px: int = 0,
+    ) -> None:
+        columns = shares(plan.columns, context_px, blend)
+        self._height = plan.rows.length_px
+        panel = panel or Span(0, plan.columns.length_px)
         self._rows = shares(plan.rows, context_px, blend)
-        self._columns = shares(plan.columns, context_px, blend)
-        self._across = [np.repeat(share.weights, num_classes) for share in self._columns]
-        self._width, self._height = plan.columns.length_px, plan.rows.length_px
+        self.rows = touching(self._rows, Span(from_row_px, self._height))
+        self.columns = touching(columns, panel)
+        self._columns = {k: cut_share(columns[k], panel) for k in self.columns}
+        self._across = {k: np.repeat(share.weights, num_classes) for k, share in self._columns.items()}
+        self._width = panel.length
         self._classes = num_classes
         self._window_px = plan.window_px
         self._row = -1
-        self._top = 0
+        self._wanted = from_row_px
+        self._top = self._rows[self.rows.start].span.start
         self._sums = np.zeros((0, self._width * num_classes), np.float32)
 
     def add(self, row: int, column: int, probs: Float32) -> None:
@@ -161,14 +206,17 @@ class Strip:
         top : int
             The picture's row at which they begin, where the rows before them ended.
         probs : (h, W, K) float32 ndarray
-            Never touched again; h can be 0 where the next window reaches back to the same row.
+            W is the panel's width; never touched again. h can be 0 where the next window reaches back to
+            the same row.
         """
         self._target(row, self._rows[row].span)
         last = row == len(self._rows) - 1
         until = self._height if last else self._rows[row + 1].span.start
         done = self._sums[: until - self._top]
-        top, self._top = self._top, until
         self._sums = self._sums[done.shape[0] :]
+        unwanted = min(max(self._wanted - self._top, 0), done.shape[0])
+        top, self._top = self._top + unwanted, until
+        done = done[unwanted:]
         return top, done.reshape(done.shape[0], self._width, self._classes)
 
     def _target(self, row: int, span: Span) -> Float32:

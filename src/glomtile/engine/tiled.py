@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glomtile.core.blend import Blend, Strip
-from glomtile.core.grid import Plan, Window
+from glomtile.core.grid import Plan, Span, Window
 from glomtile.errors import GlomtileError, UsageError
 from glomtile.types import SILENT, Float32, Predictor, Progress, Reader, RowSink, UInt8
 
@@ -48,6 +49,8 @@ def predict_tiled(
     batch_size: int = 1,
     read_threads: int = 2,
     skip: Callable[[Window], bool] | None = None,
+    panel: Span | None = None,
+    from_row_px: int = 0,
     progress: Progress = SILENT,
 ) -> TiledRun:
     """Predict a picture window by window and hand on its rows, once each, top to bottom.
@@ -58,12 +61,13 @@ def predict_tiled(
         Must allow `read` from several threads.
     predictor : Predictor
         Always called with arrays of one shape, ``(min(batch_size, windows), h, w, 3)``; the last batch is
-        filled up with repeats whose answers are dropped.
+        filled up with repeats whose answers are dropped. A run that begins further down shows the network
+        the same batches as the whole run does there.
     plan : Plan
         Of the reader's size, aligned to a multiple of the predictor's stride.
     sink : callable
-        ``sink(top, probs)`` with probs ``(h, W, K) float32``, called in the caller's thread; the array is the
-        sink's to keep.
+        ``sink(top, probs)`` with probs ``(h, W, K) float32``, W the panel's width, called in the caller's
+        thread; the array is the sink's to keep.
     blend : {"hann", "linear", "none"}
         How windows fade into each other, see `glomtile.core.blend.taper`.
     batch_size, read_threads : int
@@ -71,6 +75,12 @@ def predict_tiled(
     skip : callable, optional
         Asked once for each window, before the first is read: where true, the window is not read and counts as
         background with probability 1.
+    panel : Span, optional
+        Only these columns of pixels are wanted; all by default. Panels side by side give, to the bit, what
+        one over all of them gives, and each takes only its own width of memory; windows on the border of
+        two are predicted in both.
+    from_row_px : int
+        Only rows from this one on are wanted: a run that was stopped goes on where its rows ended.
     progress : Progress
 
     Returns
@@ -90,34 +100,54 @@ def predict_tiled(
     begun is cancelled, reading under way is waited for, and no further rows are handed on.
 
     Memory is one strip of rows as high as a window, and at most ``2 * batch_size + read_threads`` windows
-    read ahead; it grows with the width of the picture times the window, never with the height. There are no
-    column panels: rows are handed on whole.
+    read ahead; it grows with the width of the panel times the window, never with the height.
     """
     _check_fit(reader, predictor, plan, batch_size, read_threads)
     started = perf_counter()
-    skipped = {(w.row, w.column) for w in plan if skip(w)} if skip is not None else set()
-    wanted = (w for w in plan if (w.row, w.column) not in skipped)
-    clock = _Clock()
-    strip = Strip(plan, predictor.num_classes, predictor.context_px, blend)
-    progress.start("windows", len(plan))
+    strip = Strip(plan, predictor.num_classes, predictor.context_px, blend, panel, from_row_px)
+    wanted = _wanted(plan, strip.columns, skip)
+    batch_size = min(batch_size, max(int(wanted.sum()), 1))
+    before = int(wanted[: strip.rows.start].sum())
+    begin = before - before % batch_size
+    asked = (plan.window(*at) for at in _places(wanted, strip.columns, begin))
+    clock, windows = _Clock(), len(strip.rows) * len(strip.columns)
+    progress.start("windows", windows)
     with ExitStack() as stack:
         readers = _pool(stack, read_threads, "glomtile-read")
         network = _pool(stack, 1, "glomtile-network")
-        batch_size = min(batch_size, max(len(plan) - len(skipped), 1))
-        read = _read_ahead(readers, reader, wanted, 2 * batch_size + read_threads)
+        read = _read_ahead(readers, reader, asked, 2 * batch_size + read_threads)
         answers = _predict_ahead(network, predictor, _batches(read, batch_size, plan), clock)
-        for window in plan:
-            if (window.row, window.column) in skipped:
-                strip.add_background(window.row, window.column)
-            else:
-                strip.add(window.row, window.column, next(answers))
-            if window.column == len(plan.columns) - 1:
-                top, rows = strip.finish(window.row)
-                if rows.shape[0]:
-                    sink(top, rows)
-                del rows
-            progress.advance(1)
-    return TiledRun(len(plan), len(skipped), clock.calls, clock.seconds, perf_counter() - started)
+        for _ in range(before - begin):
+            next(answers)
+        for row in strip.rows:
+            for column, seen in zip(strip.columns, wanted[row], strict=True):
+                if seen:
+                    strip.add(row, column, next(answers))
+                else:
+                    strip.add_background(row, column)
+                progress.advance(1)
+            top, rows = strip.finish(row)
+            if rows.shape[0]:
+                sink(top, rows)
+            del rows
+    skipped = windows - int(wanted[strip.rows.start :].sum())
+    return TiledRun(windows, skipped, clock.calls, clock.seconds, perf_counter() - started)
+
+
+def _wanted(plan: Plan, columns: range, skip: Callable[[Window], bool] | None) -> NDArray[np.bool_]:
+    """Which windows of a panel the network is asked about, ``(rows, columns)``."""
+    wanted = np.ones((len(plan.rows), len(columns)), np.bool_)
+    if skip is not None:
+        for row in range(len(plan.rows)):
+            wanted[row] = [not skip(plan.window(row, column)) for column in columns]
+    return wanted
+
+
+def _places(wanted: NDArray[np.bool_], columns: range, begin: int) -> Iterator[tuple[int, int]]:
+    """``(row, column)`` of the wanted windows in the order of the grid, the first `begin` left out."""
+    for flat in np.flatnonzero(wanted)[begin:]:
+        row, place = divmod(int(flat), len(columns))
+        yield row, columns[place]
 
 
 @dataclass
