@@ -23,8 +23,8 @@ from glomtile.core.bootstrap import Figure
 from glomtile.core.scores import ImageScore, paired_difference, score_image, summarise
 from glomtile.core.seams import grid_sensitivity, seam_ratio
 from glomtile.engine.modelfolder import load_model_folder
+from glomtile.engine.pictures import Tiling, segment_image
 from glomtile.engine.predictor import KerasPredictor
-from glomtile.engine.segmenter import Tiling, segment_image
 from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask
 from glomtile.files.pairs import Pair, pair, whole_pairs

@@ -60,11 +60,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        with _storage_errors(path):
+        with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with _storage_errors(path, inside=partial):
+        with storage_errors(path, inside=partial):
             yield partial
-        with _storage_errors(path):
+        with storage_errors(path):
             _sync(partial)
             partial.replace(path)
             _sync_folder(path.parent)
@@ -125,14 +125,14 @@ def replace_folder(final: Path) -> Iterator[Path]:
     final = Path(final)
     settle_folder(final)
     partial, _ = _beside(final)
-    with _storage_errors(final):
+    with storage_errors(final):
         _clear_partial(partial)
         partial.mkdir(parents=True)
         (partial / _UNFINISHED).touch()
     try:
-        with _storage_errors(final, inside=partial):
+        with storage_errors(final, inside=partial):
             yield partial
-        with _storage_errors(final):
+        with storage_errors(final):
             _sync_tree(partial)
             (partial / _UNFINISHED).replace(partial / _WHOLE)
             _sync_folder(partial)
@@ -159,7 +159,7 @@ def settle_folder(final: Path) -> Path:
     """
     final = Path(final)
     partial, previous = _beside(final)
-    with _storage_errors(final):
+    with storage_errors(final):
         if (partial / _WHOLE).exists():
             if final.exists():
                 (final / _REPLACED).touch()
@@ -190,7 +190,7 @@ def move_aside(folder: Path) -> Path | None:
         It cannot be renamed, or it is a file.
     """
     folder = Path(folder)
-    with _storage_errors(folder):
+    with storage_errors(folder):
         if not folder.exists() or not any(folder.iterdir()):
             return None
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
@@ -221,7 +221,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
-    with _storage_errors(folder):
+    with storage_errors(folder):
         free = shutil.disk_usage(place).free
     if free < needed_bytes:
         raise StorageError(
@@ -236,7 +236,7 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def _storage_errors(path: object, inside: Path | None = None) -> Iterator[None]:
+def storage_errors(path: object, inside: Path | None = None) -> Iterator[None]:
     """Turn the operating system's refusals into `StorageError`.
 
     With `inside`, a refusal other than a full disk counts only if it is about a path in there:

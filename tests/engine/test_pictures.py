@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from glomtile.engine.segmenter import (
+from glomtile.engine.pictures import (
     Tiling,
     choose_class,
     enlarged_labels,

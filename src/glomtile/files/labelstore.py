@@ -1,0 +1,218 @@
+"""Label rows on disk while a slide is being segmented, and how far it got."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glomtile.errors import StorageError
+from glomtile.files import workspace
+from glomtile.types import Box, UInt8
+
+if TYPE_CHECKING:
+    import zarr
+
+CHUNK_PX = 512
+"""Side of a chunk. Rows are finished, and found again after a kill, by so many at a time."""
+
+_STATE, _ARRAYS = "state.json", "planes.zarr"
+_LABELS, _CONFIDENCE = "labels", "confidence"
+
+
+class LabelStore:
+    """Class numbers and confidence of one picture, written band by band in panels side by side.
+
+    Parameters
+    ----------
+    folder : Path
+        Its own; whatever of ours lies there with another identity is removed.
+    size_px : (int, int)
+        ``(H, W)``.
+    panels : sequence of (int, int)
+        Half-open columns of the panels, side by side, each beginning at a multiple of `CHUNK_PX`.
+    identity : mapping
+        What decides the pixels, as JSON has it: rows found on disk are taken up only when it is the same.
+
+    Attributes
+    ----------
+    labels : zarr.Array
+        ``(H, W) uint8``; 0 where nothing was written.
+    confidence : zarr.Array
+        ``(H, W) uint8``, 0 to 255: how probable the most probable class above 0 is.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+
+    Notes
+    -----
+    Zarr, not a memory-mapped TIFF: a chunk without a label takes no space, so a slide's store is as small
+    as its tissue; a chunk is written whole or not at all; and several processes can write side by side.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size_px: tuple[int, int],
+        panels: Sequence[tuple[int, int]],
+        identity: Mapping[str, Any],
+    ) -> None:
+        self._folder = Path(folder)
+        self._size_px = size_px
+        self._panels = list(panels)
+        self._identity = json.loads(json.dumps({**identity, "size_px": size_px, "panels": self._panels}))
+        self._rows = [0] * len(self._panels)
+        with workspace.storage_errors(self._folder):
+            found = self._found()
+            if found is None:
+                self._begin()
+            else:
+                self._rows = found
+            group = _group(self._folder / _ARRAYS, "r+")
+        self.labels: zarr.Array[Any] = group[_LABELS]
+        self.confidence: zarr.Array[Any] = group[_CONFIDENCE]
+        self._group = group
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of every panel is written."""
+        return all(rows == self._size_px[0] for rows in self._rows)
+
+    def rows_done(self, panel: int) -> int:
+        """Rows of a panel that are on disk, from the top."""
+        return self._rows[panel]
+
+    def writer(self, panel: int) -> PanelWriter:
+        """Takes the rows of a panel from the first that is not yet done."""
+        return PanelWriter(self, panel)
+
+    def write_band(self, panel: int, top: int, labels: UInt8, confidence: UInt8) -> None:
+        """Put whole rows of chunks on disk and say so.
+
+        Raises
+        ------
+        StorageError
+            The disk refuses; what was done before stays done.
+        """
+        left, right = self._panels[panel]
+        bottom = top + labels.shape[0]
+        with workspace.storage_errors(self._folder):
+            self.labels[top:bottom, left:right] = labels
+            self.confidence[top:bottom, left:right] = confidence
+        self._rows[panel] = bottom
+        self._tell()
+
+    def fresh_planes(
+        self, sizes_px: Sequence[tuple[int, int]], name: str = "shaped"
+    ) -> list[zarr.Array[Any]]:
+        """Empty planes ``uint8`` of the sizes wanted, for what is derived from the labels; older ones go."""
+        with workspace.storage_errors(self._folder):
+            return [
+                _plane(self._group, f"{name}{i}", size, overwrite=True) for i, size in enumerate(sizes_px)
+            ]
+
+    def remove(self) -> None:
+        """Remove the folder; nothing in it is wanted any more."""
+        with workspace.storage_errors(self._folder):
+            shutil.rmtree(self._folder)
+
+    def _found(self) -> list[int] | None:
+        """Rows done by panel, if an earlier run of the same identity left some."""
+        try:
+            state = json.loads((self._folder / _STATE).read_text("utf-8"))
+            same = state["identity"] == self._identity
+            rows = [int(n) for n in state["rows"]]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return rows if same and len(rows) == len(self._panels) else None
+
+    def _begin(self) -> None:
+        if self._folder.exists():
+            if not (self._folder / _STATE).exists() and any(self._folder.iterdir()):
+                raise StorageError(
+                    self._folder, "expected a folder of unfinished work, got one of something else"
+                )
+            shutil.rmtree(self._folder)
+        self._folder.mkdir(parents=True)
+        # First of all, so that a kill in the next lines leaves a folder that says whose it is.
+        self._tell()
+        group = _group(self._folder / _ARRAYS, "w")
+        for name in (_LABELS, _CONFIDENCE):
+            _plane(group, name, self._size_px)
+
+    def _tell(self) -> None:
+        workspace.write_json(self._folder / _STATE, {"identity": self._identity, "rows": self._rows})
+
+
+class PanelWriter:
+    """Gathers rows of any height into bands of whole chunks.
+
+    Call it with rows from top to bottom, then `finish`.
+    """
+
+    def __init__(self, store: LabelStore, panel: int) -> None:
+        left, right = store._panels[panel]
+        self._store, self._panel = store, panel
+        self._height = store._size_px[0]
+        self._top = store.rows_done(panel)
+        self._filled = 0
+        self._labels, self._confidence = (np.zeros((CHUNK_PX, right - left), np.uint8) for _ in range(2))
+
+    def __call__(self, top: int, labels: UInt8, confidence: UInt8) -> None:
+        """Take rows ``(h, W)`` that begin at `top`, where the last ended."""
+        if top != self._top + self._filled:
+            raise StorageError(self._store._folder, f"expected row {self._top + self._filled}, got row {top}")
+        at = 0
+        while at < labels.shape[0]:
+            count = min(CHUNK_PX - self._filled, labels.shape[0] - at)
+            place = slice(self._filled, self._filled + count)
+            self._labels[place], self._confidence[place] = (
+                labels[at : at + count],
+                confidence[at : at + count],
+            )
+            self._filled += count
+            at += count
+            if self._filled == CHUNK_PX or self._top + self._filled == self._height:
+                self._flush()
+
+    def _flush(self) -> None:
+        filled, self._filled = self._filled, 0
+        self._store.write_band(self._panel, self._top, self._labels[:filled], self._confidence[:filled])
+        self._top += filled
+
+
+def panels_of(width_px: int, panel_px: int) -> list[tuple[int, int]]:
+    """Columns of panels of at most `panel_px`, a multiple of `CHUNK_PX`, that cover `width_px`."""
+    step = max(panel_px // CHUNK_PX, 1) * CHUNK_PX
+    return [(left, min(left + step, width_px)) for left in range(0, width_px, step)]
+
+
+def crop(plane: Any, box: Box) -> UInt8:
+    """The pixels of `box` of a plane, an array in memory or on disk."""
+    return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)
+
+
+def _group(path: Path, mode: str) -> Any:
+    import zarr
+
+    return zarr.open_group(path, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+
+
+def _plane(group: Any, name: str, size_px: tuple[int, int], overwrite: bool = False) -> Any:
+    from zarr.codecs import ZstdCodec
+
+    return group.create_array(
+        name,
+        shape=size_px,
+        dtype="uint8",
+        chunks=(CHUNK_PX, CHUNK_PX),
+        compressors=[ZstdCodec(level=1)],
+        fill_value=0,
+        overwrite=overwrite,
+    )

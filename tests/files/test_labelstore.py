@@ -1,0 +1,117 @@
+"""The label store: rows come back, a stopped run is taken up, another run's rows are not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glomtile.errors import StorageError
+from glomtile.files.labelstore import CHUNK_PX, LabelStore, crop, panels_of
+from glomtile.types import Box
+
+SIZE = (1300, 1500)
+
+
+def planes(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 3, SIZE, dtype=np.uint8), rng.integers(0, 256, SIZE, dtype=np.uint8)
+
+
+def store(folder: Path, identity: str = "a") -> LabelStore:
+    return LabelStore(folder, SIZE, panels_of(SIZE[1], 1024), {"model": identity})
+
+
+def write(target: LabelStore, until: int, step: int = 170) -> None:
+    labels, confidence = planes()
+    for panel, (left, right) in enumerate(panels_of(SIZE[1], 1024)):
+        writer = target.writer(panel)
+        for top in range(target.rows_done(panel), until, step):
+            rows = slice(top, min(top + step, until))
+            writer(top, labels[rows, left:right], confidence[rows, left:right])
+
+
+def test_rows_of_any_height_come_back(tmp_path: Path) -> None:
+    made = store(tmp_path / "work")
+    assert not made.complete
+    write(made, SIZE[0])
+    assert made.complete
+    labels, confidence = planes()
+    assert (made.labels[:] == labels).all()
+    assert (made.confidence[:] == confidence).all()
+    box = Box(500, 1000, 520, 1040)
+    assert (crop(made.labels, box) == labels[500:520, 1000:1040]).all()
+
+
+def test_a_stopped_run_is_taken_up_where_whole_bands_ended(tmp_path: Path) -> None:
+    write(store(tmp_path / "work"), 1200)
+    again = store(tmp_path / "work")
+    assert [again.rows_done(i) for i in (0, 1)] == [1024, 1024]
+    write(again, SIZE[0], step=99)
+    assert (again.labels[:] == planes()[0]).all()
+
+
+def test_rows_of_another_model_are_not_taken_up(tmp_path: Path) -> None:
+    write(store(tmp_path / "work"), SIZE[0])
+    other = store(tmp_path / "work", "b")
+    assert other.rows_done(0) == 0
+    assert not other.labels[:].any()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"identity": 3}', "[]"])
+def test_a_damaged_state_means_a_new_beginning(tmp_path: Path, text: str) -> None:
+    write(store(tmp_path / "work"), SIZE[0])
+    (tmp_path / "work/state.json").write_text(text)
+    assert store(tmp_path / "work").rows_done(0) == 0
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/thesis.txt").write_text("mine")
+    with pytest.raises(StorageError, match="something else"):
+        store(tmp_path / "work")
+    assert (tmp_path / "work/thesis.txt").read_text() == "mine"
+
+
+def test_a_row_out_of_order_is_refused(tmp_path: Path) -> None:
+    writer = store(tmp_path / "work").writer(0)
+    rows = np.zeros((10, 1024), np.uint8)
+    writer(0, rows, rows)
+    with pytest.raises(StorageError, match="expected row 10, got row 20"):
+        writer(20, rows, rows)
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="not a folder"):
+        store(tmp_path / "file" / "work")
+
+
+def test_empty_chunks_take_no_space(tmp_path: Path) -> None:
+    made = store(tmp_path / "work")
+    zeros = np.zeros((SIZE[0], 1024), np.uint8)
+    made.writer(0)(0, zeros, zeros)
+    files = [p for p in (tmp_path / "work/planes.zarr").rglob("*") if p.is_file() and p.name != "zarr.json"]
+    assert files == []
+
+
+def test_derived_planes_begin_empty_each_time(tmp_path: Path) -> None:
+    made = store(tmp_path / "work")
+    first, second = made.fresh_planes([SIZE, (650, 750)])
+    first[:5, :5] = 7
+    assert second.shape == (650, 750)
+    assert not made.fresh_planes([SIZE, (650, 750)])[0][:].any()
+
+
+@given(st.integers(1, 20_000), st.integers(1, 9_000))
+@settings(max_examples=100)
+def test_panels_cover_the_width_once_and_begin_at_chunks(width: int, panel: int) -> None:
+    panels = panels_of(width, panel)
+    assert panels[0][0] == 0
+    assert panels[-1][1] == width
+    assert all(a[1] == b[0] and b[0] % CHUNK_PX == 0 for a, b in itertools.pairwise(panels))
+    assert all(0 < right - left <= max(panel, CHUNK_PX) for left, right in panels)
