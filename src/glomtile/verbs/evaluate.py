@@ -162,8 +162,8 @@ def _segmented(
     config: Config, loaded: LoadedModel, pairs: list[Pair]
 ) -> Iterator[tuple[Pair, UInt8, float | None, int]]:
     """Each pair with its labels, its scale, and how far apart window borders lie in them (0: one window)."""
+    from glomtile.engine.pictures import segment_image
     from glomtile.engine.predictor import KerasPredictor
-    from glomtile.engine.segmenter import segment_image
     from glomtile.engine.sources import working_scale
     from glomtile.files.images import image_mpp
 

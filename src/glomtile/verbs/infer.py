@@ -10,8 +10,8 @@ from typing import Literal
 from glomtile.config.schema import Config
 from glomtile.core.palette import Palette
 from glomtile.engine import modelfolder
+from glomtile.engine.pictures import segment_image, segment_whole
 from glomtile.engine.predictor import KerasPredictor, Tta
-from glomtile.engine.segmenter import segment_image, segment_whole
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.files.images import image_mpp, list_images, read_image
 from glomtile.files.masks import write_mask
@@ -94,7 +94,7 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
     ConfigError, InputError, ModelError, StorageError
         See `infer`.
     UsageError
-        The windows that ``[tiledinfer]`` describes cannot be had, see `glomtile.engine.segmenter.tile_plan`.
+        The windows that ``[tiledinfer]`` describes cannot be had, see `glomtile.engine.pictures.tile_plan`.
 
     Notes
     -----

@@ -9,8 +9,8 @@ import keras
 
 from glomtile.config.schema import Config
 from glomtile.core.grid import round_up
+from glomtile.engine.pictures import tile_plan
 from glomtile.engine.predictor import KerasPredictor
-from glomtile.engine.segmenter import tile_plan
 from glomtile.errors import InputError, UsageError
 from glomtile.files.images import image_mpp, image_size, list_images
 from glomtile.files.workspace import write_text
