@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from glomtile.config.load import load_config
     from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
+    from glomtile.engine.segmenter import Segmenter
     from glomtile.engine.tiled import predict_tiled
+    from glomtile.files.slides import open_slide
     from glomtile.nets.registry import build_model
     from glomtile.verbs.evaluate import evaluate
     from glomtile.verbs.score import score
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "Config": "glomtile.config.schema",
     "Palette": "glomtile.core.palette",
+    "Segmenter": "glomtile.engine.segmenter",
     "build_model": "glomtile.nets.registry",
     "evaluate": "glomtile.verbs.evaluate",
     "load_config": "glomtile.config.load",
+    "open_slide": "glomtile.files.slides",
     "predict_tiled": "glomtile.engine.tiled",
     "score": "glomtile.verbs.score",
     "train": "glomtile.verbs.train",
@@ -35,9 +39,11 @@ __all__ = [
     "Config",
     "GlomtileError",
     "Palette",
+    "Segmenter",
     "build_model",
     "evaluate",
     "load_config",
+    "open_slide",
     "predict_tiled",
     "score",
     "train",

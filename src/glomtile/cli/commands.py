@@ -199,6 +199,73 @@ def inspect(
 
 
 @app.command()
+def segment(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Slides, pictures, folders of them.")
+    ],
+    out: OutFolder,
+    model: Annotated[
+        Path,
+        typer.Option("--model", "-m", metavar="DIR", help="A model folder: best/ or last/ of a training."),
+    ],
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            min=0.05, max=20, metavar="UM", help="Micrometres per pixel, instead of the files' own."
+        ),
+    ] = None,
+    no_tissue_mask: Annotated[
+        bool, typer.Option("--no-tissue-mask", help="Look at windows of bare glass too.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that other settings made.")
+    ] = False,
+    zarr: Annotated[bool, typer.Option("--zarr", help="Also write the masks as OME-Zarr.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also segment slides far coarser than the model's training.")
+    ] = False,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|flips|rotations|all", help="Turned copies to average, instead of the model's."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=16, metavar="PX", help="Side of a window, instead of the largest that fits."),
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(min=64, metavar="MIB", help="What the network's work on a window may take.")
+    ] = 1536,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="That read and decode.")] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what each input is and how much there is to do.")
+    ] = False,
+) -> None:
+    """Find, outline and measure glomeruli on slides."""
+    wake_backend()
+    from glomtile.engine.windows import Settings
+    from glomtile.verbs import segment as verb
+
+    settings = Settings(
+        tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
+    )
+    request = verb.Request(model, mpp, settings, tta, overwrite, zarr)
+    with watching() as progress:
+        if dry_run:
+            for line in verb.survey(inputs, request, progress=progress):
+                typer.echo(line)
+            return
+        try:
+            result = verb.segment(inputs, out, request, progress=progress)
+        except KeyboardInterrupt:
+            progress.note("what is finished is kept: the same line goes on from there")
+            raise
+    _print(result.paths)
+    _conclude(result.failed)
+
+
+@app.command()
 def score(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted masks.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of true masks of the same names.")],

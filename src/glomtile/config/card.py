@@ -52,6 +52,33 @@ class TrainingData(_Record):
     digest: str = ""
 
 
+class ObjectSettings(_Record):
+    """How labels become objects; see `glomtile.core.shaping.ShapingRules` for each.
+
+    Parameters
+    ----------
+    fill_holes_um2 : float or None
+        Holes up to this area are filled; `None` fills all.
+    min_area_um2 : float
+        Smaller objects are left out.
+    split : bool
+        Whether objects that touch are parted.
+    split_depth : float
+        How deep the neck between them must be.
+    smooth_um : float
+        How smooth outlines are.
+    min_mean_probability : float
+        Objects of a lower mean probability are left out.
+    """
+
+    fill_holes_um2: float | None = Field(default=None, ge=0)
+    min_area_um2: float = Field(default=1000.0, ge=0)
+    split: bool = True
+    split_depth: float = Field(default=0.3, gt=0, lt=1)
+    smooth_um: float = Field(default=2.0, ge=0)
+    min_mean_probability: float = Field(default=0.0, ge=0, le=1)
+
+
 class ModelCard(_Record):
     """The facts beside a network's weights that using it needs.
 
@@ -71,6 +98,10 @@ class ModelCard(_Record):
         ``(height, width)`` of a training sample.
     overlap_px : int
         Margin per side that tiled inference shares by default.
+    tta : str
+        Over which turned copies of a window the answer is averaged by default.
+    objects : ObjectSettings
+        How labels become objects.
     stride_px, context_px : int
         The network's geometry: shifts that change nothing else, and how far a pixel sees.
     data : TrainingData
@@ -93,6 +124,8 @@ class ModelCard(_Record):
     mpp_range: ScaleRange | None = None
     tile_px: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     overlap_px: int = Field(default=0, ge=0)
+    tta: Literal["none", "flips", "rotations", "all"] = "none"
+    objects: ObjectSettings = ObjectSettings()
     stride_px: int = Field(ge=1)
     context_px: int = Field(ge=0)
     data: TrainingData = TrainingData()

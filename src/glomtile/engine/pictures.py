@@ -241,13 +241,26 @@ def enlarged_labels(probs: Float32, size_px: tuple[int, int]) -> UInt8:
     if probs.shape[:2] == size_px:
         return choose_class(probs)
     labels = np.empty(size_px, np.uint8)
-    for top, rows in _interpolated(probs, size_px):
+    for top, rows in resized_probs(probs, size_px):
         labels[top : top + rows.shape[0]] = choose_class(rows)
     return labels
 
 
-def _interpolated(probs: Float32, size_px: tuple[int, int]) -> Iterator[tuple[int, Float32]]:
-    """The resized probabilities in bands: whole, they would take four bytes for each pixel and class."""
+def resized_probs(probs: Float32, size_px: tuple[int, int]) -> Iterator[tuple[int, Float32]]:
+    """Probabilities at another size, interpolated linearly, in bands from top to bottom.
+
+    Parameters
+    ----------
+    probs : (h, w, K) float32 ndarray
+    size_px : (int, int)
+        ``(H, W)`` wanted.
+
+    Yields
+    ------
+    top : int
+    rows : (h, W, K) float32 ndarray
+        Whole, they would take four bytes for each pixel and class.
+    """
     height, width = size_px
     low_y, high_y, part_y = _neighbours(height, probs.shape[0])
     low_x, high_x, part_x = _neighbours(width, probs.shape[1])

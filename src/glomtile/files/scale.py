@@ -45,6 +45,29 @@ def picture_mpp(picture: Image.Image, path: Path, progress: Progress = SILENT) -
         Rows and columns differ by more than 10 %.
     """
     pair = _tiff_mpp(picture) if isinstance(picture, TiffImageFile) else _dots_mpp(picture)
+    return square_mpp(pair, path, progress)
+
+
+def square_mpp(pair: tuple[float, float] | None, path: Path, progress: Progress = SILENT) -> float | None:
+    """One scale from those of columns and rows.
+
+    Parameters
+    ----------
+    pair : (float, float) or None
+        Micrometres per pixel along x and along y.
+    path, progress : Path, Progress
+        See `picture_mpp`.
+
+    Returns
+    -------
+    float or None
+        Their mean; ``None`` when there is no pair or it is not plausible.
+
+    Raises
+    ------
+    InputError
+        They differ by more than 10 %.
+    """
     if pair is None or not all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in pair):
         return None
     x_mpp, y_mpp = pair
@@ -97,19 +120,37 @@ def _tiff_mpp(picture: TiffImageFile) -> tuple[float, float] | None:
     """From OME's or ImageJ's or Aperio's words in the description, else from the resolution tags."""
     tags = picture.tag_v2
     words = str(tags.get(_DESCRIPTION, ""))
+    dots = tags.get(_X_RESOLUTION), tags.get(_Y_RESOLUTION)
+    return tiff_words_mpp(words, dots, int(tags.get(_RESOLUTION_UNIT, 2)))
+
+
+def tiff_words_mpp(
+    words: str, dots: tuple[object | None, object | None], unit: int
+) -> tuple[float, float] | None:
+    """Micrometres per pixel along x and y by a TIFF's tags, as they are stored.
+
+    Parameters
+    ----------
+    words : str
+        The image description.
+    dots : (number or None, number or None)
+        XResolution and YResolution, pixels per unit.
+    unit : int
+        ResolutionUnit: 2 inch, 3 centimetre.
+    """
     physical = [_ome_um(words, axis) for axis in "XY"]
     if physical[0] and physical[1]:
         return physical[0], physical[1]
     if aperio := re.search(r"\bMPP\s*=\s*([\d.]+)", words):
         return _per_pixel(float(aperio[1]), 1.0, 1.0)
     if words.startswith("ImageJ="):
-        unit = re.search(r"^unit=(\S+)", words, re.MULTILINE)
-        unit_um = _UM_PER_UNIT.get(unit[1].lower()) if unit else None
+        named = re.search(r"^unit=(\S+)", words, re.MULTILINE)
+        unit_um = _UM_PER_UNIT.get(named[1].lower()) if named else None
     else:
-        unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(tags.get(_RESOLUTION_UNIT, 2)))
-    if unit_um is None or _X_RESOLUTION not in tags or _Y_RESOLUTION not in tags:
+        unit_um = {2: 25_400.0, 3: 10_000.0}.get(unit)
+    if unit_um is None or dots[0] is None or dots[1] is None:
         return None
-    return _per_pixel(unit_um, tags[_X_RESOLUTION], tags[_Y_RESOLUTION])
+    return _per_pixel(unit_um, *dots)
 
 
 def _ome_um(words: str, axis: str) -> float | None:

@@ -284,6 +284,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCar
         mpp_range=mpp_range(config),
         tile_px=(config.model.image_height, config.model.image_width),
         overlap_px=config.tiledinfer.overlapping,
+        tta=config.tiledinfer.tta,
         stride_px=seen.stride_px,
         context_px=seen.context_px,
         data=TrainingData(images=len(training), valid_images=validation, digest=_names_digest(training)),

@@ -1,0 +1,78 @@
+"""Which windows a slide is seen through: as large as network and memory allow, in panels of bounded width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glomtile.config.card import ModelCard
+from glomtile.core.grid import Plan, plan_windows, round_up
+from glomtile.engine.predictor import MeasuredPredictor
+from glomtile.types import Predictor
+
+WINDOW_PX = 1024
+"""Side of a window, margins included, unless memory or the network allow less."""
+
+_MARGIN_PX = 128
+_STRIP_BYTES = 400 * 2**20
+"""What the rows being blended may take: panels are as wide as this allows."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a slide is segmented, apart from the model.
+
+    Attributes
+    ----------
+    tissue_mask : bool
+        Leave windows without tissue unseen.
+    window_px, overlap_px : int or None
+        Side of a window, margins included, and its margin; chosen from the network where ``None``.
+    batch_size, read_threads : int
+    memory_mb : int
+        What the network's forward pass may take, by which the window is chosen.
+    force : bool
+        Segment slides too coarse for the model too.
+    """
+
+    tissue_mask: bool = True
+    window_px: int | None = None
+    overlap_px: int | None = None
+    batch_size: int = 1
+    read_threads: int = 2
+    memory_mb: int = 1536
+    force: bool = False
+
+
+def slide_plan(size_px: tuple[int, int], predictor: Predictor, card: ModelCard, settings: Settings) -> Plan:
+    """The windows over a plane of some size, at the network's scale."""
+    window, overlap = chosen_window(predictor, card, settings)
+    stride = predictor.stride_px
+    height, width = (min(window, round_up(n + 2 * overlap, stride)) for n in size_px)
+    return plan_windows(size_px, (height, width), overlap, stride)
+
+
+def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> tuple[int, int]:
+    """Side and margin of a window in pixels, multiples of the network's stride.
+
+    The margin is what the network can see around a pixel, at most 128 px, and the side 1024 px or what memory
+    allows; a network that normalises over the window gets the window it was trained with.
+    """
+    stride = predictor.stride_px
+    local = getattr(predictor, "local", True)
+    overlap = min(predictor.context_px, _MARGIN_PX) if local else card.overlap_px
+    overlap = round_up(settings.overlap_px if settings.overlap_px is not None else overlap, stride)
+    if settings.window_px is not None:
+        return round_up(settings.window_px, stride), overlap
+    if not local:
+        return round_up(min(card.tile_px), stride), overlap
+    window, least = round_up(WINDOW_PX, stride), round_up(2 * overlap + 1, stride)
+    if isinstance(predictor, MeasuredPredictor):
+        budget = settings.memory_mb * 2**20 / settings.batch_size
+        while window > least and window**2 * predictor.bytes_per_px > budget:
+            window -= stride
+    return max(window, least), overlap
+
+
+def panel_px(plan: Plan, num_classes: int) -> int:
+    """How wide a panel may be: the sums, those before them and the rows on their way out live at once."""
+    return _STRIP_BYTES // (3 * 4 * num_classes * plan.window_px[0])

@@ -1,0 +1,312 @@
+"""How slides and pictures of every kind open as one thing, read at a wanted scale, mirrored at their edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from glomtile.core.grid import Span
+from glomtile.errors import InputError, UsageError
+from glomtile.files.images import IMAGE_SUFFIXES, list_images, mirrored_indices
+from glomtile.files.resample import resample, source_span
+from glomtile.files.scale import PLAUSIBLE_MPP, size_at_mpp
+from glomtile.files.slide_levels import Level, OpenSlidePixels, PicturePixels, Pixels, TiffPixels
+from glomtile.types import SILENT, Box, Progress, UInt8
+
+SLIDE_SUFFIXES = (
+    *IMAGE_SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".btf",
+)  # fmt: skip
+"""What a folder of inputs is searched for."""
+
+PLAIN_PX = 4096
+"""A TIFF without a pyramid and without tiles, of at most so many pixels a side, is a plain picture."""
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+_TIFFS = (".tif", ".tiff", ".btf", ".tf8")
+_READ_PX = 16 * 2**20
+"""Source pixels that are read at once for a thumbnail."""
+
+_SAME = 1e-6
+
+
+class Slide:
+    """A slide or picture: read it at a scale with `at`, close it when done.
+
+    Parameters
+    ----------
+    path : Path
+    pixels : Pixels
+    mpp : float or None
+        Micrometres per full-resolution pixel, in place of what the file says.
+
+    Attributes
+    ----------
+    path : Path
+    kind : str
+        As ``OpenSlide aperio``, ``OME-TIFF``, ``TIFF`` or ``PNG``.
+    plain : bool
+        Whether it is a plain picture, held in memory whole.
+    size_px : (int, int)
+        ``(H, W)`` at full resolution.
+    mpp : float or None
+        Micrometres per full-resolution pixel.
+    mpp_source : str or None
+        Who said so.
+    levels : tuple of Level
+        From fine to coarse.
+    """
+
+    def __init__(self, path: Path, pixels: Pixels, mpp: float | None = None) -> None:
+        self.path = path
+        self._pixels = pixels
+        self.kind, self.plain, self.levels = pixels.kind, pixels.plain, pixels.levels
+        self.size_px = pixels.levels[0].size_px
+        self.mpp = pixels.mpp if mpp is None else mpp
+        self.mpp_source = pixels.mpp_source if mpp is None else "given"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._pixels.close()
+
+    def read_level(self, level: int, box: Box) -> UInt8:
+        """``(h, w, 3) uint8`` of a box inside a level, as the file has it.
+
+        Raises
+        ------
+        UsageError
+            There is no such level, or the box is empty or leaves it.
+        InputError
+            The file is damaged there.
+        """
+        if not 0 <= level < len(self.levels):
+            raise UsageError(self.path, f"expected a level from 0 to {len(self.levels) - 1}, got {level}")
+        height, width = self.levels[level].size_px
+        if not (0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width):
+            raise UsageError(self.path, f"expected a box inside {height} x {width} px, got {tuple(box)}")
+        return self._pixels.read(level, box)
+
+    def at(self, mpp: float | None) -> SlideReader:
+        """The slide at another scale.
+
+        Parameters
+        ----------
+        mpp : float or None
+            Micrometres per pixel wanted; ``None`` for full resolution.
+
+        Raises
+        ------
+        InputError
+            A scale is wanted and the slide has none.
+        """
+        if mpp is None:
+            return SlideReader(self, 1.0, self.size_px, self.mpp)
+        if self.mpp is None:
+            raise InputError(self.path, "expected micrometres per pixel in the file, found none")
+        return SlideReader(self, mpp / self.mpp, size_at_mpp(self.size_px, self.mpp, mpp), mpp)
+
+    def thumbnail(self, max_px: int) -> tuple[UInt8, float]:
+        """The whole slide made small, in bounded memory.
+
+        Parameters
+        ----------
+        max_px : int
+            Its longer side at most; a smaller slide is not enlarged.
+
+        Returns
+        -------
+        (h, w, 3) uint8 ndarray
+        float
+            Full-resolution pixels per pixel of it.
+        """
+        zoom = max(1.0, max(self.size_px) / max_px)
+        size = (
+            max(1, math.floor(self.size_px[0] / zoom + _SAME)),
+            max(1, math.floor(self.size_px[1] / zoom + _SAME)),
+        )
+        reader = SlideReader(self, zoom, size, None)
+        result = np.empty((*size, 3), np.uint8)
+        step = max(1, int(math.sqrt(_READ_PX) / reader.level_zoom))
+        for box in _boxes(size, step):
+            result[box.top : box.bottom, box.left : box.right] = reader.read(box)
+        return result, zoom
+
+
+class SlideReader:
+    """A slide at one working scale; a `glomtile.types.Reader`.
+
+    Pixel ``c`` covers full-resolution positions ``c * zoom`` to ``(c + 1) * zoom`` exactly, without drift,
+    averaged over that area from the coarsest level that is no coarser than wanted.
+
+    Attributes
+    ----------
+    size_px : (int, int)
+        ``(H, W)``.
+    mpp : float or None
+    zoom : float
+        Full-resolution pixels per pixel.
+    level_zoom : float
+        Pixels of the level that is read, per pixel.
+    """
+
+    def __init__(self, slide: Slide, zoom: float, size_px: tuple[int, int], mpp: float | None) -> None:
+        self._slide = slide
+        self.zoom, self.size_px, self.mpp = zoom, size_px, mpp
+        fine_enough = [
+            n for n, level in enumerate(slide.levels) if max(level.downsample) <= zoom * (1 + _SAME)
+        ]
+        self._level = max(fine_enough, key=lambda n: slide.levels[n].downsample) if fine_enough else 0
+        level = slide.levels[self._level]
+        self._zoom = _snapped(zoom / level.downsample[0]), _snapped(zoom / level.downsample[1])
+        self.level_zoom = max(self._zoom)
+
+    def read(self, box: Box) -> UInt8:
+        """``(h, w, 3) uint8``; beyond the edge tissue is mirrored, the pixel at the edge not repeated.
+
+        Raises
+        ------
+        InputError
+            The file is damaged there.
+        """
+        height, width = self.size_px
+        if 0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width:
+            return self._inside(box)
+        rows = mirrored_indices(box.top, box.bottom, height)
+        columns = mirrored_indices(box.left, box.right, width)
+        near = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+        return self._inside(near)[rows[:, None] - near.top, columns - near.left]
+
+    def _inside(self, box: Box) -> UInt8:
+        level: Level = self._slide.levels[self._level]
+        wanted = Span(box.top, box.bottom), Span(box.left, box.right)
+        down, across = (source_span(wanted[i], self._zoom[i], level.size_px[i]) for i in (0, 1))
+        source = self._slide.read_level(self._level, Box(down.start, across.start, down.stop, across.stop))
+        return resample(source, (down, across), wanted, self._zoom)
+
+
+def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress = SILENT) -> Slide:
+    """Open a slide or picture.
+
+    Parameters
+    ----------
+    path : path
+        A format of OpenSlide, an OME-TIFF, another TIFF (tiled or in strips, pyramid or not) of 8-bit RGB,
+        grey or palette colours, or a PNG, JPEG or BMP.
+    mpp : float, optional
+        Micrometres per full-resolution pixel, 0.05 to 20; taken instead of what the file says.
+    progress : Progress
+        Told where `mpp` contradicts the file, and warned of pixels that are not square.
+
+    Returns
+    -------
+    Slide
+        A context manager.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or none of these.
+    UsageError
+        `mpp` is not plausible.
+
+    Notes
+    -----
+    An OME-TIFF is read by tifffile, because OpenSlide sees only the first level of one whose others are
+    SubIFDs. Other slides go to OpenSlide first.
+    """
+    path = Path(path)
+    if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
+        raise UsageError("mpp", f"expected {PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]} µm per pixel, got {mpp}")
+    _require_file(path)
+    pixels = _pixels(path, progress)
+    if mpp is not None and pixels.mpp is not None and abs(mpp / pixels.mpp - 1) > _SAME:
+        progress.note(
+            f"{path}: taken as {mpp:g} µm per pixel, as given; {pixels.mpp_source} says {pixels.mpp:.4g}"
+        )
+    return Slide(path, pixels, mpp)
+
+
+def list_slides(folder: Path) -> list[Path]:
+    """The slides and pictures directly in a folder, in natural order; see `list_images`.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, cannot be read, or holds none.
+    """
+    return list_images(folder, SLIDE_SUFFIXES)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            empty = not stream.read(1)
+    except FileNotFoundError:
+        raise InputError(path, "expected a slide or picture, got nothing there") from None
+    except IsADirectoryError:
+        raise InputError(path, "expected a slide or picture, got a folder") from None
+    except OSError as problem:
+        raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
+    if empty:
+        raise InputError(path, "expected a slide or picture, got an empty file")
+
+
+def _pixels(path: Path, progress: Progress) -> Pixels:
+    import openslide
+
+    suffix = path.suffix.lower()
+    if suffix in _PICTURES:
+        return PicturePixels(path, progress)
+    if suffix in _TIFFS and _is_ome(path):
+        return TiffPixels(path, progress)
+    try:
+        known = openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError as problem:
+        raise InputError(path, f"expected a slide that OpenSlide can read, got: {problem}") from problem
+    if known:
+        return OpenSlidePixels(path, progress)
+    if suffix not in _TIFFS:
+        raise InputError(
+            path,
+            "expected a format of OpenSlide, a TIFF, PNG, JPEG or BMP, got a damaged file or another format",
+        )
+    tiff = TiffPixels(path, progress)
+    if len(tiff.levels) > 1 or max(tiff.levels[0].size_px) > PLAIN_PX:
+        return tiff
+    tiff.close()
+    return PicturePixels(path, progress)
+
+
+def _is_ome(path: Path) -> bool:
+    """By the description of the first page; a file that tifffile cannot open is none."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return bool(file.is_ome)
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, TypeError):
+        return False
+
+
+def _boxes(size_px: tuple[int, int], step: int) -> Iterator[Box]:
+    height, width = size_px
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            yield Box(top, left, min(top + step, height), min(left + step, width))
+
+
+def _snapped(zoom: float) -> float:
+    """A whole number where it is one but for the last bits."""
+    return float(round(zoom)) if zoom >= 1 and abs(zoom - round(zoom)) < 1e-9 else zoom

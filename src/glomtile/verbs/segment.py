@@ -1,0 +1,323 @@
+"""Slides and pictures in, glomeruli out: each finished once, whatever stops the run between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
+from glomtile.files import workspace
+from glomtile.files.tables import write_csv
+from glomtile.types import SILENT, Progress
+
+if TYPE_CHECKING:
+    from glomtile.engine.segmenter import Segmenter
+    from glomtile.engine.windows import Settings
+
+_OWN = ".glomtile"
+_HEAD_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What became of each input.
+
+    Attributes
+    ----------
+    done, skipped : tuple of Path
+        Inputs segmented now, and those that an earlier run had finished.
+    failed : tuple of (Path, str)
+        The others, each with the reason.
+    paths : tuple of Path
+        ``summary.csv``, ``run.json`` and the folders of outputs.
+    """
+
+    done: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+    failed: tuple[tuple[Path, str], ...]
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to segment, apart from the inputs.
+
+    Attributes
+    ----------
+    model : Path
+        A model folder.
+    mpp : float or None
+        Scale of all inputs, in place of what the files say.
+    settings : Settings or None
+    tta : str or None
+        Test-time augmentation, in place of the model's own.
+    overwrite : bool
+        Replace results of other settings.
+    zarr : bool
+        Also write masks as OME-Zarr.
+    """
+
+    model: Path
+    mpp: float | None = None
+    settings: Settings | None = None
+    tta: str | None = None
+    overwrite: bool = False
+    zarr: bool = False
+
+
+def segment(
+    inputs: Sequence[Path], out: Path, request: Request, *, progress: Progress = SILENT
+) -> SegmentResult:
+    """Segment slides and pictures into a folder of results.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Files, and folders whose slides and pictures are taken.
+    out : Path
+        See docs/outputs.md for what comes to lie in it.
+    request : Request
+    progress : Progress
+
+    Returns
+    -------
+    SegmentResult
+
+    Raises
+    ------
+    UsageError
+        There is no input, or `out` is a file.
+    ModelError
+        The model cannot be used.
+    StorageError
+        The folder of results cannot be written at all.
+
+    Notes
+    -----
+    A run that was killed continues: finished slides are passed over, the rows of an unfinished one are taken
+    up, and the outputs end the same, byte for byte, except for times in ``run.json`` and ``summary.csv``.
+    """
+    from glomtile.engine.segmenter import Segmenter
+
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(out, "expected a folder for the results, got a file")
+    files, failed = _files(inputs)
+    if not files and not failed:
+        raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
+    segmenter = Segmenter.load(request.model, request.settings, request.tta)
+    done: list[Path] = []
+    skipped: list[Path] = []
+    names: dict[str, Path] = {}
+    for path in files:
+        first = names.setdefault(path.stem.casefold(), path)
+        if first != path:
+            failed.append((path, f"expected a name of its own, got that of {first}: their results would mix"))
+            continue
+        progress.note(f"{path}")
+        try:
+            fresh = _one(path, out, segmenter, request, progress)
+        except (GlomtileError, MemoryError) as problem:
+            failed.append((path, _reason(problem, path)))
+            progress.warn(f"{path}: {_reason(problem, path)}")
+            if isinstance(problem, StorageError) and not _writable(out):
+                raise
+            continue
+        (done if fresh else skipped).append(path)
+        _write_summary(out)
+    _write_summary(out)
+    told = _write_run(out, segmenter, request, done, skipped, failed)
+    folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
+    return SegmentResult(tuple(done), tuple(skipped), tuple(failed), (*folders, out / "summary.csv", told))
+
+
+def survey(inputs: Sequence[Path], request: Request, *, progress: Progress = SILENT) -> list[str]:
+    """What `segment` would do with each input, a line each, without asking the network.
+
+    Raises
+    ------
+    UsageError, ModelError
+        See `segment`.
+    """
+    from glomtile.engine.segmenter import Segmenter
+    from glomtile.files.slides import open_slide
+
+    files, failed = _files(inputs)
+    segmenter = Segmenter.load(request.model, request.settings, request.tta)
+    lines = []
+    for path in files:
+        try:
+            with open_slide(path, mpp=request.mpp, progress=progress) as slide:
+                plan, tissue = segmenter.plan(slide, path)
+                seen = sum(tissue.near_tissue(window.own) for window in plan)
+                height, width = slide.size_px
+                lines.append(
+                    f"{path}: {slide.kind}, {width:,} x {height:,} px at {slide.mpp:.4g} µm "
+                    f"({slide.mpp_source}), {tissue.area_mm2:.1f} mm² of tissue, "
+                    f"{seen} of {len(plan)} windows"
+                )
+        except GlomtileError as problem:
+            lines.append(f"{path}: {_reason(problem, path)}")
+    return lines + [f"{path}: {reason}" for path, reason in failed]
+
+
+def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The files meant, each once, and what of the inputs is none."""
+    from glomtile.files.slides import list_slides
+
+    files: dict[Path, None] = {}
+    failed: list[tuple[Path, str]] = []
+    for given in map(Path, inputs):
+        try:
+            files |= dict.fromkeys(list_slides(given) if given.is_dir() else [given])
+        except InputError as problem:
+            failed.append((given, _reason(problem, given)))
+    return list(files), failed
+
+
+def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress: Progress) -> bool:
+    """Segment one input; False where that was done before."""
+    began = time.time()
+    own = out / _OWN
+    record_path = own / f"{path.stem}.json"
+    identity = _identity(path, segmenter, request)
+    record = _record(record_path)
+    if record is not None and not request.overwrite:
+        if record["identity"] != identity:
+            raise InputError(
+                path,
+                f"expected the settings that its results in {out} were made with, got other ones",
+                "--overwrite replaces them, or choose another folder",
+            )
+        if all((out / name).exists() for name in record["files"]):
+            progress.note(f"{path}: done before")
+            return False
+    work = own / f"{path.stem}.work"
+    found = segmenter.segment(path, mpp=request.mpp, work=work, identity=identity, progress=progress)
+    written = found.save(out, zarr=request.zarr)
+    workspace.write_json(
+        record_path,
+        {
+            "input": str(path),
+            "identity": identity,
+            "figures": found.figures(),
+            "files": sorted(p.relative_to(out).as_posix() for p in written),
+            "effort": vars(found.effort),
+            "seconds": round(time.time() - began, 2),
+        },
+    )
+    if work.exists():
+        shutil.rmtree(work, ignore_errors=True)
+    counts = ", ".join(
+        f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
+    )
+    progress.note(f"{path}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
+    return True
+
+
+def _identity(path: Path, segmenter: Segmenter, request: Request) -> dict[str, Any]:
+    """What decides the outputs of one input, as JSON has it."""
+    try:
+        with path.open("rb") as stream:
+            head = hashlib.sha256(stream.read(_HEAD_BYTES)).hexdigest()
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(path, "expected a slide or picture, got nothing there") from None
+    except OSError as problem:
+        raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
+    told = {
+        "bytes": size,
+        "head_sha256": head,
+        "mpp": request.mpp,
+        "zarr": request.zarr,
+        **segmenter.identity,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """What an earlier run noted of an input; a damaged note counts for nothing."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        whole = {"identity", "figures", "files"} <= record.keys()
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+    except OSError as problem:
+        raise StorageError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
+    return record if whole else None
+
+
+def _write_summary(out: Path) -> None:
+    """One row for each finished slide, from the notes of all runs."""
+    rows = [
+        {**record["figures"], "seconds": record.get("seconds", "")}
+        for path in sorted((out / _OWN).glob("*.json"))
+        if (record := _record(path)) is not None
+    ]
+    if rows:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        write_csv(out / "summary.csv", columns, [[row.get(key, "") for key in columns] for row in rows])
+
+
+def _write_run(
+    out: Path,
+    segmenter: Segmenter,
+    request: Request,
+    done: Iterable[Path],
+    skipped: Iterable[Path],
+    failed: Iterable[tuple[Path, str]],
+) -> Path:
+    from glomtile.engine.modelfolder import versions
+
+    records = {}
+    for path in (*done, *skipped):
+        record = _record(out / _OWN / f"{path.stem}.json")
+        if record is not None:
+            records[str(path)] = {
+                k: record[k] for k in ("identity", "effort", "seconds", "files") if k in record
+            }
+    target = out / "run.json"
+    workspace.write_json(
+        target,
+        {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions(),
+            "model": {
+                "folder": str(request.model),
+                "sha256": segmenter.card.sha256,
+                "mpp": segmenter.card.mpp,
+            },
+            "settings": segmenter.identity,
+            "inputs": records,
+            "done": [str(path) for path in done],
+            "skipped": [str(path) for path in skipped],
+            "failed": {str(path): reason for path, reason in failed},
+        },
+    )
+    return target
+
+
+def _writable(out: Path) -> bool:
+    probe = out / _OWN / ".probe"
+    with suppress(GlomtileError):
+        workspace.write_text(probe, "")
+        probe.unlink()
+        return True
+    return False
+
+
+def _reason(problem: BaseException, path: Path) -> str:
+    if isinstance(problem, MemoryError):
+        return "expected a picture that fits the memory, got MemoryError"
+    if not isinstance(problem, GlomtileError):
+        return str(problem)
+    text = problem.message + (f" ({problem.hint})" if problem.hint else "")
+    return text if problem.where in (str(path), path.name) else f"{problem.where}: {text}"
