@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomtile.errors import StorageError
-from glomtile.files.labelstore import CHUNK_PX, LabelStore, crop, panels_of
+from glomtile.files.labelstore import CHUNK_PX, CachedPlane, LabelStore, crop, panels_of
 from glomtile.types import Box
 
 SIZE = (1300, 1500)
@@ -97,6 +97,20 @@ def test_empty_chunks_take_no_space(tmp_path: Path) -> None:
     made.writer(0)(0, zeros, zeros)
     files = [p for p in (tmp_path / "work/planes.zarr").rglob("*") if p.is_file() and p.name != "zarr.json"]
     assert files == []
+
+
+def test_a_cached_plane_reads_as_the_plane_does(tmp_path: Path) -> None:
+    made = store(tmp_path / "work")
+    write(made, SIZE[0])
+    cached, labels, rng = CachedPlane(made.labels, most=4), planes()[0], np.random.default_rng(4)
+    assert cached.shape == SIZE
+    for _ in range(60):
+        top, left = (int(rng.integers(0, n)) for n in SIZE)
+        height, width = rng.integers(1, 700, 2)
+        assert (
+            cached[top : top + height, left : left + width] == labels[top : top + height, left : left + width]
+        ).all()
+    assert (cached[:, 3:4] == labels[:, 3:4]).all()
 
 
 def test_derived_planes_begin_empty_each_time(tmp_path: Path) -> None:

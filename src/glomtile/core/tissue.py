@@ -43,7 +43,11 @@ _SPECK_UM2 = 5_000.0
 _LUMEN_UM2 = 250_000.0
 
 
-def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = 50.0) -> Mask:
+MARGIN_UM = 50.0
+"""How far beyond the tissue is looked, so that nothing at its edge is lost."""
+
+
+def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> Mask:
     """Find the tissue of a slide; rather keep glass than lose tissue.
 
     Parameters
@@ -93,9 +97,25 @@ def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = 50.0) -> Mask:
     joined = cv2.morphologyEx(_bytes(stained), cv2.MORPH_CLOSE, _disc(_JOINED_UM / mpp))
     pieces = _without_pieces(joined > 0, _SPECK_UM2 / mpp**2)
     solid = fill_holes(pieces, _LUMEN_UM2 / mpp**2)
-    if margin_um <= 0:
-        return solid
-    return np.asarray(cv2.dilate(_bytes(solid), _disc(margin_um / mpp)) > 0, dtype=np.bool_)
+    return with_margin(solid, mpp, margin_um)
+
+
+def with_margin(tissue: Mask, mpp: float, margin_um: float) -> Mask:
+    """The mask and all within `margin_um` of it; the mask itself where that is 0 or less.
+
+    Parameters
+    ----------
+    tissue : (h, w) bool ndarray
+    mpp, margin_um : float
+        Micrometres per pixel, and how far to reach.
+
+    Returns
+    -------
+    (h, w) bool ndarray
+    """
+    if margin_um <= 0 or not tissue.size:
+        return tissue
+    return np.asarray(cv2.dilate(_bytes(tissue), _disc(margin_um / mpp)) > 0, dtype=np.bool_)
 
 
 def _blurred(thumbnail: UInt8, sigma: float) -> Float32:

@@ -24,12 +24,16 @@ from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.tiled import predict_tiled
 from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
 from glomtile.errors import InputError, UsageError
-from glomtile.files.labelstore import LabelStore, crop, panels_of
+from glomtile.files.labelstore import CachedPlane, LabelStore, crop, panels_of
 from glomtile.files.pyramid import halve, level_sizes
 from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
 
 _COARSER = 2.0
 """How many times coarser than anything seen in training a slide may be."""
+
+_BLOCK_PX = 512
+_SURELY_BACKGROUND = np.float32(1 - 0.4 / 255)
+"""From here on no other class is the likelier, and confidence rounds to 0."""
 
 
 class Segmenter:
@@ -248,8 +252,8 @@ class Segmenter:
         mpp = reader.mpp
         assert mpp is not None
         return _Plane(
-            store.labels,
-            store.confidence,
+            CachedPlane(store.labels),
+            CachedPlane(store.confidence),
             mpp,
             reader.zoom,
             look,
@@ -277,7 +281,7 @@ class Segmenter:
             writer = store.writer(number)
 
             def take(top: int, probs: Float32, writer: Any = writer) -> None:
-                writer(top, choose_class(probs), as_confidence(probs))
+                writer(top, *classes_and_confidence(probs))
 
             run = predict_tiled(
                 reader,
@@ -358,8 +362,30 @@ def as_confidence(probs: Float32) -> UInt8:
     -------
     (h, w) uint8 ndarray
     """
-    best = probs[..., 1] if probs.shape[-1] == 2 else probs[..., 1:].max(axis=-1)
+    best = probs[..., 1]
+    for number in range(2, probs.shape[-1]):
+        best = np.maximum(best, probs[..., number])
     return np.asarray(np.rint(best * np.float32(255)), np.uint8)
+
+
+def classes_and_confidence(probs: Float32) -> tuple[UInt8, UInt8]:
+    """Class numbers and `as_confidence` of rows that may be wide and mostly glass.
+
+    Parameters
+    ----------
+    probs : (h, W, K) float32 ndarray
+
+    Returns
+    -------
+    labels, confidence : (h, W) uint8 ndarray
+    """
+    labels, confidence = (np.zeros(probs.shape[:2], np.uint8) for _ in range(2))
+    for left in range(0, probs.shape[1], _BLOCK_PX):
+        part = probs[:, left : left + _BLOCK_PX]
+        if part[..., 0].min() < _SURELY_BACKGROUND:
+            labels[:, left : left + _BLOCK_PX] = choose_class(part)
+            confidence[:, left : left + _BLOCK_PX] = as_confidence(part)
+    return labels, confidence
 
 
 def _planes_in_memory(sizes_px: Sequence[tuple[int, int]]) -> list[UInt8]:
@@ -370,7 +396,7 @@ def _regions(plane: _Plane, num_classes: int) -> Iterator[Region]:
     height, width = plane.size_px
     regions = Regions(width, num_classes)
     for top in range(0, height, 512):
-        yield from regions.add(crop(plane.labels, Box(top, 0, min(top + 512, height), width)))
+        yield from regions.add(plane.labels[top : min(top + 512, height), 0:width])
     yield from regions.finish()
 
 

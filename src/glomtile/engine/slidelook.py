@@ -9,16 +9,19 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from glomtile.core.tissue import find_tissue
+from glomtile.core.tissue import MARGIN_UM, find_tissue, with_margin
 from glomtile.core.tissuemap import TissueMap
 from glomtile.types import Reader, UInt8
 
 TISSUE_MPP = 16.0
-"""Scale at which tissue is looked for; coarser where that would make a picture above `LOOK_PX` a side."""
+"""Scale at which tissue is looked for; coarser where that would make a picture of more than `LOOK_PX`.
 
-LOOK_PX = 6144
+A glass slide of 75 x 25 mm has 7.3 million pixels at this scale.
+"""
+
+LOOK_PX = 8 * 10**6
 OVERVIEW_PX = 2048
-"""Longest side of the picture that tissue is looked for in, and of the one that outlines are drawn on."""
+"""Longest side of the picture that outlines are drawn on."""
 
 
 class SlideLike(Protocol):
@@ -79,19 +82,21 @@ def look_at(slide: SlideLike, mpp: float, zoom: float) -> Look:
     zoom : float
         Full-resolution pixels per pixel of the plane that the tissue map is to be asked in.
     """
-    wanted = min(LOOK_PX, math.ceil(max(slide.size_px) * mpp / TISSUE_MPP))
+    height, width = slide.size_px
+    shrunk = max(1.0, TISSUE_MPP / mpp, math.sqrt(height * width / LOOK_PX))
+    wanted = math.ceil(max(height, width) / shrunk)
     overview, overview_zoom = slide.thumbnail(max(OVERVIEW_PX, wanted))
     small = _shrunk(overview, wanted)
     small_zoom = overview_zoom * overview.shape[1] / small.shape[1]
     small_mpp = small_zoom * mpp
-    tissue = TissueMap(
-        find_tissue(small, small_mpp, margin_um=0.0),
-        find_tissue(small, small_mpp),
-        small_zoom / zoom,
-        small_mpp,
-    )
+    tissue = find_tissue(small, small_mpp, margin_um=0.0)
+    near = with_margin(tissue, small_mpp, MARGIN_UM)
     shown = _shrunk(overview, OVERVIEW_PX)
-    return Look(tissue, shown, overview_zoom * overview.shape[1] / shown.shape[1])
+    return Look(
+        TissueMap(tissue, near, small_zoom / zoom, small_mpp),
+        shown,
+        overview_zoom * overview.shape[1] / shown.shape[1],
+    )
 
 
 def _shrunk(picture: UInt8, longest_px: int) -> UInt8:

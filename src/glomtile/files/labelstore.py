@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,58 @@ class PanelWriter:
         filled, self._filled = self._filled, 0
         self._store.write_band(self._panel, self._top, self._labels[:filled], self._confidence[:filled])
         self._top += filled
+
+
+class CachedPlane:
+    """A plane on disk, read by slices, the chunks last used kept in memory: objects lie near each other.
+
+    Parameters
+    ----------
+    plane : zarr.Array
+        ``(H, W) uint8``, not written to any more.
+    most : int
+        How many chunks of `CHUNK_PX` a side are kept, a quarter of a megabyte each.
+    """
+
+    def __init__(self, plane: zarr.Array[Any], most: int = 256) -> None:
+        self._plane, self._most = plane, most
+        self._held: OrderedDict[tuple[int, int], UInt8] = OrderedDict()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(H, W)``."""
+        return tuple(self._plane.shape)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> UInt8:
+        """A copy of the pixels of two slices of step 1."""
+        (top, bottom, _), (left, right, _) = (
+            part.indices(n) for part, n in zip(key, self._plane.shape, strict=True)
+        )
+        result = np.empty((max(bottom - top, 0), max(right - left, 0)), np.uint8)
+        if result.size > self._most * CHUNK_PX**2 // 4:
+            return np.asarray(self._plane[top:bottom, left:right], np.uint8)
+        for row in range(top // CHUNK_PX, -(-bottom // CHUNK_PX)):
+            for column in range(left // CHUNK_PX, -(-right // CHUNK_PX)):
+                chunk = self._chunk(row, column)
+                high, wide = row * CHUNK_PX, column * CHUNK_PX
+                rows = max(top, high), min(bottom, high + CHUNK_PX)
+                columns = max(left, wide), min(right, wide + CHUNK_PX)
+                result[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left] = chunk[
+                    rows[0] - high : rows[1] - high, columns[0] - wide : columns[1] - wide
+                ]
+        return result
+
+    def _chunk(self, row: int, column: int) -> UInt8:
+        key = row, column
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        top, left = row * CHUNK_PX, column * CHUNK_PX
+        chunk = np.asarray(self._plane[top : top + CHUNK_PX, left : left + CHUNK_PX], np.uint8)
+        self._held[key] = chunk
+        if len(self._held) > self._most:
+            self._held.popitem(last=False)
+        return chunk
 
 
 def panels_of(width_px: int, panel_px: int) -> list[tuple[int, int]]:
