@@ -14,7 +14,6 @@ from glomtile.types import UInt8
 if TYPE_CHECKING:
     from scipy import sparse
 
-_WHOLE = 1e-9
 _BAND_PX = 2 * 2**20
 """Most source pixels that are held as floats at once."""
 
@@ -53,10 +52,57 @@ def resample(
         Averaged over that area where zoom is at least 1, else linear between pixels' centres. What lies
         beyond the source counts for nothing. A pixel's value does not depend on which others are wanted.
     """
-    if all(abs(z - round(z)) < _WHOLE and z >= 1 for z in zoom):
-        whole = _whole_cells(source, spans, wanted, (round(zoom[0]), round(zoom[1])))
-        if whole is not None:
-            return whole
+    size = wanted[0].length, wanted[1].length
+    result = np.empty((*size, 3), np.uint8)
+    high, wide = _whole_cells(source, spans, wanted, zoom, result)
+    rest_down = Span(wanted[0].start + high, wanted[0].stop)
+    rest_across = Span(wanted[1].start + wide, wanted[1].stop)
+    if rest_down.length:
+        result[high:] = _weighted(source, spans, (rest_down, wanted[1]), zoom)
+    if rest_across.length and high:
+        above = Span(wanted[0].start, rest_down.start)
+        result[:high, wide:] = _weighted(source, spans, (above, rest_across), zoom)
+    return result
+
+
+def _whole_cells(
+    source: UInt8,
+    spans: tuple[Span, Span],
+    wanted: tuple[Span, Span],
+    zoom: tuple[float, float],
+    result: UInt8,
+) -> tuple[int, int]:
+    """Fill in the cells wholly inside the source where both factors are whole; how many down and across.
+
+    Notes
+    -----
+    Cells cut by the edge are left out, so that a cell is always made the same way, whatever is beside it.
+    """
+    if not all(_is_whole(z) for z in zoom):
+        return 0, 0
+    if not all(span.start == want.start * z for span, want, z in zip(spans, wanted, zoom, strict=True)):
+        return 0, 0
+    (down, across), (high, wide) = (round(zoom[0]), round(zoom[1])), result.shape[:2]
+    high, wide = min(high, spans[0].length // down), min(wide, spans[1].length // across)
+    if not high or not wide:
+        return 0, 0
+    cells = source[: high * down, : wide * across]
+    if (down, across) == (1, 1):
+        result[:high, :wide] = cells
+    else:
+        result[:high, :wide] = cv2.resize(cells, (wide, high), interpolation=cv2.INTER_AREA)
+    return high, wide
+
+
+def _is_whole(zoom: float) -> bool:
+    """Whether OpenCV adds up whole cells: it finds the factor as ``1 / (1 / zoom)``, which misses at 49."""
+    return zoom >= 1 and zoom == round(zoom) and 1 / (1 / zoom) == zoom
+
+
+def _weighted(
+    source: UInt8, spans: tuple[Span, Span], wanted: tuple[Span, Span], zoom: tuple[float, float]
+) -> UInt8:
+    """The same for any factor, by two products with weights, some rows at a time."""
     down, across = (_weights(spans[i], wanted[i], zoom[i]) for i in (0, 1))
     height, width = wanted[0].length, wanted[1].length
     result = np.empty((height, width, 3), np.uint8)
@@ -73,29 +119,14 @@ def resample(
     return result
 
 
-def _whole_cells(
-    source: UInt8, spans: tuple[Span, Span], wanted: tuple[Span, Span], zoom: tuple[int, int]
-) -> UInt8 | None:
-    """The same for whole factors and cells wholly inside the source; ``None`` where these are not given."""
-    exact = all(
-        span.start == want.start * z and span.stop == want.stop * z
-        for span, want, z in zip(spans, wanted, zoom, strict=True)
-    )
-    if not exact:
-        return None
-    if zoom == (1, 1):
-        return source
-    size = wanted[1].length, wanted[0].length
-    return np.asarray(cv2.resize(source, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def _weights(span: Span, wanted: Span, zoom: float) -> sparse.csr_matrix[Any]:
     """``(wanted, source)``: what each source pixel gives to each wanted one; rows sum to 1."""
     from scipy import sparse
 
     at = np.arange(wanted.start, wanted.stop, dtype=np.float64)
     if zoom >= 1:
-        low, high = at * zoom, (at + 1) * zoom
+        # A level that was rounded down ends before the slide: what begins behind it repeats its last pixel.
+        low, high = np.minimum(at * zoom, span.stop - 1), (at + 1) * zoom
         first = np.floor(low).astype(np.int64)
         taps = first[:, None] + np.arange(math.ceil(zoom) + 1)
         share = np.minimum(taps + 1, high[:, None]) - np.maximum(taps, low[:, None])

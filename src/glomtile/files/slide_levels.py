@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _SEGMENT_PX = 256 * 2**20
 """Most pixels of one tile or strip: all of it must be decoded for any of it."""
 
 _BLOCK_PX = 1024
+_RGB_FROM_YCBCR = ("JPEG", "JPEG_LOSSY", "ALT_JPEG", "WEBP")
+"""Packings whose decoder turns YCbCr into RGB."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Pixels(Protocol):
 
     kind: str
     plain: bool
+    in_strips: bool
     levels: tuple[Level, ...]
     mpp: float | None
     mpp_source: str | None
@@ -57,7 +61,7 @@ class Pixels(Protocol):
 class OpenSlidePixels:
     """A slide as OpenSlide reads it: transparent where it has no data, which is glass."""
 
-    plain = False
+    plain = in_strips = False
 
     def __init__(self, path: Path, progress: Progress = SILENT) -> None:
         import openslide
@@ -141,31 +145,38 @@ class TiffPixels:
         path = self._path
         try:
             series = self._file.series[0]
-            pages = [level.keyframe for level in series.levels]
-            axes, dtype = series.axes, series.dtype
             is_ome = bool(self._file.is_ome)
             words = (self._file.ome_metadata if is_ome else self._file.pages.first.description) or ""
             tags = self._file.pages.first.tags
+            self._require_one_picture(series)
+            self._pages = [_Page(level.keyframe, path) for level in series.levels]
+            dots = tuple(_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
+            unit = int(tags.valueof("ResolutionUnit", 2))
+        except InputError:
+            raise
         except Exception as problem:
             # tifffile meets a cut-off directory in many ways; which one says nothing to the user.
             raise InputError(path, f"expected a whole TIFF file, got: {problem!r}") from problem
-        if dtype != np.uint8 or axes not in ("YXS", "YX", "SYX"):
-            raise InputError(
-                path,
-                f"expected an RGB or grey picture of 8 bits, got axes {axes} of {dtype}",
-                "export one plane as 8-bit RGB",
-            )
-        self._pages = [_Page(page, path) for page in pages]
         self._lock = threading.Lock()
         self._segments = _Kept(_CACHE_BYTES)
         self.kind = "OME-TIFF" if is_ome else "TIFF"
         self.levels = levels_of([page.size_px for page in self._pages])
-        dots = tuple(_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
-        unit = int(tags.valueof("ResolutionUnit", 2))
+        self.in_strips = self._pages[0].segment_px[1] >= self.levels[0].size_px[1]
         self.mpp = square_mpp(tiff_words_mpp(words, (dots[0], dots[1]), unit), path, progress)
         self.mpp_source = None
         if self.mpp is not None:
             self.mpp_source = "OME-XML" if "PhysicalSizeX" in words else "the TIFF's tags"
+
+    def _require_one_picture(self, series: Any) -> None:
+        axes, dtype = series.axes, series.dtype
+        if dtype != np.uint8 or axes not in ("YXS", "YX", "SYX"):
+            raise InputError(
+                self._path,
+                f"expected an RGB or grey picture of 8 bits, got axes {axes} of {dtype}",
+                "export one plane as 8-bit RGB",
+            )
+        if any(level.keyframe.parent is not self._file for level in series.levels):
+            raise InputError(self._path, "expected all pixels in one file, got a set of files")
 
     def read(self, level: int, box: Box) -> UInt8:
         page = self._pages[level]
@@ -223,7 +234,8 @@ class _Page:
         self._across = -(-self.size_px[1] // self.segment_px[1])
         self._down = -(-self.size_px[0] // self.segment_px[0])
         self._meaning = page.photometric.name
-        self._alpha = int(page.samplesperpixel) in (2, 4)
+        self._samples = int(page.samplesperpixel)
+        self._extra = page.extrasamples[0].name if page.extrasamples else ""
         self._colours = page.colormap
         if self.segment_px[0] * self.segment_px[1] > _SEGMENT_PX:
             raise InputError(
@@ -232,10 +244,20 @@ class _Page:
                 f"got {self.segment_px[0]:,} x {self.segment_px[1]:,} px in one piece",
                 "save it as a tiled TIFF",
             )
-        if self._meaning not in ("RGB", "YCBCR", "MINISBLACK", "MINISWHITE", "PALETTE"):
-            raise InputError(path, f"expected RGB, grey or palette colours, got {self._meaning}")
-        if self._meaning in ("RGB", "YCBCR") and int(page.samplesperpixel) not in (3, 4):
-            raise InputError(path, f"expected 3 or 4 samples a pixel, got {page.samplesperpixel}")
+        self._require_colours(page.compression.name)
+
+    def _require_colours(self, packing: str) -> None:
+        hint = "convert it to 8-bit RGB"
+        wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(self._meaning)
+        if wanted is None or (self._meaning == "YCBCR" and packing not in _RGB_FROM_YCBCR):
+            raise InputError(
+                self._path, f"expected RGB, grey or palette colours, got {self._meaning} in {packing}", hint
+            )
+        spare = wanted == 3 or "ALPHA" in self._extra
+        if self._samples != wanted and not (self._samples == wanted + 1 and spare):
+            raise InputError(
+                self._path, f"expected {wanted} samples a pixel of {self._meaning}, got {self._samples}", hint
+            )
 
     def indices(self, row: int, column: int) -> list[int]:
         """Numbers of the segments that hold one place, one for each plane of samples."""
@@ -264,25 +286,37 @@ class _Page:
         return np.asarray(pixels, np.uint8).reshape(shape[-3], shape[-2], -1)
 
     def as_rgb(self, pixels: UInt8) -> UInt8:
+        """RGB of samples ``(h, w, S)``; a sample too many that is not said to be alpha is dropped."""
+        colours = 3 if self._samples > 2 else 1
+        alpha = pixels[..., colours:] if "ALPHA" in self._extra else pixels[..., :0]
+        pixels = pixels[..., :colours]
         if self._meaning == "PALETTE":
-            table = np.asarray(self._colours).T >> 8
-            return np.ascontiguousarray(table.astype(np.uint8)[pixels[..., 0]])
-        if self._meaning == "MINISWHITE":
+            table = (np.asarray(self._colours).T >> 8).astype(np.uint8)
+            pixels = table[pixels[..., 0]]
+        elif self._meaning == "MINISWHITE":
             pixels = np.asarray(255 - pixels, np.uint8)
-        if pixels.shape[-1] < 3:
-            grey = np.repeat(pixels[..., :1], 3, axis=-1)
-            pixels = np.concatenate([grey, pixels[..., 1:]], axis=-1)
-        return on_glass(pixels) if pixels.shape[-1] == 4 else pixels
+        if pixels.shape[-1] == 1:
+            pixels = np.repeat(pixels, 3, axis=-1)
+        if alpha.shape[-1] and self._extra == "ASSOCALPHA":
+            return np.asarray(np.minimum(pixels + (255 - alpha.astype(np.uint16)), 255), np.uint8)
+        return on_glass(np.concatenate([pixels, alpha], axis=-1))
 
 
 class PicturePixels:
     """A plain picture, decoded when the first pixel is asked for and kept."""
 
-    plain = True
+    plain, in_strips = True, False
 
     def __init__(self, path: Path, progress: Progress = SILENT) -> None:
         self._path = path
-        self.levels = levels_of([readable_size(path)])
+        try:
+            size_px = readable_size(path)
+        except InputError:
+            raise
+        except Exception as problem:
+            # Pillow looks at further pages late, and meets a cut-off one in many ways.
+            raise InputError(path, f"expected a whole picture, got: {problem}") from problem
+        self.levels = levels_of([size_px])
         self.kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}.get(
             path.suffix.lower(), path.suffix[1:].upper()
         )
@@ -311,8 +345,7 @@ def levels_of(sizes_px: list[tuple[int, int]]) -> tuple[Level, ...]:
     where the sizes fit a whole factor but for rounding, that is the factor. Their quotient would be off by a
     pixel at the far end.
     """
-    height, width = sizes_px[0]
-    return tuple(Level(size, (_factor(height, size[0]), _factor(width, size[1]))) for size in sizes_px)
+    return tuple(Level(size, _factors(sizes_px[0], size)) for size in sizes_px)
 
 
 def on_glass(pixels: UInt8) -> UInt8:
@@ -362,9 +395,26 @@ def _lay(target: UInt8, box: Box, pixels: UInt8, where: Box) -> None:
         ]
 
 
+def _factors(full_px: tuple[int, int], level_px: tuple[int, int]) -> tuple[float, float]:
+    """Down and across; the longer side, which tells it best, speaks for the other where both agree."""
+    down, across = (_factor(full, level) for full, level in zip(full_px, level_px, strict=True))
+    if full_px[0] >= full_px[1]:
+        return down, down if _fits(full_px[1], level_px[1], down) else across
+    return (across if _fits(full_px[0], level_px[0], across) else down), across
+
+
 def _factor(full_px: int, level_px: int) -> float:
-    whole = max(1, round(full_px / level_px))
-    return float(whole) if level_px in (full_px // whole, -(-full_px // whole)) else full_px / level_px
+    ratio = full_px / level_px
+    # A small level fits several whole factors, and pyramids are made by halving.
+    for whole in (2.0 ** round(math.log2(ratio)), float(round(ratio))):
+        if _fits(full_px, level_px, whole):
+            return whole
+    return ratio
+
+
+def _fits(full_px: int, level_px: int, factor: float) -> bool:
+    """Whether so many pixels become so many by a whole factor, rounded down or up."""
+    return factor >= 1 and factor.is_integer() and level_px in (full_px // factor, -(-full_px // factor))
 
 
 def _both(x: object, y: object) -> tuple[float, float] | None:

@@ -1,12 +1,13 @@
-"""How slides and pictures of every kind open as one thing, read at a wanted scale, mirrored at their edges."""
+"""How slides and pictures of every kind open as one thing, read at a wanted scale, mirrored at the edge."""
 
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -19,12 +20,13 @@ from glomtile.files.slide_levels import Level, OpenSlidePixels, PicturePixels, P
 from glomtile.types import SILENT, Box, Progress, UInt8
 
 SLIDE_SUFFIXES = (
-    *IMAGE_SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".btf",
+    *IMAGE_SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi",
+    ".btf", ".tf8",
 )  # fmt: skip
 """What a folder of inputs is searched for."""
 
 PLAIN_PX = 4096
-"""A TIFF without a pyramid and without tiles, of at most so many pixels a side, is a plain picture."""
+"""A TIFF without a pyramid, of at most so many pixels a side and no OME-TIFF, is a plain picture."""
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 _TIFFS = (".tif", ".tiff", ".btf", ".tf8")
@@ -32,6 +34,8 @@ _READ_PX = 16 * 2**20
 """Source pixels that are read at once for a thumbnail."""
 
 _SAME = 1e-6
+_GENERIC = "generic-tiff"
+"""OpenSlide's word for a tiled TIFF of no scanner."""
 
 
 class Slide:
@@ -114,7 +118,11 @@ class Slide:
         if mpp is None:
             return SlideReader(self, 1.0, self.size_px, self.mpp)
         if self.mpp is None:
-            raise InputError(self.path, "expected micrometres per pixel in the file, found none")
+            raise InputError(
+                self.path,
+                "expected micrometres per pixel in the file, found none",
+                "state them: usually 20x is 0.5 and 40x is 0.25",
+            )
         return SlideReader(self, mpp / self.mpp, size_at_mpp(self.size_px, self.mpp, mpp), mpp)
 
     def thumbnail(self, max_px: int) -> tuple[UInt8, float]:
@@ -138,10 +146,15 @@ class Slide:
         )
         reader = SlideReader(self, zoom, size, None)
         result = np.empty((*size, 3), np.uint8)
-        step = max(1, int(math.sqrt(_READ_PX) / reader.level_zoom))
-        for box in _boxes(size, step):
+        for box in _boxes(size, self._piece(reader.level_zoom, size[1])):
             result[box.top : box.bottom, box.left : box.right] = reader.read(box)
         return result, zoom
+
+    def _piece(self, zoom: float, width: int) -> tuple[int, int]:
+        """Height and width of what is read at once: as wide as the slide where it is stored in strips."""
+        across = width if self._pixels.in_strips else min(width, int(math.sqrt(_READ_PX) / zoom))
+        across = max(1, across)
+        return max(1, int(_READ_PX / (across * zoom * zoom))), across
 
 
 class SlideReader:
@@ -224,7 +237,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress
     Notes
     -----
     An OME-TIFF is read by tifffile, because OpenSlide sees only the first level of one whose others are
-    SubIFDs. Other slides go to OpenSlide first.
+    SubIFDs. So is what OpenSlide would take as a generic TIFF: there it narrows 16 bits to 8 without a word,
+    takes a stack for a pyramid, and cannot place a level exactly. A scanner's own format goes to OpenSlide.
     """
     path = Path(path)
     if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
@@ -251,12 +265,15 @@ def list_slides(folder: Path) -> list[Path]:
 
 def _require_file(path: Path) -> None:
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(path, "expected a slide or picture, got a folder")
+        if not stat.S_ISREG(mode):
+            raise InputError(path, "expected a slide or picture, got no file but a pipe or device")
         with path.open("rb") as stream:
             empty = not stream.read(1)
     except FileNotFoundError:
         raise InputError(path, "expected a slide or picture, got nothing there") from None
-    except IsADirectoryError:
-        raise InputError(path, "expected a slide or picture, got a folder") from None
     except OSError as problem:
         raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
     if empty:
@@ -269,42 +286,49 @@ def _pixels(path: Path, progress: Progress) -> Pixels:
     suffix = path.suffix.lower()
     if suffix in _PICTURES:
         return PicturePixels(path, progress)
-    if suffix in _TIFFS and _is_ome(path):
+    layout = _layout(path) if suffix in _TIFFS else None
+    if layout is not None and layout.is_ome:
         return TiffPixels(path, progress)
     try:
         known = openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError as problem:
         raise InputError(path, f"expected a slide that OpenSlide can read, got: {problem}") from problem
-    if known:
+    if known and known != _GENERIC:
         return OpenSlidePixels(path, progress)
-    if suffix not in _TIFFS:
+    if not known and suffix not in _TIFFS:
         raise InputError(
             path,
             "expected a format of OpenSlide, a TIFF, PNG, JPEG or BMP, got a damaged file or another format",
         )
-    tiff = TiffPixels(path, progress)
-    if len(tiff.levels) > 1 or max(tiff.levels[0].size_px) > PLAIN_PX:
-        return tiff
-    tiff.close()
-    return PicturePixels(path, progress)
+    if layout is not None and layout.levels == 1 and layout.longest_px <= PLAIN_PX:
+        return PicturePixels(path, progress)
+    return TiffPixels(path, progress)
 
 
-def _is_ome(path: Path) -> bool:
-    """By the description of the first page; a file that tifffile cannot open is none."""
+class _Layout(NamedTuple):
+    is_ome: bool
+    levels: int
+    longest_px: int
+
+
+def _layout(path: Path) -> _Layout | None:
+    """How a TIFF is built; ``None`` where tifffile makes nothing of it, and whoever reads it says why."""
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
-            return bool(file.is_ome)
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, TypeError):
-        return False
+            first = file.pages.first
+            longest = max(int(first.imagelength), int(first.imagewidth))
+            return _Layout(bool(file.is_ome), len(file.series[0].levels), longest)
+    except Exception:  # a damaged directory shows in many ways
+        return None
 
 
-def _boxes(size_px: tuple[int, int], step: int) -> Iterator[Box]:
-    height, width = size_px
-    for top in range(0, height, step):
-        for left in range(0, width, step):
-            yield Box(top, left, min(top + step, height), min(left + step, width))
+def _boxes(size_px: tuple[int, int], piece_px: tuple[int, int]) -> Iterator[Box]:
+    (height, width), (down, across) = size_px, piece_px
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield Box(top, left, min(top + down, height), min(left + across, width))
 
 
 def _snapped(zoom: float) -> float:
