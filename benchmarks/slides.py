@@ -173,7 +173,7 @@ def write_slide(path: Path, side: int = 20_000, mpp: float = 0.5) -> None:
         "tile": (tile, tile),
         "compression": "jpeg",
         "compressionargs": {"level": 85},
-        "photometric": "ycbcr",
+        "photometric": "rgb",
     }
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         file.write(
