@@ -113,6 +113,20 @@ def test_a_cached_plane_reads_as_the_plane_does(tmp_path: Path) -> None:
     assert (cached[:, 3:4] == labels[:, 3:4]).all()
 
 
+def test_what_is_assigned_to_a_cached_plane_is_on_disk_after_a_flush(tmp_path: Path) -> None:
+    made = store(tmp_path / "work")
+    (plane,) = made.fresh_planes([SIZE])
+    cached, expected, rng = CachedPlane(plane, most=2), np.zeros(SIZE, np.uint8), np.random.default_rng(6)
+    for number in range(1, 30):
+        top, left = (int(rng.integers(0, n - 1)) for n in SIZE)
+        part = expected[top : top + 600, left : left + 300]
+        part[:] = number
+        cached[top : top + 600, left : left + 300] = part
+        assert (cached[top : top + 9, left : left + 9] == expected[top : top + 9, left : left + 9]).all()
+    cached.flush()
+    assert (plane[:] == expected).all()
+
+
 def test_derived_planes_begin_empty_each_time(tmp_path: Path) -> None:
     made = store(tmp_path / "work")
     first, second = made.fresh_planes([SIZE, (650, 750)])

@@ -24,6 +24,7 @@ from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.tiled import predict_tiled
 from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
 from glomtile.errors import InputError, UsageError
+from glomtile.files import workspace
 from glomtile.files.labelstore import CachedPlane, LabelStore, crop, panels_of
 from glomtile.files.pyramid import halve, level_sizes
 from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
@@ -172,9 +173,13 @@ class Segmenter:
         )
         began = perf_counter()
         planes = plane.planes(level_sizes(plane.size_px))
-        objects = tuple(self._objects(plane, planes[0], progress))
-        for upper, lower in itertools.pairwise(planes):
-            halve(upper, lower)
+        with workspace.storage_errors(folder):
+            canvas = planes[0] if slide.plain else CachedPlane(planes[0])
+            objects = tuple(self._objects(plane, canvas, progress))
+            if isinstance(canvas, CachedPlane):
+                canvas.flush()
+            for upper, lower in itertools.pairwise(planes):
+                halve(upper, lower)
         effort = Effort(**{**vars(plane.effort), "objects_s": perf_counter() - began})
         return Segmentation(
             name=Path(name).stem,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,19 +189,24 @@ class PanelWriter:
 
 
 class CachedPlane:
-    """A plane on disk, read by slices, the chunks last used kept in memory: objects lie near each other.
+    """A plane on disk, sliced as an array, the chunks last used kept in memory: objects lie near each other.
 
     Parameters
     ----------
     plane : zarr.Array
-        ``(H, W) uint8``, not written to any more.
+        ``(H, W) uint8``, which nobody else writes to meanwhile.
     most : int
         How many chunks of `CHUNK_PX` a side are kept, a quarter of a megabyte each.
+
+    Notes
+    -----
+    What is assigned is on disk after `flush`.
     """
 
     def __init__(self, plane: zarr.Array[Any], most: int = 256) -> None:
         self._plane, self._most = plane, most
         self._held: OrderedDict[tuple[int, int], UInt8] = OrderedDict()
+        self._changed: set[tuple[int, int]] = set()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -210,34 +215,66 @@ class CachedPlane:
 
     def __getitem__(self, key: tuple[slice, slice]) -> UInt8:
         """A copy of the pixels of two slices of step 1."""
+        box = self._box(key)
+        result = np.empty((box.height, box.width), np.uint8)
+        for place, here, there in self._pieces(box):
+            result[there] = self._chunk(place)[here]
+        return result
+
+    def __setitem__(self, key: tuple[slice, slice], value: UInt8) -> None:
+        for place, here, there in self._pieces(self._box(key)):
+            self._chunk(place)[here] = value[there]
+            self._changed.add(place)
+
+    def flush(self) -> None:
+        """Write what was changed."""
+        for place in sorted(self._changed):
+            self._write(place)
+
+    def _box(self, key: tuple[slice, slice]) -> Box:
         (top, bottom, _), (left, right, _) = (
             part.indices(n) for part, n in zip(key, self._plane.shape, strict=True)
         )
-        result = np.empty((max(bottom - top, 0), max(right - left, 0)), np.uint8)
-        if result.size > self._most * CHUNK_PX**2 // 4:
-            return np.asarray(self._plane[top:bottom, left:right], np.uint8)
-        for row in range(top // CHUNK_PX, -(-bottom // CHUNK_PX)):
-            for column in range(left // CHUNK_PX, -(-right // CHUNK_PX)):
-                chunk = self._chunk(row, column)
-                high, wide = row * CHUNK_PX, column * CHUNK_PX
-                rows = max(top, high), min(bottom, high + CHUNK_PX)
-                columns = max(left, wide), min(right, wide + CHUNK_PX)
-                result[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left] = chunk[
-                    rows[0] - high : rows[1] - high, columns[0] - wide : columns[1] - wide
-                ]
-        return result
+        return Box(top, left, max(bottom, top), max(right, left))
 
-    def _chunk(self, row: int, column: int) -> UInt8:
-        key = row, column
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key]
-        top, left = row * CHUNK_PX, column * CHUNK_PX
-        chunk = np.asarray(self._plane[top : top + CHUNK_PX, left : left + CHUNK_PX], np.uint8)
-        self._held[key] = chunk
+    def _pieces(self, box: Box) -> Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]:
+        """The chunks that a box meets: their place, the part of each, and where it lies in the box."""
+        for row in range(box.top // CHUNK_PX, -(-box.bottom // CHUNK_PX)):
+            for column in range(box.left // CHUNK_PX, -(-box.right // CHUNK_PX)):
+                high, wide = row * CHUNK_PX, column * CHUNK_PX
+                top, bottom = max(box.top, high), min(box.bottom, high + CHUNK_PX)
+                left, right = max(box.left, wide), min(box.right, wide + CHUNK_PX)
+                here = slice(top - high, bottom - high), slice(left - wide, right - wide)
+                yield (
+                    (row, column),
+                    here,
+                    (
+                        slice(top - box.top, bottom - box.top),
+                        slice(left - box.left, right - box.left),
+                    ),
+                )
+
+    def _chunk(self, place: tuple[int, int]) -> UInt8:
+        if place in self._held:
+            self._held.move_to_end(place)
+            return self._held[place]
+        chunk = np.array(self._plane[_chunk_slices(place)], np.uint8)
+        self._held[place] = chunk
         if len(self._held) > self._most:
-            self._held.popitem(last=False)
+            oldest = next(iter(self._held))
+            if oldest in self._changed:
+                self._write(oldest)
+            del self._held[oldest]
         return chunk
+
+    def _write(self, place: tuple[int, int]) -> None:
+        self._plane[_chunk_slices(place)] = self._held[place]
+        self._changed.discard(place)
+
+
+def _chunk_slices(place: tuple[int, int]) -> tuple[slice, slice]:
+    top, left = place[0] * CHUNK_PX, place[1] * CHUNK_PX
+    return slice(top, top + CHUNK_PX), slice(left, left + CHUNK_PX)
 
 
 def panels_of(width_px: int, panel_px: int) -> list[tuple[int, int]]:
