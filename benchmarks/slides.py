@@ -1,4 +1,4 @@
-"""Segmenting slides: memory and time against size, the network's share, the tissue mask's gain, objects, kills.
+"""Segmenting slides: memory and time by size, the network's share, the tissue mask's gain, objects, kills.
 
 python benchmarks/phantom_model.py WORK
 python benchmarks/slides.py memory
@@ -126,17 +126,16 @@ def memory_of(side: int) -> None:
     print(
         json.dumps(
             {
-                "side": side, "base_mb": base, "peak_mb": peak_mb(), "seconds": seconds, "segmented": segmented,
-                "tissue_mpx": tissue_mpx, "objects": len(found.objects), **vars(found.effort),
+                "side": side, "base_mb": base, "peak_mb": peak_mb(), "seconds": seconds,
+                "segmented": segmented, "tissue_mpx": tissue_mpx,
+                "objects": len(found.objects), **vars(found.effort),
             }
         )
     )  # fmt: skip
 
 
 def memory(told: argparse.Namespace) -> None:
-    print(
-        "| working px | peak memory | of it before the slide | tissue | wall, outputs included | s per Mpx of tissue | objects |"
-    )
+    print("| working px | peak memory | before the slide | tissue | wall | s per Mpx of tissue | objects |")
     print("|---|---|---|---|---|---|---|")
     for side in told.sides:
         done = subprocess.run(
@@ -144,7 +143,8 @@ def memory(told: argparse.Namespace) -> None:
         )
         r = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"| {side:,} x {side:,} | {r['peak_mb']:.0f} MiB | {r['base_mb']:.0f} MiB | {r['tissue_mpx']:.1f} Mpx "
+            f"| {side:,} x {side:,} | {r['peak_mb']:.0f} MiB | {r['base_mb']:.0f} MiB "
+            f"| {r['tissue_mpx']:.1f} Mpx "
             f"| {r['seconds']:.1f} s | {r['seconds'] / r['tissue_mpx']:.3f} | {r['objects']} |",
             flush=True,
         )
@@ -211,8 +211,8 @@ def whole(told: argparse.Namespace) -> None:
         ratios.append(wall / e.network_s)
         rest = wall - e.tiled_s
         print(
-            f"wall {wall:.1f} s, network {e.network_s:.1f} s for {e.windows - e.skipped} of {e.windows} windows, ratio "
-            f"{ratios[-1]:.3f}; tiled {e.tiled_s:.1f}, tissue {e.tissue_s:.1f}, objects {e.objects_s:.1f}, "
+            f"wall {wall:.1f} s, network {e.network_s:.1f} s for {e.windows - e.skipped} of {e.windows} "
+            f"windows, ratio {ratios[-1]:.3f}; tiled {e.tiled_s:.1f}, tissue {e.tissue_s:.1f}, objects {e.objects_s:.1f}, "
             f"outputs and the rest {rest - e.tissue_s - e.objects_s:.1f} s; CPU {cpu:.1f} s; "
             f"{found.tissue.area_mm2:.1f} mm² of tissue, {len(found.objects)} objects",
             flush=True,
@@ -299,9 +299,7 @@ def objects(told: argparse.Namespace) -> None:
             kept = guess.areas_px * MPP**2 >= 1000
             match = match_objects(find_objects(true_mask), guess)
             coloured[number] += (len(match.pairs), find_objects(true_mask).count, int(kept.sum()))
-    print(
-        "| window | objects true / found / matched | F1 | count error | area error, all | median area ratio of matched |"
-    )
+    print("| window | objects true / found / matched | F1 | count error | area error | area ratio, matched |")
     print("|---|---|---|---|---|---|")
     for w in windows:
         hit, true, ours, _ = totals[w]
