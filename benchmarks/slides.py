@@ -212,7 +212,8 @@ def whole(told: argparse.Namespace) -> None:
         rest = wall - e.tiled_s
         print(
             f"wall {wall:.1f} s, network {e.network_s:.1f} s for {e.windows - e.skipped} of {e.windows} "
-            f"windows, ratio {ratios[-1]:.3f}; tiled {e.tiled_s:.1f}, tissue {e.tissue_s:.1f}, objects {e.objects_s:.1f}, "
+            f"windows, ratio {ratios[-1]:.3f}; tiled {e.tiled_s:.1f}, tissue {e.tissue_s:.1f}, "
+            f"objects {e.objects_s:.1f}, "
             f"outputs and the rest {rest - e.tissue_s - e.objects_s:.1f} s; CPU {cpu:.1f} s; "
             f"{found.tissue.area_mm2:.1f} mm² of tissue, {len(found.objects)} objects",
             flush=True,

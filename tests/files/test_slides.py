@@ -440,3 +440,15 @@ def test_a_folder_gives_every_slide_in_natural_order(tmp_path):
     assert len(set(SLIDE_SUFFIXES)) == len(SLIDE_SUFFIXES)
     with pytest.raises(InputError, match="expected a folder"):
         list_slides(tmp_path / "s2.svs")
+
+
+def test_the_largest_picture_of_a_tiff_is_the_slide(tmp_path):
+    """A label or an overview may be stored first."""
+    rng = np.random.default_rng(3)
+    label, slide = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((100, 100), (600, 800)))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(label, **TILED)
+        file.write(slide, **TILED)
+    with open_slide(tmp_path / "a.tif") as opened:
+        assert opened.size_px == (600, 800)
+        assert (opened.at(None).read(Box(0, 0, 600, 800)) == slide).all()

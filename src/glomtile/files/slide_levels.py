@@ -144,10 +144,11 @@ class TiffPixels:
     def _open(self, progress: Progress) -> None:
         path = self._path
         try:
-            series = self._file.series[0]
+            # A label or an overview may come first: the largest picture is the slide.
+            series = max(self._file.series, key=lambda one: int(one.size))
             is_ome = bool(self._file.is_ome)
-            words = (self._file.ome_metadata if is_ome else self._file.pages.first.description) or ""
-            tags = self._file.pages.first.tags
+            words = (self._file.ome_metadata if is_ome else series.keyframe.description) or ""
+            tags = series.keyframe.tags
             self._require_one_picture(series)
             self._pages = [_Page(level.keyframe, path) for level in series.levels]
             dots = tuple(_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
