@@ -146,6 +146,7 @@ class TiffPixels:
         try:
             # A label or an overview may come first: the largest picture is the slide.
             series = max(self._file.series, key=lambda one: int(one.size))
+            self.is_first = series.keyframe.index == 0
             is_ome = bool(self._file.is_ome)
             words = (self._file.ome_metadata if is_ome else series.keyframe.description) or ""
             tags = series.keyframe.tags
