@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from glomtile.errors import InputError
 from glomtile.files.images import image_mpp, read_image, readable_size
 from glomtile.files.scale import square_mpp, tiff_words_mpp
 from glomtile.types import SILENT, Box, Progress, UInt8
+
+if TYPE_CHECKING:
+    import tifffile
 
 _CACHE_BYTES = 64 * 2**20
 _SEGMENT_PX = 256 * 2**20
@@ -144,9 +147,7 @@ class TiffPixels:
     def _open(self, progress: Progress) -> None:
         path = self._path
         try:
-            # A label or an overview may come first: the largest picture is the slide.
-            series = max(self._file.series, key=lambda one: int(one.size))
-            self.is_first = series.keyframe.index == 0
+            series = largest_series(self._file)
             is_ome = bool(self._file.is_ome)
             words = (self._file.ome_metadata if is_ome else series.keyframe.description) or ""
             tags = series.keyframe.tags
@@ -218,6 +219,11 @@ class TiffPixels:
 
     def close(self) -> None:
         self._file.close()
+
+
+def largest_series(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """The picture that is the slide: a label or an overview may be stored before it."""
+    return max(file.series, key=lambda series: int(series.size))
 
 
 class _Page:

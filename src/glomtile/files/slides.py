@@ -16,7 +16,14 @@ from glomtile.errors import InputError, UsageError
 from glomtile.files.images import IMAGE_SUFFIXES, list_images, mirrored_indices
 from glomtile.files.resample import resample, source_span
 from glomtile.files.scale import PLAUSIBLE_MPP, size_at_mpp
-from glomtile.files.slide_levels import Level, OpenSlidePixels, PicturePixels, Pixels, TiffPixels
+from glomtile.files.slide_levels import (
+    Level,
+    OpenSlidePixels,
+    PicturePixels,
+    Pixels,
+    TiffPixels,
+    largest_series,
+)
 from glomtile.types import SILENT, Box, Progress, UInt8
 
 SLIDE_SUFFIXES = (
@@ -300,14 +307,14 @@ def _pixels(path: Path, progress: Progress) -> Pixels:
             path,
             "expected a format of OpenSlide, a TIFF, PNG, JPEG or BMP, got a damaged file or another format",
         )
-    if layout is not None and layout.levels == 1 and layout.longest_px <= PLAIN_PX:
+    if layout is not None and layout.one_page and layout.longest_px <= PLAIN_PX:
         return PicturePixels(path, progress)
     return TiffPixels(path, progress)
 
 
 class _Layout(NamedTuple):
     is_ome: bool
-    levels: int
+    one_page: bool
     longest_px: int
 
 
@@ -317,9 +324,11 @@ def _layout(path: Path) -> _Layout | None:
 
     try:
         with tifffile.TiffFile(path) as file:
-            first = file.pages.first
-            longest = max(int(first.imagelength), int(first.imagewidth))
-            return _Layout(bool(file.is_ome), len(file.series[0].levels), longest)
+            series = largest_series(file)
+            page = series.keyframe
+            one_page = page.index == 0 and len(series.levels) == 1
+            longest = max(int(page.imagelength), int(page.imagewidth))
+            return _Layout(bool(file.is_ome), one_page, longest)
     except Exception:  # a damaged directory shows in many ways
         return None
 
