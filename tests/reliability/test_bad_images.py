@@ -1,5 +1,6 @@
 """Images, masks and folders that cannot be used: each is named, with what was expected and what came."""
 
+import contextlib
 import os
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from PIL import Image
 
 from glomtile.core.palette import GLOMERULI
 from glomtile.errors import GlomtileError, InputError
-from glomtile.files.images import image_size, list_images, read_image, write_png
+from glomtile.files.images import image_size, list_images, read_image, readable_size, write_png
 from glomtile.files.masks import mask_size, read_mask, write_mask
 from glomtile.files.pairs import pair
 from glomtile.verbs.prepare import prepare
@@ -291,3 +292,14 @@ def test_stats_of_a_broken_dataset_name_the_file(folders):
     with pytest.raises(InputError, match=tile.name):
         stats(folders / "set", folders / "out")
     assert not (folders / "out").exists()
+
+
+def test_a_two_page_tiff_cut_anywhere_is_read_or_refused(tmp_path):
+    """Pillow meets a second page that is cut off with a TypeError of its own."""
+    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    picture.save(tmp_path / "a.tif", save_all=True, append_images=[picture.resize((20, 16))])
+    whole = (tmp_path / "a.tif").read_bytes()
+    for length in range(1, len(whole), 37):
+        (tmp_path / "a.tif").write_bytes(whole[:length])
+        with contextlib.suppress(InputError):
+            readable_size(tmp_path / "a.tif")

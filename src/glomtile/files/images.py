@@ -226,14 +226,19 @@ def _bits(picture: Image.Image, path: Path) -> int:
 
 def _refuse_stack(picture: Image.Image, path: Path) -> None:
     """Further pages may be smaller copies (a pyramid, a thumbnail); a stack is not one picture."""
-    if picture.format != "TIFF" or getattr(picture, "n_frames", 1) < 2:
+    if picture.format != "TIFF":
         return
     first = picture.size
-    picture.seek(1)
-    second = picture.size
-    picture.seek(0)
+    try:
+        pages = int(getattr(picture, "n_frames", 1))
+        if pages < 2:
+            return
+        picture.seek(1)
+        second = picture.size
+        picture.seek(0)
+    except _BROKEN as error:
+        raise InputError(path, f"expected a whole image, got: {_reason(error)}") from error
     if second == first:
-        pages = getattr(picture, "n_frames", 2)
         raise InputError(
             path, f"expected one picture, got a stack of {pages} pages", hint="save the page you want"
         )
