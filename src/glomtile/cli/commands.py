@@ -61,8 +61,13 @@ def options(
 
 @app.command()
 def prepare(
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images.")],
-    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks of the same names.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images or slides.")],
+    masks: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MASKS", help="Folder of masks, or of QuPath's .geojson files, of the same names."
+        ),
+    ],
     out: OutFolder,
     tile: Annotated[int, typer.Option(min=16, metavar="PX", help="Side of a tile.")] = 512,
     split: Annotated[
@@ -90,6 +95,12 @@ def prepare(
     indexed: Annotated[
         bool, typer.Option("--indexed", help="The masks hold class numbers, not colours.")
     ] = False,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            min=0.05, max=20, metavar="UM", help="Micrometres per pixel to read annotated slides at."
+        ),
+    ] = None,
 ) -> None:
     """Cut images and masks into a tiled, split dataset."""
     from glomtile.verbs.prepare import prepare as verb
@@ -109,6 +120,7 @@ def prepare(
             border=border,
             tolerance=tolerance,
             datatype="indexed" if indexed else "categorized",
+            mpp=mpp,
             progress=progress,
         )
     _print(result.paths)

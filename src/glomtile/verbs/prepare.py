@@ -1,4 +1,4 @@
-"""How folders of images and masks become a tiled dataset, split by image."""
+"""How folders of images and masks, or of slides and GeoJSON files, become a tiled dataset split by image."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.core.tiles import BORDERS, tile_boxes
 from glomtile.errors import InputError, UsageError
+from glomtile.files.annotations import holds_annotations
 from glomtile.files.groups import LEFT_OUT, read_groups
 from glomtile.files.images import ArrayReader, encode_png, image_mpp, read_image, readable_size
 from glomtile.files.masks import Datatype, encode_mask, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair
 from glomtile.files.workspace import move_aside, replace_folder, require_space, sha256, write_json
 from glomtile.types import SILENT, Box, Progress, UInt8
+from glomtile.verbs.fromslides import SlidePictures, moved_pair, pictures_of_slides, refuse_unusable
 
 __all__ = ["PrepareResult", "Source", "prepare"]
 
 _MINI_TEST_FILE = "mini_test.json"
 _PACKED = 0.25  # an RGB picture of tissue packs to half as PNG, to a quarter at best
-_LISTED = 10
-_WARNED_OF = 3
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -95,6 +95,7 @@ def prepare(
     border: str = "reflect",
     tolerance: int = 0,
     datatype: Datatype = "categorized",
+    mpp: float | None = None,
     progress: Progress = SILENT,
 ) -> PrepareResult:
     """Cut images and masks into tiles without stretching them, and split them by image.
@@ -102,7 +103,9 @@ def prepare(
     Parameters
     ----------
     images, masks : Path
-        Two folders whose files pair by name.
+        Two folders whose files pair by name. `masks` may hold GeoJSON files, as QuPath exports them, in
+        place of masks; `images` may then hold slides. Pictures and masks of at most 4,096 px a side are cut
+        from them into ``<out>/pictures``, and tiles from these.
     out : Path
         The dataset's folder. A dataset that stands there is moved aside with its date; a folder
         with anything else in it is refused.
@@ -113,7 +116,8 @@ def prepare(
     groups : Path, optional
         CSV with the columns ``stem,group[,split]``: images of one group (slide, patient) stay
         together; ``split`` fixes train, valid or test, or leaves images ``out`` of the dataset.
-        Without it images that are neighbours by name stay together.
+        Without it images that are neighbours by name stay together. Of slides, `stem` is the slide's:
+        all that comes from a slide stays together.
     seed : int
         Of the split and of the choice among empty tiles.
     keep_empty : float
@@ -128,6 +132,8 @@ def prepare(
         How far a mask's colour may be from its class's.
     datatype : "categorized" or "indexed"
         See `glomtile.files.masks.read_mask`.
+    mpp : float, optional
+        Micrometres per pixel at which annotated slides are read; pictures without it keep their own scale.
     progress : Progress
 
     Returns
@@ -139,8 +145,9 @@ def prepare(
     UsageError
         An argument makes no sense, or `out` or `mini_test` holds other files.
     InputError
-        See `glomtile.files.pairs.pair`, `read_image` and `read_mask`: unusable masks are all named
-        at once. `out` is then as it was.
+        See `glomtile.files.pairs.pair`, `read_image` and `read_mask`, and for slides
+        `glomtile.verbs.fromslides.plan_slides`: unusable files are all named at once. `out` is then as
+        it was.
     StorageError
         The dataset cannot be written. `out` is then as it was.
 
@@ -154,40 +161,53 @@ def prepare(
     _require_ours(out, PREPARE_FILE)
     if mini_test is not None:
         _require_ours(mini_test, _MINI_TEST_FILE)
-    found = pair(images, masks)
-    sources = _deal(found, split, groups, seed)
-    dealt = {source.pair.stem for source in sources}
-    planned = [
-        replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border))) for source in sources
-    ]
-    require_space(out, round(_PACKED * sum(3 * tile_px**2 * len(source.boxes) for source in planned)))
+    annotated = holds_annotations(masks)
+    if mpp is not None and not annotated:
+        raise UsageError("mpp", f"expected it with GeoJSON files only, got {mpp:g} with masks")
+    moved_aside: list[Path] = []
+    with _taking_the_place_of(out, moved_aside, progress) as folder:
+        drawn = (
+            pictures_of_slides(images, masks, folder, palette, mpp, tile_px, groups, progress)
+            if annotated
+            else None
+        )
+        found = drawn.pairs if drawn else pair(images, masks)
+        sources = _deal(found, split, groups, seed, drawn)
+        dealt = {source.pair.stem for source in sources}
+        planned = [
+            replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border))) for source in sources
+        ]
+        require_space(out, round(_PACKED * sum(3 * tile_px**2 * len(source.boxes) for source in planned)))
 
-    def read(source: Source) -> UInt8:
-        return read_mask(source.pair.mask, palette, datatype=datatype, tolerance=tolerance)
+        def read(source: Source) -> UInt8:
+            return read_mask(source.pair.mask, palette, datatype=datatype, tolerance=tolerance)
 
-    looked = _look(planned, read, masks, progress)
-    chosen = _choose(looked, keep_empty, seed)
-    settings = {
-        "tile_px": tile_px,
-        "split": [float(share) for share in split],
-        "seed": seed,
-        "keep_empty": keep_empty,
-        "border": border,
-        "tolerance": tolerance,
-        "datatype": datatype,
-        "groups": None if groups is None else _relative(groups, out),
-        "images_left_out": [one.stem for one in found if one.stem not in dealt],
-        "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in palette.classes],
-    }
-    result = _summary(chosen, out, mini_test)
-    _warn(chosen, result, palette, progress)
-    with _taking_the_place_of(out, result.moved_aside, progress) as folder:
+        looked = _look(planned, read, masks, progress)
+        chosen = _choose(looked, keep_empty, seed)
+        settings = {
+            "tile_px": tile_px,
+            "split": [float(share) for share in split],
+            "seed": seed,
+            "keep_empty": keep_empty,
+            "border": border,
+            "tolerance": tolerance,
+            "datatype": datatype,
+            "mpp": mpp,
+            "groups": None if groups is None else _relative(groups, out),
+            "images_left_out": drawn.left_out if drawn else [f.stem for f in found if f.stem not in dealt],
+            "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in palette.classes],
+        }
+        result = _summary(chosen, out, mini_test, moved_aside)
+        _warn(chosen, result, palette, progress)
         _write_tiles(chosen, folder, read, palette, tile_px, progress)
         record = {"format": 1, "images_dir": _relative(images, out), "masks_dir": _relative(masks, out)}
-        listing = [_record(source, out) for source in chosen]
-        write_json(folder / PREPARE_FILE, {**record, "settings": settings, "sources": listing})
+        listing = [_record(source, folder if drawn else out) for source in chosen]
+        cut = {"pictures": drawn.records} if drawn else {}
+        write_json(folder / PREPARE_FILE, {**record, "settings": settings, **cut, "sources": listing})
+    if drawn:
+        chosen = [replace(s, pair=moved_pair(s.pair, folder, out)) for s in chosen]
     if mini_test is not None:
-        with _taking_the_place_of(Path(mini_test), result.moved_aside, progress) as folder:
+        with _taking_the_place_of(Path(mini_test), moved_aside, progress) as folder:
             _write_mini_test([s for s in chosen if s.split == "test"], folder, read, palette)
     return result
 
@@ -237,10 +257,19 @@ def _taking_the_place_of(folder: Path, moved_aside: list[Path], progress: Progre
             progress.note(f"an earlier {folder.name} is now {older.name}")
 
 
-def _deal(pairs: Sequence[Pair], split: Sequence[float], groups: Path | None, seed: int) -> list[Source]:
+def _deal(
+    pairs: Sequence[Pair],
+    split: Sequence[float],
+    groups: Path | None,
+    seed: int,
+    drawn: SlidePictures | None,
+) -> list[Source]:
     """Give every image its group and its split."""
     names: list[str | None] = [None] * len(pairs)
-    if groups is None:
+    if drawn is not None:
+        names = list(drawn.groups)
+        splits = split_groups(drawn.groups, split, seed, drawn.fixed)
+    elif groups is None:
         splits = split_neighbours(len(pairs), split, seed)
     else:
         known, fixed = read_groups(groups, [found.stem for found in pairs])
@@ -278,20 +307,7 @@ def _look(
     progress.start("looking at the masks", len(sources))
     looked = list(_in_threads(look, sources, progress))
     wrong = [found for found in looked if isinstance(found, InputError)]
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        for error in wrong[:_WARNED_OF]:
-            progress.warn(str(error))
-        if len(wrong) > _WARNED_OF:
-            progress.warn(f"and {len(wrong) - _WARNED_OF} more files that cannot be used")
-        names = ", ".join(Path(error.where).name for error in wrong[:_LISTED])
-        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
-        raise InputError(
-            masks,
-            f"expected files that can be used, got {len(wrong)} that cannot: {names}{more}",
-            hint=f"the first: {wrong[0].message}" + (f"; {wrong[0].hint}" if wrong[0].hint else ""),
-        )
+    refuse_unusable(wrong, masks, progress)
     return [found for found in looked if isinstance(found, Source)]
 
 
@@ -319,13 +335,16 @@ def _choose(sources: Sequence[Source], keep_empty: float, seed: int) -> list[Sou
     return chosen
 
 
-def _summary(sources: Sequence[Source], out: Path, mini_test: Path | None) -> PrepareResult:
+def _summary(
+    sources: Sequence[Source], out: Path, mini_test: Path | None, moved_aside: list[Path]
+) -> PrepareResult:
     return PrepareResult(
         dataset=out,
         images={split: sum(source.split == split for source in sources) for split in SPLITS},
         tiles={split: sum(sum(s.kept) for s in sources if s.split == split) for split in SPLITS},
         left_out=sum(len(source.kept) - sum(source.kept) for source in sources),
         mini_test=None if mini_test is None else Path(mini_test),
+        moved_aside=moved_aside,
     )
 
 
