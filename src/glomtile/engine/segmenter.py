@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,14 +165,16 @@ class Segmenter:
         progress: Progress,
     ) -> Segmentation:
         scale = self._require_scale(slide, name)
-        keep = tempfile.TemporaryDirectory(prefix="glomtile-") if work is None else None
-        folder = Path(keep.name) / "work" if keep is not None else work
+        keep = _Scratch() if work is None else None
+        folder = work if keep is None else keep.folder / "work"
         assert folder is not None
         plane = (
             self._plain(slide, scale, progress)
             if slide.plain
             else self._streamed(slide, scale, folder, identity, progress)
         )
+        if self._settings.tissue_mask and not slide.plain and not plane.look.tissue.tissue.any():
+            progress.warn(f"{name}: no tissue found; --no-tissue-mask looks everywhere")
         began = perf_counter()
         planes = plane.planes(level_sizes(plane.size_px))
         with workspace.storage_errors(folder):
@@ -337,6 +341,14 @@ class Segmenter:
 
     def _rules(self) -> ShapingRules:
         return ShapingRules(**self._card.objects.model_dump())
+
+
+class _Scratch:
+    """A temporary folder that goes when nobody holds this any more, or the process ends."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="glomtile-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,7 @@ def segment(
         progress.note(f"{path}")
         try:
             fresh = _one(path, out, segmenter, request, progress)
-        except (GlomtileError, MemoryError) as problem:
+        except (GlomtileError, MemoryError, OSError) as problem:
             failed.append((path, _reason(problem, path)))
             progress.warn(f"{path}: {_reason(problem, path)}")
             if isinstance(problem, StorageError) and not _writable(out):
@@ -172,14 +172,15 @@ def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The files meant, each once, and what of the inputs is none."""
     from glomtile.files.slides import list_slides
 
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}
     failed: list[tuple[Path, str]] = []
     for given in map(Path, inputs):
         try:
-            files |= dict.fromkeys(list_slides(given) if given.is_dir() else [given])
+            for path in list_slides(given) if given.is_dir() else [given]:
+                files.setdefault(path.resolve(), path)
         except InputError as problem:
             failed.append((given, _reason(problem, given)))
-    return list(files), failed
+    return list(files.values()), failed
 
 
 def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress: Progress) -> bool:
@@ -190,6 +191,12 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
     identity = _identity(path, segmenter, request)
     record = _record(record_path)
     if record is not None and not request.overwrite:
+        if record["identity"].get("head_sha256") != identity["head_sha256"]:
+            raise InputError(
+                path,
+                f"expected a name of its own, got that of {record['input']}, whose results are in {out}",
+                "rename it, choose another folder, or --overwrite",
+            )
         if record["identity"] != identity:
             raise InputError(
                 path,
@@ -247,7 +254,8 @@ def _record(path: Path) -> dict[str, Any] | None:
     """What an earlier run noted of an input; a damaged note counts for nothing."""
     try:
         record = json.loads(path.read_text("utf-8"))
-        whole = {"identity", "figures", "files"} <= record.keys()
+        kinds = {"input": str, "identity": dict, "figures": dict, "files": list}
+        whole = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
     except (FileNotFoundError, ValueError, AttributeError):
         return None
     except OSError as problem:

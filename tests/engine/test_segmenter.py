@@ -1,0 +1,137 @@
+"""Objects do not depend on windows; rows already done are not asked for again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.draw import disk
+from skimage.measure import label
+
+from glomtile.config.card import ModelCard, ObjectSettings
+from glomtile.config.schema import ModelSettings
+from glomtile.core.palette import GLOMERULI
+from glomtile.engine.segmentation import Segmentation
+from glomtile.engine.segmenter import Segmenter
+from glomtile.engine.windows import Settings
+from glomtile.errors import InputError
+from glomtile.types import SILENT, Box, Float32, UInt8
+
+DISCS = ((300, 400, 40), (512, 1024, 45), (900, 300, 30), (1000, 1100, 50))
+
+
+class Purple:
+    """A network without context: dark green channel, class 1."""
+
+    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.calls, self._fails_at = 0, fails_at
+
+    def __call__(self, batch: UInt8) -> Float32:
+        if self.calls == self._fails_at:
+            raise InputError("slide", "expected a slide, got none: it vanished")
+        self.calls += 1
+        hit = (batch[..., 1] < 80).astype(np.float32)
+        return np.stack([1 - hit, hit], -1)
+
+
+class Slide:
+    """An array that behaves as a slide at the model's scale."""
+
+    kind, plain, mpp_source, zoom = "array", False, "given", 1.0
+
+    def __init__(self, pixels: UInt8, mpp: float | None = 2.0) -> None:
+        self._pixels, self.mpp, self.boxes = pixels, mpp, list[Box]()
+        self.size_px = (pixels.shape[0], pixels.shape[1])
+
+    def at(self, mpp: float | None) -> Slide:
+        return self
+
+    def read(self, box: Box) -> UInt8:
+        self.boxes.append(box)
+        rows = np.arange(box.top, box.bottom).clip(0, self.size_px[0] - 1)
+        columns = np.arange(box.left, box.right).clip(0, self.size_px[1] - 1)
+        return self._pixels[rows[:, None], columns]
+
+    def thumbnail(self, max_px: int) -> tuple[UInt8, float]:
+        return self._pixels, 1.0
+
+
+def tissue_with_discs() -> UInt8:
+    pixels = np.full((1300, 2600, 3), 243, np.uint8)
+    pixels[100:1200, 100:1300] = (200, 120, 170)
+    for row, column, radius in DISCS:
+        pixels[disk((row, column), radius)] = (120, 40, 120)
+    return pixels
+
+
+def segmenter(network: Purple, window: int, mask: bool = True) -> Segmenter:
+    card = ModelCard(
+        network=ModelSettings(num_classes=2, mpp=2.0),
+        classes=ModelCard.classes_of(GLOMERULI),
+        mpp=2.0,
+        tile_px=(256, 256),
+        stride_px=16,
+        context_px=0,
+        objects=ObjectSettings(split=False, smooth_um=0),
+        sha256={"model.keras": "0f" * 32},
+    )
+    return Segmenter(network, card, Settings(tissue_mask=mask, window_px=window))
+
+
+def files_of(found: Segmentation, out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in found.save(str(out))}
+
+
+@pytest.mark.parametrize("window", [128, 336, 2048])
+def test_the_same_files_at_any_window_size(tmp_path: Path, window: int) -> None:
+    picture = tissue_with_discs()
+    whole = segmenter(Purple(), 1024).segment(Slide(picture))
+    found = segmenter(Purple(), window).segment(Slide(picture))
+    assert files_of(found, tmp_path / "a") == files_of(whole, tmp_path / "b")
+    regions = label(picture[..., 1] < 80, connectivity=2)
+    assert len(found.objects) == regions.max() == len(DISCS)
+    centres = sorted((o.measures.centroid_y_px, o.measures.centroid_x_px) for o in found.objects)
+    # A disc's middle pixel has its own middle half a pixel further on.
+    assert np.allclose(centres, [(r + 0.5, c + 0.5) for r, c, _ in sorted(DISCS)], atol=0.1)
+
+
+def test_glass_is_not_read_and_no_object_is_lost() -> None:
+    masked, bare = Slide(tissue_with_discs()), Slide(tissue_with_discs())
+    found = segmenter(Purple(), 128).segment(masked)
+    everything = segmenter(Purple(), 128, mask=False).segment(bare)
+    assert len(masked.boxes) < 0.65 * len(bare.boxes)
+    assert max(box.left for box in masked.boxes) < 1700
+    assert [o.polygon for o in found.objects] == [o.polygon for o in everything.objects]
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    picture = np.tile(tissue_with_discs(), (3, 1, 1))
+    undisturbed = Purple()
+    whole = segmenter(undisturbed, 128).segment(Slide(picture))
+    stopped, second = Purple(undisturbed.calls * 3 // 4), Purple()
+    with pytest.raises(InputError, match="vanished"):
+        segmenter(stopped, 128).segment(Slide(picture), work=tmp_path / "work")
+    found = segmenter(second, 128).segment(Slide(picture), work=tmp_path / "work")
+    assert second.calls < undisturbed.calls * 0.75
+    assert files_of(found, tmp_path / "a") == files_of(whole, tmp_path / "b")
+
+
+def test_a_slide_without_scale_or_too_coarse_is_refused() -> None:
+    with pytest.raises(InputError, match="--mpp"):
+        segmenter(Purple(), 128).segment(Slide(tissue_with_discs(), None))
+    with pytest.raises(InputError, match="--force"):
+        segmenter(Purple(), 128).segment(Slide(tissue_with_discs(), 4.5))
+
+
+@pytest.mark.parametrize(("mask", "warnings"), [(True, 1), (False, 0)])
+def test_a_slide_without_tissue_is_told_of(
+    mask: bool, warnings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(SILENT, "warn", told.append)
+    found = segmenter(Purple(), 128, mask).segment(Slide(np.full((300, 400, 3), 243, np.uint8)))
+    assert not found.objects
+    assert sum("no tissue found; --no-tissue-mask" in text for text in told) == warnings

@@ -1,0 +1,103 @@
+"""Bad inputs are named and the others finish; what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from skimage.draw import disk
+
+from glomtile.config.card import ModelCard, ObjectSettings
+from glomtile.config.schema import ModelSettings
+from glomtile.core.palette import GLOMERULI
+from glomtile.engine.segmenter import Segmenter
+from glomtile.engine.windows import Settings
+from glomtile.files.images import write_png
+from glomtile.types import Float32, UInt8
+from glomtile.verbs.segment import Request, segment, survey
+
+
+class Purple:
+    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
+
+    def __call__(self, batch: UInt8) -> Float32:
+        hit = (batch[..., 1] < 80).astype(np.float32)
+        return np.stack([1 - hit, hit], -1)
+
+
+@pytest.fixture(autouse=True)
+def purple_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = ModelCard(
+        network=ModelSettings(num_classes=2, mpp=2.0),
+        classes=ModelCard.classes_of(GLOMERULI),
+        mpp=2.0,
+        tile_px=(256, 256),
+        stride_px=16,
+        context_px=0,
+        objects=ObjectSettings(split=False, smooth_um=0),
+    )
+
+    def load(folder: Any, settings: Settings | None = None, tta: Any = None) -> Segmenter:
+        return Segmenter(Purple(), card, settings)
+
+    monkeypatch.setattr(Segmenter, "load", load)
+
+
+def picture(path: Path) -> Path:
+    pixels = np.full((300, 400, 3), (200, 120, 170), np.uint8)
+    pixels[disk((150, 220), 40)] = (120, 40, 120)
+    write_png(path, pixels)
+    return path
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_bad_inputs_are_named_and_the_others_finish(tmp_path: Path) -> None:
+    good = picture(tmp_path / "ein Schnitt ü.png")
+    twin = picture(tmp_path / "EIN schnitt ü.png")
+    (broken := tmp_path / "broken.svs").write_bytes(b"II*\0")
+    missing = tmp_path / "missing.svs"
+    (tmp_path / "empty").mkdir()
+    inputs = [broken, good, missing, twin, tmp_path / "empty"]
+    result = segment(inputs, tmp_path / "out", Request(tmp_path, mpp=2.0))
+    assert result.done == (good,)
+    assert {path for path, _ in result.failed} == {broken, missing, twin, tmp_path / "empty"}
+    told = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    assert told["done"] == [str(good)]
+    assert len(told["failed"]) == 4
+    assert len((tmp_path / "out" / "summary.csv").read_text("utf-8").splitlines()) == 2
+    assert not [name for name in tree(tmp_path / "out") if "broken" in name or "missing" in name]
+
+
+def test_finished_is_skipped_other_settings_refused_and_overwrite_replaces(tmp_path: Path) -> None:
+    path, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    assert segment([path], out, Request(tmp_path, mpp=2.0)).done == (path,)
+    mask = (out / "masks" / "a.png").read_bytes()
+    assert segment([path], out, Request(tmp_path, mpp=2.0)).skipped == (path,)
+    ((_, reason),) = segment([path], out, Request(tmp_path, mpp=1.0)).failed
+    assert "--overwrite" in reason
+    assert (out / "masks" / "a.png").read_bytes() == mask
+    assert segment([path], out, Request(tmp_path, mpp=1.0, overwrite=True)).done == (path,)
+    assert (out / "masks" / "a.png").read_bytes() != mask
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{", "{}"])
+def test_a_damaged_record_means_a_fresh_start(tmp_path: Path, damage: str) -> None:
+    path, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    segment([path], out, Request(tmp_path, mpp=2.0))
+    (out / ".glomtile" / "a.json").write_text(damage)
+    assert segment([path], out, Request(tmp_path, mpp=2.0)).done == (path,)
+
+
+def test_no_scale_is_refused_with_the_way_out_and_a_survey_writes_nothing(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    ((_, reason),) = segment([path], tmp_path / "out", Request(tmp_path)).failed
+    assert "--mpp" in reason
+    before = tree(tmp_path)
+    survey([path], Request(tmp_path, mpp=2.0))
+    assert tree(tmp_path) == before
