@@ -29,6 +29,7 @@ from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import CachedPlane, LabelStore, crop, panels_of
 from glomtile.files.pyramid import halve, level_sizes
+from glomtile.files.slides import open_slide, slide_name
 from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
 
 _COARSER = 2.0
@@ -138,8 +139,6 @@ class Segmenter:
             Rows cannot be written.
         """
         if isinstance(source, (str, Path)):
-            from glomtile.files.slides import open_slide
-
             with open_slide(Path(source), mpp=mpp, progress=progress) as slide:
                 return self._segment(Path(source).name, slide, work, identity or {}, progress)
         return self._segment("slide", source, work, identity or {}, progress)
@@ -186,7 +185,7 @@ class Segmenter:
                 halve(upper, lower)
         effort = Effort(**{**vars(plane.effort), "objects_s": perf_counter() - began})
         return Segmentation(
-            name=Path(name).stem,
+            name=slide_name(name),
             kind=slide.kind,
             size_px=slide.size_px,
             mpp_l0=scale,

@@ -18,7 +18,7 @@ from glomtile.errors import InputError
 from glomtile.files.geojson import Annotation, read_annotations
 from glomtile.files.images import list_images, natural_key
 from glomtile.files.masks import MASK_SUFFIXES
-from glomtile.files.slides import list_slides
+from glomtile.files.slides import list_slides, slide_name
 from glomtile.types import SILENT, Box, Progress, UInt8
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def pair_annotations(images_dir: Path, annotations_dir: Path) -> list[AnnotatedS
     alone = [path for stem, path in images.items() if stem not in outlined]
     spare = [path for stem, path in outlined.items() if stem not in images]
     if alone:
-        near = difflib.get_close_matches(alone[0].stem, [path.stem for path in spare], n=1, cutoff=0.4)
+        near = difflib.get_close_matches(
+            slide_name(alone[0]), [slide_name(path) for path in spare], n=1, cutoff=0.4
+        )
         raise InputError(
             annotations_dir,
             f"expected a GeoJSON file for every slide of {images_dir}, got none for {_listed(alone)}",
@@ -285,9 +287,10 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     twice: list[str] = []
     for path in paths:
-        if path.stem in found:
-            twice.append(f"{found[path.stem].name} and {path.name}")
-        found[path.stem] = path
+        stem = slide_name(path)
+        if stem in found:
+            twice.append(f"{found[stem].name} and {path.name}")
+        found[stem] = path
     if twice:
         raise InputError(paths[0].parent, f"expected every name once, got {', '.join(twice[:_LISTED])}")
     return found

@@ -259,6 +259,12 @@ def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress
     return Slide(path, pixels, mpp)
 
 
+def slide_name(path: str | Path) -> str:
+    """What a slide's results are called: the file's name without its suffix, ``.ome`` before it included."""
+    stem = Path(path).stem
+    return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+
+
 def list_slides(folder: Path) -> list[Path]:
     """The slides and pictures directly in a folder, in natural order; see `list_images`.
 

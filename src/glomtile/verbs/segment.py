@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files import workspace
+from glomtile.files.slides import list_slides, open_slide, slide_name
 from glomtile.files.tables import write_csv
 from glomtile.types import SILENT, Progress
 
@@ -117,7 +118,7 @@ def segment(
     skipped: list[Path] = []
     names: dict[str, Path] = {}
     for path in files:
-        first = names.setdefault(path.stem.casefold(), path)
+        first = names.setdefault(slide_name(path).casefold(), path)
         if first != path:
             failed.append((path, f"expected a name of its own, got that of {first}: their results would mix"))
             continue
@@ -147,7 +148,6 @@ def survey(inputs: Sequence[Path], request: Request, *, progress: Progress = SIL
         See `segment`.
     """
     from glomtile.engine.segmenter import Segmenter
-    from glomtile.files.slides import open_slide
 
     files, failed = _files(inputs)
     segmenter = Segmenter.load(request.model, request.settings, request.tta)
@@ -170,8 +170,6 @@ def survey(inputs: Sequence[Path], request: Request, *, progress: Progress = SIL
 
 def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The files meant, each once, and what of the inputs is none."""
-    from glomtile.files.slides import list_slides
-
     files: dict[Path, Path] = {}
     failed: list[tuple[Path, str]] = []
     for given in map(Path, inputs):
@@ -187,7 +185,7 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
     """Segment one input; False where that was done before."""
     began = time.time()
     own = out / _OWN
-    record_path = own / f"{path.stem}.json"
+    record_path = own / f"{slide_name(path)}.json"
     identity = _identity(path, segmenter, request)
     record = _record(record_path)
     if record is not None and not request.overwrite:
@@ -206,7 +204,7 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
         if all((out / name).exists() for name in record["files"]):
             progress.note(f"{path}: done before")
             return False
-    work = own / f"{path.stem}.work"
+    work = own / f"{slide_name(path)}.work"
     found = segmenter.segment(path, mpp=request.mpp, work=work, identity=identity, progress=progress)
     written = found.save(out, zarr=request.zarr)
     workspace.write_json(
@@ -287,7 +285,7 @@ def _write_run(
 
     records = {}
     for path in (*done, *skipped):
-        record = _record(out / _OWN / f"{path.stem}.json")
+        record = _record(out / _OWN / f"{slide_name(path)}.json")
         if record is not None:
             records[str(path)] = {
                 k: record[k] for k in ("identity", "effort", "seconds", "files") if k in record

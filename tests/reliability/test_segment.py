@@ -1,0 +1,254 @@
+"""`glomtile segment` as a process: killed, on a full disk, with odd names, and where its outlines lie."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import shapely
+import tifffile
+
+from glomtile.config.card import ModelCard
+from glomtile.config.load import make_config
+from glomtile.core.palette import GLOMERULI
+from glomtile.engine.modelfolder import save_model_folder
+from glomtile.engine.segmenter import Segmenter
+from glomtile.files.images import write_png
+from glomtile.files.masks import read_mask
+from glomtile.files.slides import slide_name
+from glomtile.nets.registry import build_model, geometry
+
+KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
+SHAPE = (1500, 1300)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small FlexUNet that nobody trained, so that its objects are many and ragged."""
+    root = tmp_path_factory.mktemp("model")
+    settings = {
+        "model": "FlexUNet", "num_classes": 2, "mpp": 2.0, "image_width": 64, "image_height": 64,
+        "base_filters": 4, "base_kernels": (3, 3), "num_layers": 3, "norm": "none",
+    }  # fmt: skip
+    config = make_config({"model": settings, "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}}}, root)
+    keras.utils.set_random_seed(3)
+    seen = geometry(config.model)
+    card = ModelCard(
+        network=config.model, classes=ModelCard.classes_of(GLOMERULI), mpp=2.0, mpp_range=(1.4, 2.8),
+        tile_px=(64, 64), stride_px=seen.stride_px, context_px=seen.context_px,
+    )  # fmt: skip
+    save_model_folder(root / "best", build_model(config.model), card)
+    return root / "best"
+
+
+def write_slide(path: Path, mpp: float = 2.0, seed: int = 0) -> None:
+    """Stained noise on glass, as a tiled OME-TIFF."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(60, 240, (SHAPE[0] // 50, SHAPE[1] // 50, 3)).repeat(50, 0).repeat(50, 1)
+    picture = np.full((*SHAPE, 3), 243, np.uint8)
+    picture[:, 100:1200] = coarse[:, 100:1200]
+    tifffile.imwrite(
+        path, picture, tile=(256, 256), photometric="rgb", ome=True, compression="deflate",
+        metadata={"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp},
+    )  # fmt: skip
+
+
+def command(model: Path, out: Path, *inputs: Path | str, more: tuple[str, ...] = ()) -> list[str]:
+    line = [sys.executable, "-m", "glomtile", "segment", "-m", str(model), "-o", str(out), *more, "--"]
+    return [*line, *map(str, inputs)]
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for kind in KINDS
+        for path in sorted((out / kind).iterdir())
+    }
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.ome.tif")
+    more = ("--window", "64")
+    began = time.monotonic()
+    subprocess.run(command(model, tmp_path / "whole", tmp_path / "a.ome.tif", more=more), check=True)
+    seconds = time.monotonic() - began
+    expected = outputs(tmp_path / "whole")
+    assert len(json.loads(expected["geojson/a.geojson"])["features"]) > 0
+    rng, killed = random.Random(1), 0
+    for _ in range(30):
+        run = subprocess.Popen(command(model, tmp_path / "cut", tmp_path / "a.ome.tif", more=more))
+        try:
+            run.wait(timeout=seconds * rng.uniform(0.4, 1.0))
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            killed += 1
+            continue
+        if killed >= 3:
+            break
+        shutil.rmtree(tmp_path / "cut")
+    assert killed >= 3
+    assert run.returncode == 0
+    assert outputs(tmp_path / "cut") == expected
+    assert list((tmp_path / "cut/.glomtile").glob("*.work")) == []
+
+
+def test_odd_names_and_broken_slides_are_each_told(model: Path, tmp_path: Path, shared_data: Path) -> None:
+    names = ["Größe ä.tif", "a..b.tif", "-dash.tif", "n" * 200 + ".tif", "twin.tif"]
+    for number, name in enumerate(names):
+        write_slide(tmp_path / name, seed=number)
+    write_png(tmp_path / "TWIN.png", np.full((64, 64, 3), 200, np.uint8), 0.5)
+    for name in ("broken.svs", "unreadable.svs", "unopenable.tiff"):
+        shutil.copy(shared_data / "slides" / name, tmp_path / name)
+    (tmp_path / "empty.svs").touch()
+    given = [
+        *names,
+        "TWIN.png",
+        "broken.svs",
+        "unreadable.svs",
+        "unopenable.tiff",
+        "empty.svs",
+        "gone.svs",
+    ]
+    out = tmp_path / "out"
+    done = subprocess.run(
+        command(model, out, *given), capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1, done.stderr
+    assert "failed: 6" in done.stderr
+    assert "Traceback" not in done.stderr
+    for name in given[5:]:
+        assert f"  {name}: expected" in done.stderr
+    assert all(Path(line).exists() for line in done.stdout.splitlines())
+    stems = {Path(name).stem for name in names}
+    for kind in KINDS:
+        found = {p.name for p in (out / kind).iterdir()}
+        assert {slide_name(name) for name in found} == stems, kind
+    with (out / "summary.csv").open(encoding="utf-8") as table:
+        assert {row["image"] for row in csv.DictReader(table)} == stems
+    assert set(json.loads((out / "run.json").read_text("utf-8"))["failed"]) == set(given[5:])
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_half_file(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = shutil.which("mount")
+    line = [mount or "mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    if mount is None or subprocess.run(line, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    try:
+        write_slide(tmp_path / "a.ome.tif")
+        done = subprocess.run(
+            command(model, place / "out", tmp_path / "a.ome.tif"), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1, done.stderr
+        assert "the disk is full" in done.stderr
+        assert "Traceback" not in done.stderr
+        final = [p for kind in KINDS for p in (place / "out" / kind).glob("[!.]*")]
+        for path in final:
+            if path.suffix == ".png":
+                read_mask(path, GLOMERULI, datatype="indexed") if path.parent.name == "masks" else None
+            elif path.suffix == ".geojson":
+                json.loads(path.read_text("utf-8"))
+    finally:
+        subprocess.run([shutil.which("umount") or "umount", str(place)], check=True)
+
+
+def test_a_folder_below_a_file_cannot_be_written(model: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.ome.tif")
+    (tmp_path / "file").write_text("mine")
+    done = subprocess.run(
+        command(model, tmp_path / "file" / "out", tmp_path / "a.ome.tif"), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+class Reddish:
+    """Calls a pixel a glomerulus where it is red: no context, so truth is known to the pixel."""
+
+    num_classes, stride_px, context_px, mpp = 2, 1, 0, 2.0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        red = np.clip((batch[..., 0].astype(np.float32) - batch[..., 1]) / 150, 0, 1)
+        return np.stack([1 - red, red], axis=-1)
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.4990, 1.0])
+@pytest.mark.parametrize("suffix", [".ome.tif", ".png"])
+def test_outlines_lie_where_the_slide_has_them(model: Path, tmp_path: Path, mpp: float, suffix: str) -> None:
+    """Shift at full resolution below one pixel, at three scales, for a slide and for a picture."""
+    radius_px, size = 60 / mpp, round(900 / mpp)
+    centres = [(0.2, 0.3), (0.7, 0.25), (0.81, 0.83)]
+    rows, columns = np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)
+    picture = np.full((size, size, 3), 243, np.uint8)
+    picture[40:-40, 40:-40] = (190, 160, 200)
+    for y, x in centres:
+        picture[(rows - y * size) ** 2 + (columns - x * size) ** 2 < radius_px**2] = (220, 40, 120)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        write_png(path, picture, mpp)
+    else:
+        tifffile.imwrite(
+            path, picture, tile=(256, 256), photometric="rgb", ome=True,
+            metadata={"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp},
+        )  # fmt: skip
+    card = ModelCard(
+        network=make_config({"model": {"num_classes": 2}}, tmp_path).model,
+        classes=ModelCard.classes_of(GLOMERULI), mpp=2.0, tile_px=(64, 64), stride_px=1, context_px=0,
+    )  # fmt: skip
+    Segmenter(Reddish(), card).segment(str(path)).save(tmp_path / "out")
+    told = json.loads(next((tmp_path / "out/geojson").iterdir()).read_text("utf-8"))
+    polygons = [shapely.geometry.shape(feature["geometry"]) for feature in told["features"]]
+    assert len(polygons) == 3
+    assert all(polygon.is_valid for polygon in polygons)
+    for y, x in centres:
+        nearest = min(
+            polygons, key=lambda p, at=(x, y): p.centroid.distance(shapely.Point(at[0] * size, at[1] * size))
+        )
+        assert abs(nearest.centroid.x - x * size) < 1
+        assert abs(nearest.centroid.y - y * size) < 1
+        assert nearest.area == pytest.approx(np.pi * radius_px**2, rel=0.03)
+    with next((tmp_path / "out/objects").iterdir()).open(encoding="utf-8") as table:
+        areas = [float(row["area_um2"]) for row in csv.DictReader(table)]
+    assert areas == pytest.approx([np.pi * 60**2] * 3, rel=0.03)
+
+
+def test_a_given_scale_is_noted_and_too_coarse_a_slide_is_forced(model: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.ome.tif", mpp=8.0)
+    refused = subprocess.run(
+        command(model, tmp_path / "out", tmp_path / "a.ome.tif"), capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert "--force" in refused.stderr
+    line = command(model, tmp_path / "out", tmp_path / "a.ome.tif", more=("--mpp", "2.0", "--zarr"))
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert "taken as 2 µm per pixel, as given; OME-XML says 8" in done.stderr
+    with (tmp_path / "out/summary.csv").open(encoding="utf-8") as table:
+        row = next(csv.DictReader(table))
+    assert (row["mpp"], row["mpp_source"]) == ("2", "given")
+    assert (tmp_path / "out/zarr/a.ome.zarr/zarr.json").is_file()
+
+
+def test_a_dry_run_writes_nothing(model: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.ome.tif")
+    line = command(model, tmp_path / "out", tmp_path / "a.ome.tif", more=("--dry-run",))
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert "1,300 x 1,500 px at 2 µm" in done.stdout
+    assert not (tmp_path / "out").exists()
+    assert os.listdir(tmp_path) == ["a.ome.tif"]  # noqa: PTH208  (names alone)
