@@ -224,8 +224,8 @@ def whole(told: argparse.Namespace) -> None:
 def tissue(told: argparse.Namespace) -> None:
     write_slide(told.slide)
     for _ in range(told.rounds):
-        masked, with_s, _ = segmented(told.model, told.slide)
-        blind, without_s, _ = segmented(told.model, told.slide, Settings(tissue_mask=False))
+        masked, with_s, _ = segmented(told.model, told.slide, Settings(window_px=384))
+        blind, without_s, _ = segmented(told.model, told.slide, Settings(window_px=384, tissue_mask=False))
         share = 1 - masked.effort.skipped / masked.effort.windows
         print(
             f"with {with_s:.1f} s, without {without_s:.1f} s, windows seen {share:.3f}: "

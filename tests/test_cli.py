@@ -24,8 +24,8 @@ from glomtile.errors import ConfigError, InputError
 from glomtile.types import SILENT
 
 COMMANDS = (
-    "prepare", "stats", "train", "evaluate", "infer", "tiled-infer", "inspect", "score", "report", "demo",
-    "info", "config",
+    "prepare", "stats", "train", "evaluate", "infer", "tiled-infer", "inspect", "segment", "score", "report",
+    "demo", "info", "config",
 )  # fmt: skip
 SCORE = ["score", "a", "b", "-o", "c"]
 

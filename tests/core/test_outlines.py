@@ -105,9 +105,11 @@ def test_holes_are_kept_where_they_are(places, smooth_px):
 @given(st.integers(0, 10_000))
 @settings(max_examples=20)
 def test_a_smooth_outline_keeps_to_the_pixels(seed):
+    """Of parts that hang together by a thread, one may be left out."""
     mask = blob(seed)
     smooth, exact = outline_polygon(mask, (0, 0), 1.0), outline_polygon(mask)
-    assert smooth.symmetric_difference(exact).area < 0.5 * exact.length
+    corners = shapely.points(shapely.get_coordinates(smooth))
+    assert shapely.distance(corners, exact.boundary).max() < 1
 
 
 @pytest.mark.parametrize("side", ["top", "left", "bottom", "right"])

@@ -265,8 +265,10 @@ def segment(
     request = verb.Request(model, mpp, settings, tta, overwrite, zarr)
     with watching() as progress:
         if dry_run:
-            for line in verb.survey(inputs, request, progress=progress):
+            lines, failed = verb.survey(inputs, request, progress=progress)
+            for line in lines:
                 typer.echo(line)
+            _conclude(failed)
             return
         try:
             result = verb.segment(inputs, out, request, progress=progress)

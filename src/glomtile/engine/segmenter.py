@@ -25,7 +25,7 @@ from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.tiled import predict_tiled
 from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
-from glomtile.errors import InputError, UsageError
+from glomtile.errors import InputError, ModelError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import CachedPlane, LabelStore, crop, panels_of
 from glomtile.files.pyramid import halve, level_sizes
@@ -56,6 +56,7 @@ class Segmenter:
         self._predictor = predictor
         self._card = card
         self._settings = settings or Settings()
+        self._window = chosen_window(predictor, card, self._settings)
 
     @classmethod
     def load(cls, folder: str | Path, settings: Settings | None = None, tta: Any = None) -> Segmenter:
@@ -74,10 +75,17 @@ class Segmenter:
         ModelError
             The folder is no model, or damaged.
         """
+        folder = Path(folder)
+        if folder.is_file():
+            raise ModelError(folder, "expected a model folder, got a file", f"perhaps {folder.parent}")
+        if not (folder / "model.json").exists() and (folder / "best" / "model.json").exists():
+            raise ModelError(
+                folder, "expected a model folder, got that of a training run", f"perhaps {folder / 'best'}"
+            )
         from glomtile.engine.modelfolder import load_model_folder
         from glomtile.engine.predictor import KerasPredictor
 
-        loaded = load_model_folder(Path(folder))
+        loaded = load_model_folder(folder)
         card = loaded.card if tta is None else loaded.card.model_copy(update={"tta": tta})
         predictor = KerasPredictor(
             loaded.model, loaded.geometry, card.mpp, tta=card.tta, color_order=card.color_order
@@ -92,16 +100,14 @@ class Segmenter:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the pixels besides the slide, as JSON has it."""
-        kept = {
-            name: value
-            for name, value in vars(self._settings).items()
-            if name not in ("read_threads", "force")
-        }
         return {
             "model": self._card.sha256,
             "tta": self._card.tta,
             "objects": self._card.objects.model_dump(mode="json"),
-            **kept,
+            "window_px": self._window[0],
+            "overlap_px": self._window[1],
+            "batch_size": self._settings.batch_size,
+            "tissue_mask": self._settings.tissue_mask,
         }
 
     def segment(
@@ -312,7 +318,7 @@ class Segmenter:
         return total
 
     def _tiling(self) -> Tiling:
-        window, overlap = chosen_window(self._predictor, self._card, self._settings)
+        window, overlap = self._window
         return Tiling(window - 2 * overlap, overlap, batch_size=self._settings.batch_size)
 
     def _plan(self, size_px: tuple[int, int]) -> Plan:

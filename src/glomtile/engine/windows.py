@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from glomtile.config.card import ModelCard
 from glomtile.core.grid import Plan, plan_windows, round_up
 from glomtile.engine.predictor import MeasuredPredictor
+from glomtile.errors import UsageError
 from glomtile.types import Predictor
 
 WINDOW_PX = 1024
@@ -54,6 +55,8 @@ def slide_plan(size_px: tuple[int, int], predictor: Predictor, card: ModelCard, 
 def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> tuple[int, int]:
     """Side and margin of a window in pixels, multiples of the network's stride.
 
+    A given side that leaves nothing between the margins is a UsageError.
+
     The margin is what the network can see around a pixel, at most 128 px, and the side 1024 px or what memory
     allows; a network that normalises over the window gets the window it was trained with.
     """
@@ -62,6 +65,12 @@ def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> 
     overlap = min(predictor.context_px, _MARGIN_PX) if local else card.overlap_px
     overlap = round_up(settings.overlap_px if settings.overlap_px is not None else overlap, stride)
     if settings.window_px is not None:
+        if round_up(settings.window_px, stride) <= 2 * overlap:
+            raise UsageError(
+                "--window",
+                f"expected more than twice the margin of {overlap} px that this network needs, "
+                f"got {settings.window_px} px",
+            )
         return round_up(settings.window_px, stride), overlap
     if not local:
         return round_up(min(card.tile_px), stride), overlap

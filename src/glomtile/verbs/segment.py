@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from glomtile.engine.windows import Settings
 
 _OWN = ".glomtile"
-_HEAD_BYTES = 2**20
+_WHOLE_BYTES = 64 * 2**20
+"""Files up to this size are told apart by all their bytes, larger ones by pieces spread over them."""
+
+_PIECES, _PIECE_BYTES = 64, 2**16
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,10 @@ def segment(
     return SegmentResult(tuple(done), tuple(skipped), tuple(failed), (*folders, out / "summary.csv", told))
 
 
-def survey(inputs: Sequence[Path], request: Request, *, progress: Progress = SILENT) -> list[str]:
-    """What `segment` would do with each input, a line each, without asking the network.
+def survey(
+    inputs: Sequence[Path], request: Request, *, progress: Progress = SILENT
+) -> tuple[list[str], list[tuple[Path, str]]]:
+    """What `segment` would do with each input, a line each, and what of them cannot be done.
 
     Raises
     ------
@@ -156,16 +161,17 @@ def survey(inputs: Sequence[Path], request: Request, *, progress: Progress = SIL
         try:
             with open_slide(path, mpp=request.mpp, progress=progress) as slide:
                 plan, tissue = segmenter.plan(slide, path)
-                seen = sum(tissue.near_tissue(window.own) for window in plan)
+                masked = not slide.plain and (request.settings is None or request.settings.tissue_mask)
+                seen = sum(not masked or tissue.near_tissue(window.own) for window in plan)
                 height, width = slide.size_px
                 lines.append(
                     f"{path}: {slide.kind}, {width:,} x {height:,} px at {slide.mpp:.4g} µm "
-                    f"({slide.mpp_source}), {tissue.area_mm2:.1f} mm² of tissue, "
+                    f"({slide.mpp_source}), {tissue.area_mm2:.3g} mm² of tissue, "
                     f"{seen} of {len(plan)} windows"
                 )
         except GlomtileError as problem:
-            lines.append(f"{path}: {_reason(problem, path)}")
-    return lines + [f"{path}: {reason}" for path, reason in failed]
+            failed.append((path, _reason(problem, path)))
+    return lines, failed
 
 
 def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -189,19 +195,23 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
     identity = _identity(path, segmenter, request)
     record = _record(record_path)
     if record is not None and not request.overwrite:
-        if record["identity"].get("head_sha256") != identity["head_sha256"]:
+        if record["identity"].get("sha256") != identity["sha256"]:
             raise InputError(
                 path,
-                f"expected a name of its own, got that of {record['input']}, whose results are in {out}",
-                "rename it, choose another folder, or --overwrite",
+                f"expected the content of {record['input']}, which its results in {out} were made from, "
+                "got another",
+                "--overwrite replaces them; rename it if it is another slide",
             )
         if record["identity"] != identity:
+            differing = [k for k in identity if record["identity"].get(k) != identity[k]]
             raise InputError(
                 path,
-                f"expected the settings that its results in {out} were made with, got other ones",
+                f"expected the settings that its results in {out} were made with, got others: "
+                + ", ".join(differing),
                 "--overwrite replaces them, or choose another folder",
             )
-        if all((out / name).exists() for name in record["files"]):
+        missing_zarr = request.zarr and not any(name.startswith("zarr/") for name in record["files"])
+        if not missing_zarr and all((out / name).exists() for name in record["files"]):
             progress.note(f"{path}: done before")
             return False
     work = own / f"{slide_name(path)}.work"
@@ -230,8 +240,7 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
 def _identity(path: Path, segmenter: Segmenter, request: Request) -> dict[str, Any]:
     """What decides the outputs of one input, as JSON has it."""
     try:
-        with path.open("rb") as stream:
-            head = hashlib.sha256(stream.read(_HEAD_BYTES)).hexdigest()
+        digest = _digest(path)
         size = path.stat().st_size
     except FileNotFoundError:
         raise InputError(path, "expected a slide or picture, got nothing there") from None
@@ -239,13 +248,25 @@ def _identity(path: Path, segmenter: Segmenter, request: Request) -> dict[str, A
         raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
     told = {
         "bytes": size,
-        "head_sha256": head,
+        "sha256": digest,
         "mpp": request.mpp,
-        "zarr": request.zarr,
         **segmenter.identity,
     }
     plain: dict[str, Any] = json.loads(json.dumps(told))
     return plain
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a small file, or of pieces of a large one, head and tail among them."""
+    size = path.stat().st_size
+    if size <= _WHOLE_BYTES:
+        return workspace.sha256(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for number in range(_PIECES):
+            stream.seek((size - _PIECE_BYTES) * number // (_PIECES - 1))
+            digest.update(stream.read(_PIECE_BYTES))
+    return digest.hexdigest()
 
 
 def _record(path: Path) -> dict[str, Any] | None:
