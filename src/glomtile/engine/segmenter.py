@@ -322,7 +322,7 @@ class Segmenter:
         return Tiling(window - 2 * overlap, overlap, batch_size=self._settings.batch_size)
 
     def _plan(self, size_px: tuple[int, int]) -> Plan:
-        return slide_plan(size_px, self._predictor, self._card, self._settings)
+        return slide_plan(size_px, *self._window, self._predictor.stride_px)
 
     def _objects(self, plane: _Plane, target: Any, progress: Progress) -> Iterator[FoundObject]:
         """The objects in reading order, each painted into `target`."""

@@ -44,12 +44,10 @@ class Settings:
     force: bool = False
 
 
-def slide_plan(size_px: tuple[int, int], predictor: Predictor, card: ModelCard, settings: Settings) -> Plan:
-    """The windows over a plane of some size, at the network's scale."""
-    window, overlap = chosen_window(predictor, card, settings)
-    stride = predictor.stride_px
-    height, width = (min(window, round_up(n + 2 * overlap, stride)) for n in size_px)
-    return plan_windows(size_px, (height, width), overlap, stride)
+def slide_plan(size_px: tuple[int, int], window_px: int, overlap_px: int, stride_px: int) -> Plan:
+    """Windows of `chosen_window` over a plane at the network's scale, none larger than it needs."""
+    height, width = (min(window_px, round_up(n + 2 * overlap_px, stride_px)) for n in size_px)
+    return plan_windows(size_px, (height, width), overlap_px, stride_px)
 
 
 def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> tuple[int, int]:
