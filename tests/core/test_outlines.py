@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import label
@@ -77,12 +77,17 @@ def test_a_smooth_disc_keeps_area_centre_and_perimeter(radius, smooth_px):
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.7, 1.5, 3.0]))
 @settings(max_examples=60)
+@example(seed=57, smooth_px=3.0)
+@example(seed=952, smooth_px=3.0)
+@example(seed=1417, smooth_px=1.5)
+@example(seed=1198, smooth_px=0.7)
 def test_outlines_of_random_blobs_are_valid_and_keep_area(seed, smooth_px):
+    """Those named hang together by threads that blurring cuts: half of the object was lost with them."""
     mask = blob(seed)
     polygon = outline_polygon(mask, (0, 0), smooth_px)
     assert polygon.is_valid
     assert polygon.exterior.is_ccw
-    assert polygon.area == pytest.approx(mask.sum(), rel=0.02 if smooth_px < 2 else 0.08)
+    assert polygon.area == pytest.approx(mask.sum(), rel=0.02)
 
 
 @given(
@@ -105,7 +110,6 @@ def test_holes_are_kept_where_they_are(places, smooth_px):
 @given(st.integers(0, 10_000))
 @settings(max_examples=20)
 def test_a_smooth_outline_keeps_to_the_pixels(seed):
-    """Of parts that hang together by a thread, one may be left out."""
     mask = blob(seed)
     smooth, exact = outline_polygon(mask, (0, 0), 1.0), outline_polygon(mask)
     corners = shapely.points(shapely.get_coordinates(smooth))
