@@ -20,6 +20,7 @@ from glomtile.core.grid import Plan, Span, Window
 from glomtile.core.regions import Region, Regions
 from glomtile.core.shaping import ShapingRules
 from glomtile.core.tissuemap import TissueMap
+from glomtile.engine.doubts import doubts_of
 from glomtile.engine.pictures import Tiling, choose_class, resized_probs, segment_image
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
@@ -190,6 +191,7 @@ class Segmenter:
             for upper, lower in itertools.pairwise(planes):
                 halve(upper, lower)
         effort = Effort(**{**vars(plane.effort), "objects_s": perf_counter() - began})
+        doubts = doubts_of(self._card, slide, plane.look.tissue, plane.zoom, plane.labels, plane.confidence)
         return Segmentation(
             name=slide_name(name),
             kind=slide.kind,
@@ -205,6 +207,7 @@ class Segmenter:
             overview=plane.look.overview,
             overview_zoom=plane.look.overview_zoom,
             effort=effort,
+            doubts=doubts,
             model=",".join(sorted(self._card.sha256.values())),
             keep=keep,
         )

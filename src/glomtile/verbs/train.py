@@ -272,6 +272,7 @@ def _deciding(config: Config, samples: int) -> dict[str, Any]:
 def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCard:
     """What both model folders say of themselves, digests and epoch apart."""
     from glomtile.config.card import ModelCard, TrainingData
+    from glomtile.engine.familiar import familiar_tissue
     from glomtile.engine.objectrules import rules_of_truth
     from glomtile.engine.sources import mpp_range
     from glomtile.nets.registry import geometry
@@ -290,6 +291,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCar
         stride_px=seen.stride_px,
         context_px=seen.context_px,
         data=TrainingData(images=len(training), valid_images=validation, digest=_names_digest(training)),
+        familiar=familiar_tissue(config, training),
         seed=config.train.seed,
     )
 
