@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 
 import cv2
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from glomtile.core.doubt import ASPECTS, Familiar, appearance, distances, expected_dice, familiar_of
+from glomtile.core.doubt import (
+    Familiar,
+    Ruler,
+    appearance,
+    distances,
+    expected_dice,
+    familiar_of,
+    octaves_off,
+    ruler_of,
+)
 from glomtile.core.phantom import paint
 from glomtile.errors import InputError
 from glomtile.types import UInt8
@@ -27,6 +37,27 @@ def known() -> dict[str, Familiar]:
     found = familiar_of([features(biopsy(seed)) for seed in range(16)], list(range(16)))
     assert found is not None
     return found
+
+
+@cache
+def ruler() -> Ruler:
+    owners, octaves, seen = [], [], []
+    for seed in range(12):
+        for factor in (0.5, 0.7, 1.0, 1.4, 2.0):
+            for sigma in (0.0, 0.75):
+                image = at_scale(seed, factor)
+                seen.append(features(blurred(image, sigma) if sigma else image))
+                owners.append(seed)
+                octaves.append(np.log2(factor))
+    found = ruler_of(seen, owners, octaves, (-0.2, 0.2))
+    assert found is not None
+    return found
+
+
+@lru_cache(maxsize=16)
+def at_scale(seed: int, factor: float) -> UInt8:
+    """The same biopsy, really painted `factor` times as large."""
+    return paint(seed, (SIDE_PX, SIDE_PX), MPP / factor, "hard").image
 
 
 def features(image: UInt8) -> NDArray[np.float64]:
@@ -57,16 +88,15 @@ def blurred(image: UInt8, sigma: float) -> UInt8:
 
 
 def enlarged(image: UInt8, factor: float) -> UInt8:
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=way), np.uint8)
+    return np.asarray(cv2.resize(image, None, fx=factor, fy=factor), np.uint8)
 
 
 def test_a_familiar_image_is_within_the_limits() -> None:
-    assert all(distances(known(), features(biopsy(seed)))[name] < 1 for seed in range(16) for name in ASPECTS)
+    assert all(distances(known(), features(biopsy(seed)))[name] < 1 for seed in range(16) for name in known())
 
 
 def test_most_new_images_of_the_same_kind_are_familiar_too() -> None:
-    over = [distance(biopsy(seed), name) > 1.3 for seed in range(100, 110) for name in ASPECTS]
+    over = [distance(biopsy(seed), name) > 1.3 for seed in range(100, 110) for name in known()]
     assert np.mean(over) <= 0.1
 
 
@@ -77,12 +107,13 @@ def test_most_new_images_of_the_same_kind_are_familiar_too() -> None:
         ("stain", turned, (-15, -30, -60)),
         ("brightness", thicker, (1.4, 1.8, 2.4)),
         ("brightness", thicker, (0.7, 0.5, 0.35)),
-        ("scale", blurred, (1.0, 2.0, 3.0)),
-        ("scale", enlarged, (2.0, 4.0)),
-        ("scale", enlarged, (0.6, 0.4)),
+        ("sharpness", blurred, (1.0, 2.0, 3.0)),
+        ("sharpness", enlarged, (2.0, 4.0)),
     ],
 )
-def test_the_stronger_a_change_the_farther(aspect: str, change, steps: tuple[float, ...]) -> None:
+def test_the_stronger_a_change_the_farther(
+    aspect: str, change: Callable[[UInt8, float], UInt8], steps: tuple[float, ...]
+) -> None:
     away = [
         np.median([distance(change(biopsy(seed), step), aspect) for seed in (200, 201, 202)])
         for step in steps
@@ -95,7 +126,7 @@ def test_the_stronger_a_change_the_farther(aspect: str, change, steps: tuple[flo
 def test_thickness_does_not_look_like_another_stain() -> None:
     plain = features(biopsy(3))
     thick = features(thicker(biopsy(3), 1.3))
-    assert np.allclose(plain[: ASPECTS["stain"]], thick[: ASPECTS["stain"]], atol=0.04)
+    assert np.allclose(plain[:6], thick[:6], atol=0.04)
 
 
 @pytest.mark.parametrize("turn", ["flipud", "fliplr", "rot90", "transpose"])
@@ -127,14 +158,39 @@ def test_without_tissue_there_is_no_appearance(pictures: list[UInt8]) -> None:
 
 @pytest.mark.parametrize("value", [0, 120])
 def test_one_colour_all_over_is_no_error(value: int) -> None:
-    away = distances(known(), features(np.full((200, 200, 3), value, np.uint8)))
+    seen = features(np.full((200, 200, 3), value, np.uint8))
+    away = distances(known(), seen)
     assert all(np.isfinite(list(away.values())))
-    assert away["scale"] > 1
+    assert away["sharpness"] > 1
+    assert np.isfinite(octaves_off(ruler(), seen))
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.7, 1.0, 1.4, 2.0])
+def test_the_ruler_tells_the_scale_of_tissue_that_it_has_not_seen(factor: float) -> None:
+    told = [octaves_off(ruler(), features(at_scale(seed, factor))) for seed in range(300, 306)]
+    assert np.median(told) == pytest.approx(np.log2(factor), abs=0.3)
+
+
+def test_the_ruler_calls_its_own_scale_familiar_and_a_double_not() -> None:
+    own, double, half = (
+        [ruler().distance(octaves_off(ruler(), features(at_scale(seed, factor)))) for seed in range(300, 306)]
+        for factor in (1.0, 2.0, 0.5)
+    )
+    assert np.median(own) < 1 < min(np.median(double), np.median(half))
+
+
+def test_the_ruler_is_not_deceived_by_a_slight_blur() -> None:
+    told = [octaves_off(ruler(), features(blurred(biopsy(seed), 0.75))) for seed in range(300, 306)]
+    assert abs(np.median(told)) < 0.3
 
 
 def test_few_images_are_not_enough_and_equal_images_are_no_error() -> None:
     one = features(biopsy(0))
     assert familiar_of([one] * 12, [0, 1, 2] * 4) is None
+    assert ruler_of([one] * 12, [0, 1, 2] * 4, [0.0] * 12, (0, 0)) is None
+    level = ruler_of([one] * 6, range(6), [0.0] * 6, (0, 0))
+    assert level is not None
+    assert level.low < octaves_off(level, one) < level.high
     same = familiar_of([one] * 6, range(6))
     assert same is not None
     assert distances(same, one)["stain"] <= 1
@@ -145,7 +201,9 @@ def test_a_picture_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match=r"expected \(h, w, 3\) uint8"):
         appearance([np.zeros((30, 30), np.uint8)])
     with pytest.raises(InputError, match="owner"):
-        familiar_of([np.zeros(13)], [])
+        familiar_of([np.zeros(16)], [])
+    with pytest.raises(InputError, match="scale"):
+        ruler_of([np.zeros(16)], [1], [], (0, 0))
 
 
 def counts(**pixels: int) -> NDArray[np.int64]:

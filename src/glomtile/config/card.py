@@ -104,6 +104,31 @@ class FamiliarAspect(_Record):
         return self
 
 
+class FamiliarScale(_Record):
+    """How the scale of tissue is told from its detail; see `glomtile.core.doubt.Ruler`.
+
+    Parameters
+    ----------
+    centre, spread, weights : tuple of float
+        By feature.
+    offset, low, high : float
+        In doublings of size.
+    """
+
+    centre: tuple[float, ...] = Field(min_length=1)
+    spread: tuple[Annotated[float, Field(gt=0)], ...]
+    weights: tuple[float, ...]
+    offset: float
+    low: float = Field(lt=0)
+    high: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _even(self) -> FamiliarScale:
+        if not len(self.centre) == len(self.spread) == len(self.weights):
+            raise ValueError(f"expected {len(self.centre)} numbers each for centre, spread and weights")
+        return self
+
+
 class FamiliarTissue(_Record):
     """How the tissue seen in training looks, so that unlike tissue can be told of.
 
@@ -113,13 +138,16 @@ class FamiliarTissue(_Record):
         Of the features' definition, `glomtile.core.doubt.EDITION`.
     images : int
         Training images that were looked at.
-    aspects : dict
-        ``stain``, ``brightness`` and ``scale``.
+    stain, brightness, sharpness : FamiliarAspect
+    scale : FamiliarScale
     """
 
     edition: int = Field(ge=1)
     images: int = Field(ge=1)
-    aspects: dict[str, FamiliarAspect]
+    stain: FamiliarAspect
+    brightness: FamiliarAspect
+    sharpness: FamiliarAspect
+    scale: FamiliarScale
 
 
 class ModelCard(_Record):

@@ -10,23 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glomtile.config.card import ModelCard
+from glomtile.config.card import FamiliarTissue, ModelCard
 from glomtile.core.doubt import (
     ASPECTS,
     EDITION,
-    IN_WORDS,
     Familiar,
+    Ruler,
     appearance,
     distances,
     expected_dice,
+    octaves_off,
 )
 from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.slidelook import SlideLike
 from glomtile.files.labelstore import crop
 from glomtile.types import Box
-
-COLUMNS = (*(f"{name}_distance" for name in ASPECTS), "expected_dice", "doubt")
-"""Columns of ``summary.csv``."""
 
 _LOOK_PX, _MOST_LOOKS = 256, 16
 """Side and number of the windows that tell how a large picture looks; smaller ones are looked at whole."""
@@ -42,8 +40,10 @@ class Doubts:
     Attributes
     ----------
     distances : dict of str to float
-        By aspect (``stain``, ``brightness``, ``scale``); 1 is the limit. Empty where the model does not say
-        what it was trained on, or there is no tissue to judge by.
+        By aspect (``stain``, ``brightness``, ``sharpness``, ``scale``); 1 is the limit. Empty where the model
+        does not say what it was trained on, or there is no tissue to judge by.
+    enlargement : float
+        How large the tissue seems to be drawn beside that of training; NaN as above.
     expected_dice : float
         What the network's probabilities promise; NaN where there is nothing to judge by.
     warnings : tuple of str
@@ -51,6 +51,7 @@ class Doubts:
     """
 
     distances: Mapping[str, float] = field(default_factory=dict)
+    enlargement: float = math.nan
     expected_dice: float = math.nan
     warnings: tuple[str, ...] = ()
 
@@ -94,12 +95,11 @@ def doubts_of(
     at_scale = replace(tissue, zoom=tissue.zoom * zoom / reader.zoom)
     boxes = sampled_boxes(reader.size_px, at_scale)
     seen = appearance(reader.read(box) for box in boxes)
-    known = {name: Familiar(**dict(aspect)) for name, aspect in card.familiar.aspects.items()}
-    away = {} if seen is None else distances(known, seen)
+    away, enlargement = ({}, math.nan) if seen is None else _away(card.familiar, seen)
     called, uncalled = _histograms(labels, confidence, tissue)
     least_px = card.objects.min_area_um2 / (slide.mpp * zoom) ** 2
     promised = expected_dice(called, uncalled, least_px)
-    return Doubts(away, promised, tuple(_warnings(away, promised)))
+    return Doubts(away, enlargement, promised, tuple(_warnings(away, enlargement, promised)))
 
 
 def sampled_boxes(
@@ -161,9 +161,19 @@ def _histograms(
     return called, uncalled
 
 
-def _warnings(away: Mapping[str, float], promised: float) -> Iterator[str]:
+def _away(familiar: FamiliarTissue, seen: NDArray[np.float64]) -> tuple[dict[str, float], float]:
+    """Distances by aspect, and the enlargement that the last of them is made of."""
+    known = {name: Familiar(**dict(getattr(familiar, name))) for name in ASPECTS if name != "scale"}
+    ruler = Ruler(**dict(familiar.scale))
+    octaves = octaves_off(ruler, seen)
+    return distances(known, seen) | {"scale": ruler.distance(octaves)}, float(2**octaves)
+
+
+def _warnings(away: Mapping[str, float], enlargement: float, promised: float) -> Iterator[str]:
     for name, distance in away.items():
-        if distance > 1:
-            yield f"{IN_WORDS[name]} {distance:.1f} times as far from the training images as they reach"
+        if distance > 1 and name == "scale":
+            yield f"scale: tissue seems {enlargement:.2g} times as large as in training, is the mpp right?"
+        elif distance > 1:
+            yield f"{name}: {distance:.1f} times as far from the training images as they reach"
     if promised < LEAST_EXPECTED_DICE:
-        yield f"the network is unsure (it expects a Dice of {promised:.2f})"
+        yield f"unsure: by its own probabilities the network expects a Dice of {promised:.2f}"

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 
-from glomtile.config.card import FamiliarAspect, FamiliarTissue
+from glomtile.config.card import FamiliarAspect, FamiliarScale, FamiliarTissue
 from glomtile.config.schema import Config
-from glomtile.core.augment import augment
-from glomtile.core.doubt import EDITION, appearance, familiar_of
+from glomtile.core.augment import Augmentation, augment
+from glomtile.core.doubt import EDITION, appearance, familiar_of, ruler_of
 from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.doubts import sampled_boxes
-from glomtile.engine.sources import augmentation_of, read_for
+from glomtile.engine.sources import augmentation_of, mpp_range, working_scale
+from glomtile.files.images import read_image
 from glomtile.files.labelstore import crop
 from glomtile.files.pairs import Pair
-from glomtile.types import UInt8
+from glomtile.files.scale import resize_to_mpp, size_at_mpp
+from glomtile.types import Box, UInt8
 
-_MOST_IMAGES, _MOST_SAMPLES, _MOST_DRAWS = 64, 128, 6
+_MOST_IMAGES, _MOST_SAMPLES, _MOST_DRAWS = 48, 128, 6
+_ENLARGEMENTS = (0.5, 0.7, 1.0, 1.4, 2.0)
+_BLURS_PX = (0.0, 0.75)
 _SEED = 4
 
 
@@ -28,7 +34,7 @@ def familiar_tissue(config: Config, pairs: Sequence[Pair]) -> FamiliarTissue | N
     ----------
     config : Config
     pairs : sequence of Pair
-        Training pairs; of more than 64 every so many is looked at.
+        Training pairs; of more than 48 every so many is looked at.
 
     Returns
     -------
@@ -40,34 +46,72 @@ def familiar_tissue(config: Config, pairs: Sequence[Pair]) -> FamiliarTissue | N
     What augmentation does belongs to what the network has seen: it need not doubt a dye that it was taught.
     """
     chosen = pairs[:: -(-len(pairs) // _MOST_IMAGES)]
-    draws = min(_MOST_DRAWS, max(1, _MOST_SAMPLES // len(chosen) - 1)) if config.augments else 0
-    appearances, owners = [], []
+    seen, seen_in, scaled, scaled_in, octaves = [], [], [], [], []
     for number, pair in enumerate(chosen):
-        image = read_for(config, pair.image)
-        windows = _windows(image if config.image.color_order == "RGB" else image[..., ::-1])
-        for draw in range(draws + 1):
-            seen = appearance(_changed(window, config, number, draw) for window in windows)
-            if seen is not None:
-                appearances.append(seen)
-                owners.append(number)
-    found = familiar_of(appearances, owners)
-    if found is None:
+        image, (known, wanted) = read_image(pair.image), working_scale(config, pair.image) or (1.0, 1.0)
+        windows = list(_windows(image, known, wanted))
+        for settings, seed in _changes(config, len(chosen), number):
+            found = appearance(_changed(window, settings, seed) for window in windows)
+            if found is not None:
+                seen.append(found)
+                seen_in.append(number)
+        for factor in _ENLARGEMENTS:
+            if factor > 1 and wanted / factor < known:
+                continue
+            windows = list(_windows(image, known, wanted / factor))
+            for blur in _BLURS_PX:
+                found = appearance(_blurred(window, blur) for window in windows)
+                if found is not None:
+                    scaled.append(found)
+                    scaled_in.append(number)
+                    octaves.append(math.log2(factor))
+    aspects = familiar_of(seen, seen_in)
+    ruler = ruler_of(scaled, scaled_in, octaves, _taught_octaves(config))
+    if aspects is None or ruler is None:
         return None
-    aspects = {name: FamiliarAspect(**vars(one)) for name, one in found.items()}
-    return FamiliarTissue(edition=EDITION, images=len(set(owners)), aspects=aspects)
+    records = {name: FamiliarAspect(**vars(one)) for name, one in aspects.items()}
+    images = len(set(seen_in))
+    return FamiliarTissue(edition=EDITION, images=images, scale=FamiliarScale(**vars(ruler)), **records)
 
 
-def _windows(image: UInt8) -> list[UInt8]:
-    """A training image as `sampled_boxes` would look at it, were it all tissue."""
-    size = (image.shape[0], image.shape[1])
+def _windows(image: UInt8, known_mpp: float, wanted_mpp: float) -> Iterator[UInt8]:
+    """A training image at a scale, as segmenting would look at it, were it all tissue."""
+    size = size_at_mpp((image.shape[0], image.shape[1]), known_mpp, wanted_mpp)
     everything = np.ones((1, 1), np.bool_)
-    whole = TissueMap(everything, everything, max(size), 1.0)
-    return [crop(image, box) for box in sampled_boxes(size, whole)]
+    zoom = wanted_mpp / known_mpp
+    for box in sampled_boxes(size, TissueMap(everything, everything, max(size), 1.0)):
+        part = crop(image, Box(*(round(at * zoom) for at in box)))
+        yield resize_to_mpp(part, known_mpp, wanted_mpp)
 
 
-def _changed(window: UInt8, config: Config, number: int, draw: int) -> UInt8:
-    """A window as it is, then as training changes it; windows of one image all in the same way."""
-    if draw == 0:
+def _changes(
+    config: Config, images: int, number: int
+) -> Iterator[tuple[Augmentation | None, tuple[int, ...]]]:
+    """Image `number` as it is, then as training changes it."""
+    yield None, ()
+    if config.augments:
+        settings = augmentation_of(config)
+        for draw in range(min(_MOST_DRAWS, max(1, _MOST_SAMPLES // images - 1))):
+            yield settings, (config.train.seed, _SEED, number, draw)
+
+
+def _changed(window: UInt8, settings: Augmentation | None, seed: tuple[int, ...]) -> UInt8:
+    """A window changed as its seed says, so that windows of one image are changed alike."""
+    if settings is None:
         return window
-    rng = np.random.default_rng([config.train.seed, _SEED, number, draw])
-    return augment(window, np.zeros(window.shape[:2], np.uint8), rng=rng, settings=augmentation_of(config))[0]
+    unlabelled = np.zeros(window.shape[:2], np.uint8)
+    return augment(window, unlabelled, rng=np.random.default_rng(seed), settings=settings)[0]
+
+
+def _blurred(window: UInt8, sigma_px: float) -> UInt8:
+    if not sigma_px:
+        return window
+    return np.asarray(cv2.GaussianBlur(window, (0, 0), sigma_px), np.uint8)
+
+
+def _taught_octaves(config: Config) -> tuple[float, float]:
+    """Least and most enlarged that tissue was shown in training."""
+    scales = mpp_range(config)
+    if scales is None or config.model.mpp is None:
+        return 0.0, 0.0
+    return math.log2(config.model.mpp / scales[1]), math.log2(config.model.mpp / scales[0])
