@@ -104,6 +104,15 @@ def test_the_exported_file_is_taken_where_there_is_one_else_keras(
     assert Segmenter.load(exported_model, runtime="keras").identity != light.identity
 
 
+def test_a_file_beside_the_network_that_computes_decides_nothing(
+    exported_model: Path, write_model: Callable[..., Path]
+) -> None:
+    bare = Segmenter.load(write_model(), runtime="keras")
+    assert set(bare.identity["model"]) == {"model.keras"}
+    exported = Segmenter.load(exported_model, runtime="keras")
+    assert set(exported.identity["model"]) == {"model.keras"}
+
+
 def test_a_runtime_that_is_missing_unknown_or_has_no_file_is_told(
     exported_model: Path, write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +174,8 @@ def test_without_a_folder_it_is_the_bundled_model_or_a_word(
     with pytest.raises(ModelError, match="this install holds none"):
         Segmenter.load()
     monkeypatch.setattr(modelfolder, "bundled_folder", lambda: exported_model)
-    assert Segmenter.load().card == read_card(exported_model)
+    bundled = Segmenter.load()
+    assert bundled.identity["model"] == {"model.onnx": read_card(exported_model).sha256["model.onnx"]}
 
 
 def test_an_older_folder_says_no_memory_and_windows_are_chosen_all_the_same(copied: Path) -> None:

@@ -69,7 +69,9 @@ def other_unet(normalization: bool = False, num_classes: int = 2) -> keras.Model
     model = keras.Model(inputs, outputs)
     rng = np.random.default_rng(4)
     # Running averages of a fresh network are all 0 and 1: of no use to tell a mix-up by.
-    model.set_weights([w + rng.uniform(0.05, 0.4, w.shape).astype(w.dtype) for w in model.get_weights()])
+    model.set_weights(
+        [w + rng.uniform(0.05, 0.4, w.shape).astype(w.dtype) * (w.ndim == 1) for w in model.get_weights()]
+    )
     return model
 
 

@@ -30,8 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.add_typer(configs.app, name="config")
-app.command()(models.export)
-app.command("import-weights")(models.import_weights)
 
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
 RgbMap = Annotated[
@@ -332,6 +330,10 @@ def report(
     from glomtile.verbs.report import report as verb
 
     _print([verb(folder)])
+
+
+app.command()(models.export)
+app.command("import-weights")(models.import_weights)
 
 
 @app.command()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Forward = Callable[[UInt8], Float32]
 
-_KEPT_FLOAT = ("rescale", "logits")
-"""Nodes that int8 leaves alone: grey levels going in, and the sums that probabilities are made of."""
+_KEPT_FLOAT = ("logits",)
+"""Nodes that int8 leaves alone: the sums that probabilities are made of."""
 
 
 @dataclass(frozen=True)

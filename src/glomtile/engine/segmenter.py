@@ -96,14 +96,15 @@ class Segmenter:
         if tta is not None:
             card = card.model_copy(update={"tta": tta})
         if chosen_runtime(card, runtime, place) == "openvino":
-            return cls(OpenVinoPredictor(place, card), card, settings)
+            assert card.runtime is not None
+            return cls(OpenVinoPredictor(place, card), _of_file(card, card.runtime.name), settings)
         from glomtile.engine.predictor import KerasPredictor
 
         loaded = modelfolder.load_model_folder(place)
         predictor = KerasPredictor(
             loaded.model, loaded.geometry, card.mpp, tta=card.tta, color_order=card.color_order
         )
-        return cls(predictor, card, settings)
+        return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
 
     @property
     def card(self) -> ModelCard:
@@ -361,6 +362,11 @@ class Segmenter:
 
     def _rules(self) -> ShapingRules:
         return ShapingRules(**self._card.objects.model_dump())
+
+
+def _of_file(card: ModelCard, name: str) -> ModelCard:
+    """The card with the digest of that file only which computes: others beside it decide nothing."""
+    return card.model_copy(update={"sha256": {name: card.sha256[name]}})
 
 
 class _Scratch:
