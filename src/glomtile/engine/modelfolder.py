@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
-from glomtile.config.schema import ModelSettings
+from glomtile.config.schema_model import ModelSettings
 from glomtile.engine.predictor import network_bytes_per_px
 from glomtile.errors import ModelError
 from glomtile.files import workspace
