@@ -212,18 +212,24 @@ def _look_reduced(labels: Plane, confidence: Plane, region: Region, factor: int)
 
 def _shaped(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.bool_]]]:
     """The objects of a region, each in its own box of cells."""
-    from scipy.ndimage import find_objects as find_slices
-
     for outer, piece in _pieces(sight, mpp, rules):
-        ids, _ = numbered_parts(piece, mpp * sight.factor, rules)
-        for number, (rows, columns) in enumerate(find_slices(ids), start=1):
+        ids, count = numbered_parts(piece, mpp * sight.factor, rules)
+        for number, own in enumerate(_boxes_of(ids, count), start=1):
             box = Box(
-                outer.top + rows.start,
-                outer.left + columns.start,
-                outer.top + rows.stop,
-                outer.left + columns.stop,
+                outer.top + own.top, outer.left + own.left, outer.top + own.bottom, outer.left + own.right
             )
-            yield box, ids[rows, columns] == number
+            yield box, ids[own.top : own.bottom, own.left : own.right] == number
+
+
+def _boxes_of(ids: NDArray[np.int32], count: int) -> list[Box]:
+    """The least box around each number from 1 to `count`, all of which are there."""
+    rows, columns = np.nonzero(ids)
+    numbers = ids[rows, columns] - 1
+    low, high = np.full((2, count), max(ids.shape)), np.zeros((2, count), np.intp)
+    for axis, places in enumerate((rows, columns)):
+        np.minimum.at(low[axis], numbers, places)
+        np.maximum.at(high[axis], numbers, places + 1)
+    return [Box(*map(int, sides)) for sides in zip(*low, *high, strict=True)]
 
 
 def _pieces(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.bool_]]]:

@@ -37,8 +37,8 @@ _PRECISIONS: dict[str, tuple[str, ...]] = {
 
 _LARGEST = {"float32": 1e-4, "float16": 0.02, "int8": math.inf}
 _MEAN, _SLIGHT, _CHANGED = 0.02, 0.002, 0.01
-"""int8 rounds activations too: single pixels move, but their mean and their classes may hardly. Where even the
-mean difference is slight, a network is undecided, and which class is ahead says nothing."""
+"""int8 rounds activations too: single pixels move, but their mean and their classes may hardly. Where even
+the mean difference is slight, a network is undecided, and which class is ahead says nothing."""
 
 _MOST_TILES = 64
 
