@@ -25,7 +25,7 @@ from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.tiled import predict_tiled
 from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
-from glomtile.errors import InputError, ModelError, UsageError
+from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import CachedPlane, LabelStore, crop, panels_of
 from glomtile.files.pyramid import halve, level_sizes
@@ -59,38 +59,52 @@ class Segmenter:
         self._window = chosen_window(predictor, card, self._settings)
 
     @classmethod
-    def load(cls, folder: str | Path, settings: Settings | None = None, tta: Any = None) -> Segmenter:
+    def load(
+        cls,
+        folder: str | Path | None = None,
+        settings: Settings | None = None,
+        tta: Any = None,
+        *,
+        runtime: str = "auto",
+    ) -> Segmenter:
         """Load a model folder.
 
         Parameters
         ----------
-        folder : path
-            ``best/`` or ``last/`` of a training run.
+        folder : path, optional
+            ``best/`` or ``last/`` of a training run; the model that comes with the package by default.
         settings : Settings, optional
         tta : {"none", "flips", "rotations", "all"}, optional
             Over which turned copies of a window the answer is averaged; the model's own choice by default.
+        runtime : {"auto", "openvino", "keras"}
+            What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
 
         Raises
         ------
         ModelError
-            The folder is no model, or damaged.
+            The folder is no model, or damaged, or has no file for the runtime.
+        UsageError
+            `tta` or `runtime` is unknown.
+        MissingExtraError
+            The runtime is not installed.
         """
-        folder = Path(folder)
-        if folder.is_file():
-            raise ModelError(folder, "expected a model folder, got a file", f"perhaps {folder.parent}")
-        if not (folder / "model.json").exists() and (folder / "best" / "model.json").exists():
-            raise ModelError(
-                folder, "expected a model folder, got that of a training run", f"perhaps {folder / 'best'}"
-            )
-        from glomtile.engine.modelfolder import load_model_folder
+        from glomtile.engine import modelfolder
+        from glomtile.engine.runtime import OpenVinoPredictor, chosen_runtime
+
+        place = modelfolder.model_folder(folder)
+        card = modelfolder.read_card(place)
+        if tta is not None:
+            card = card.model_copy(update={"tta": tta})
+        if chosen_runtime(card, runtime, place) == "openvino":
+            assert card.runtime is not None
+            return cls(OpenVinoPredictor(place, card), _of_file(card, card.runtime.name), settings)
         from glomtile.engine.predictor import KerasPredictor
 
-        loaded = load_model_folder(folder)
-        card = loaded.card if tta is None else loaded.card.model_copy(update={"tta": tta})
+        loaded = modelfolder.load_model_folder(place)
         predictor = KerasPredictor(
             loaded.model, loaded.geometry, card.mpp, tta=card.tta, color_order=card.color_order
         )
-        return cls(predictor, card, settings)
+        return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
 
     @property
     def card(self) -> ModelCard:
@@ -102,6 +116,8 @@ class Segmenter:
         """What decides the pixels besides the slide, as JSON has it."""
         return {
             "model": self._card.sha256,
+            "runtime": getattr(self._predictor, "runtime", None),
+            "precision": getattr(self._predictor, "precision", None),
             "tta": self._card.tta,
             "objects": self._card.objects.model_dump(mode="json"),
             "window_px": self._window[0],
@@ -346,6 +362,11 @@ class Segmenter:
 
     def _rules(self) -> ShapingRules:
         return ShapingRules(**self._card.objects.model_dump())
+
+
+def _of_file(card: ModelCard, name: str) -> ModelCard:
+    """The card with the digest of that file only which computes: others beside it decide nothing."""
+    return card.model_copy(update={"sha256": {name: card.sha256[name]}})
 
 
 class _Scratch:

@@ -55,8 +55,8 @@ class Request:
 
     Attributes
     ----------
-    model : Path
-        A model folder.
+    model : Path or None
+        A model folder; the bundled one where `None`.
     mpp : float or None
         Scale of all inputs, in place of what the files say.
     settings : Settings or None
@@ -66,14 +66,17 @@ class Request:
         Replace results of other settings.
     zarr : bool
         Also write masks as OME-Zarr.
+    runtime : {"auto", "openvino", "keras"}
+        What computes the network.
     """
 
-    model: Path
+    model: Path | None = None
     mpp: float | None = None
     settings: Settings | None = None
     tta: str | None = None
     overwrite: bool = False
     zarr: bool = False
+    runtime: str = "auto"
 
 
 def segment(
@@ -116,7 +119,7 @@ def segment(
     files, failed = _files(inputs)
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
-    segmenter = Segmenter.load(request.model, request.settings, request.tta)
+    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
     done: list[Path] = []
     skipped: list[Path] = []
     names: dict[str, Path] = {}
@@ -155,7 +158,7 @@ def survey(
     from glomtile.engine.segmenter import Segmenter
 
     files, failed = _files(inputs)
-    segmenter = Segmenter.load(request.model, request.settings, request.tta)
+    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
     lines = []
     for path in files:
         try:
@@ -172,6 +175,21 @@ def survey(
         except GlomtileError as problem:
             failed.append((path, _reason(problem, path)))
     return lines, failed
+
+
+def runtime_of(request: Request) -> str:
+    """What will compute the network: ``"openvino"`` or ``"keras"``.
+
+    Raises
+    ------
+    ModelError, UsageError, MissingExtraError
+        See `Segmenter.load`.
+    """
+    from glomtile.engine.modelfolder import model_folder, read_card
+    from glomtile.engine.runtime import chosen_runtime
+
+    folder = model_folder(request.model)
+    return chosen_runtime(read_card(folder), request.runtime, folder)
 
 
 def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -318,7 +336,7 @@ def _write_run(
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
             "model": {
-                "folder": str(request.model),
+                "folder": "bundled" if request.model is None else str(request.model),
                 "sha256": segmenter.card.sha256,
                 "mpp": segmenter.card.mpp,
             },
