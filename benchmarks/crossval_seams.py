@@ -3,8 +3,8 @@
     python benchmarks/crossval_seams.py runs/glomeruli-pas DATA [--mpp 0.5]
 
 Every held-out image is segmented twice by its fold's network: with the window's own part forced to 512 image
-pixels (seam ratio), and with that grid moved by half a window (grid sensitivity). DATA holds `images`, `masks`
-and `reference_predictions`, whose seams are counted on the same lines.
+pixels (seam ratio), and with that grid moved by half a window (grid sensitivity). DATA holds `images`,
+`masks` and `reference_predictions`, whose seams are counted on the same lines.
 """
 
 from __future__ import annotations

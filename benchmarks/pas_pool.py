@@ -1,10 +1,10 @@
-"""The images that the bundled model learns from, in one folder: real ones, painted ones, and tissue without glomeruli.
+"""The images that the bundled model learns from, in one folder: real, painted, and without glomeruli.
 
     python benchmarks/pas_pool.py DATA POOL [--slide CMU-1-Small-Region.svs] [--phantoms 6]
 
-DATA holds ``images`` and ``masks`` of Bueno et al. 2020 (CC BY 4.0), 16 pictures of 1024 x 1024 px at 0.5 µm. POOL gets
-``images``, ``masks`` and ``groups.csv`` for `glomtile crossval`: the real images in their groups, 10165 and 10215,
-whose labels are known to be wrong, for judging only, and the others for training only.
+DATA holds ``images`` and ``masks`` of Bueno et al. 2020 (CC BY 4.0), 16 pictures of 1024 x 1024 px at 0.5 µm.
+POOL gets ``images``, ``masks`` and ``groups.csv`` for `glomtile crossval`: the real images in their groups,
+10165 and 10215, whose labels are known to be wrong, for judging only, and the others for training only.
 """
 
 from __future__ import annotations
