@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomtile.errors import StorageError
-from glomtile.files.labelstore import CHUNK_PX, CachedPlane, LabelStore, crop, panels_of
+from glomtile.files.labelstore import LabelStore, panels_of
+from glomtile.files.planes import CHUNK_PX, CachedPlane, crop
 from glomtile.types import Box
 
 SIZE = (1300, 1500)

@@ -197,6 +197,9 @@ def _summits(distance: Float32, depth: float) -> list[tuple[int, int]]:
     sigma = max(0.5, _ROUGHNESS * float(seen.max()) / factor)
     smooth: Float32 = np.asarray(cv2.GaussianBlur(seen, (0, 0), sigma), dtype=np.float32)
     height = np.log(np.maximum(smooth, _FLOOR * float(smooth.max())))
+    # One peak stays one, however deep the necks must be; most objects have no second.
+    if find_objects(local_maxima(height)).count == 1:  # type: ignore[no-untyped-call]
+        return [_highest_in_cell(distance, _highest(smooth, np.ones(smooth.shape, np.bool_)), factor)]
     necks = reconstruction(height + math.log(1 - depth), height)  # type: ignore[no-untyped-call]
     peaks = find_objects(local_maxima(necks))  # type: ignore[no-untyped-call]
     places = [_highest(smooth, peaks.ids == number) for number in range(1, peaks.count + 1)]
