@@ -94,7 +94,7 @@ def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> M
     colour, grey = _spread(density), _mean(density)
     local = grey - _lamp(grey, mpp)
     stained = (colour > _threshold(colour, _COLOUR)) | (local > _threshold(local, _DENSITY)) | (grey > _DENSE)
-    stained &= ~_black_rim(thumbnail, mpp) & ~_ink(smooth, density, mpp)
+    stained &= ~_black_rim(thumbnail, mpp) & ~_ink(smooth, density, colour < _FAINT, mpp)
     joined = cv2.morphologyEx(_bytes(stained), cv2.MORPH_CLOSE, _disc(_JOINED_UM / mpp))
     pieces = _without_pieces(joined > 0, _SPECK_UM2 / mpp**2)
     solid = fill_holes(pieces, _LUMEN_UM2 / mpp**2)
@@ -160,7 +160,7 @@ def _black_rim(thumbnail: UInt8, mpp: float) -> Mask:
     return _with_soft_rim(at_edge, _is_neutral(thumbnail), mpp, _RIM_UM)
 
 
-def _ink(smooth: Float32, density: Float32, mpp: float) -> Mask:
+def _ink(smooth: Float32, density: Float32, faint: Mask, mpp: float) -> Mask:
     """Strokes of felt pens, with the paler pixels of the same hue at their sides."""
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     bluish = (red > 0.98 * green) & (green > blue)
@@ -168,9 +168,8 @@ def _ink(smooth: Float32, density: Float32, mpp: float) -> Mask:
     blue_ink = (red > 1.3 * green) & (red > 2.0 * blue) & (red > 0.9)
     blue_ink |= bluish & (red > 1.6 * blue) & (red > 1.5)
     green_ink = (green < 0.75 * red) & (green < 0.85 * blue) & (np.maximum(red, blue) > 0.5)
-    black = _is_black(smooth) & _in_blots(_is_black(smooth), mpp)
+    black = _in_blots(_is_black(smooth), mpp)
     strokes = [(blue_ink, bluish), (green_ink, greenish), (black, _is_neutral(smooth))]
-    faint = _spread(density) < _FAINT
     ink = np.zeros(red.shape, bool)
     for core, same_hue in strokes:
         wide = _without_pieces(core, _STROKE_UM**2 / mpp**2)
