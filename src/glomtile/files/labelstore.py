@@ -106,7 +106,7 @@ class LabelStore:
             self.labels[top:bottom, left:right] = labels
             self.confidence[top:bottom, left:right] = confidence
         self._rows[panel] = bottom
-        self._tell()
+        self._tell(self._rows)
 
     def fresh_planes(self, sizes_px: Sequence[tuple[int, int]], name: str = "shaped") -> list[SparsePlane]:
         """Empty planes ``uint8`` of the sizes wanted, for what is derived from the labels; older ones go."""
@@ -141,14 +141,16 @@ class LabelStore:
                 )
             shutil.rmtree(self._folder)
         self._folder.mkdir(parents=True)
-        # First of all, so that a kill in the next lines leaves a folder that says whose it is.
-        self._tell()
+        # First of all, so that a stop in the next lines leaves a folder that says whose it is; without rows,
+        # as planes may be missing.
+        self._tell(None)
         group = _group(self._folder / _ARRAYS, "w")
         for name in (_LABELS, _CONFIDENCE):
             _plane(group, name, self._size_px)
+        self._tell(self._rows)
 
-    def _tell(self) -> None:
-        workspace.write_json(self._folder / _STATE, {"identity": self._identity, "rows": self._rows})
+    def _tell(self, rows: list[int] | None) -> None:
+        workspace.write_json(self._folder / _STATE, {"identity": self._identity, "rows": rows})
 
 
 class PanelWriter:
