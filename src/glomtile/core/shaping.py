@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glomtile.core.objects import find_objects
+from glomtile.core.objects import exact_distance, find_objects
 from glomtile.errors import InputError
 from glomtile.types import Float32
 
@@ -164,7 +164,7 @@ def split_touching(mask: NDArray[np.bool_], depth: float, smallest_px: int) -> t
     doi 10.1007/978-3-662-05088-0) of the distance's logarithm. The parts are the watershed of the distance
     from these summits (Beucher and Meyer 1993).
     """
-    distance = _distance(mask)
+    distance = exact_distance(np.pad(mask, 1))[1:-1, 1:-1]
     summits = _summits(distance, depth)
     while len(summits) > 1:
         ids = _watershed(distance, mask, summits)
@@ -175,17 +175,6 @@ def split_touching(mask: NDArray[np.bool_], depth: float, smallest_px: int) -> t
         smaller_half = too_small[np.argsort(areas[too_small], kind="stable")][: (len(too_small) + 1) // 2]
         summits = [summit for i, summit in enumerate(summits) if i not in smaller_half]
     return mask.astype(np.int32), 1
-
-
-def _distance(mask: NDArray[np.bool_]) -> Float32:
-    """Distance to the outside, to the last bit the same every time.
-
-    OpenCV's square roots differ in the last bit with the place of a row in memory, which is enough to turn
-    ties of the watershed; their squares are whole numbers.
-    """
-    padded = np.pad(mask, 1).view(np.uint8)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    return np.asarray(np.sqrt(np.rint(np.square(distance, dtype=np.float64))), dtype=np.float32)
 
 
 def _summits(distance: Float32, depth: float) -> list[tuple[int, int]]:
