@@ -230,8 +230,8 @@ def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_pat
     count = len(shapes_of(phantoms[1][1])) + 4
     told = [text for text in heard.warnings if "beside" in text]
     assert told == [
-        f"{slides[1] / 's1.geojson'}: 3 of {count} outlines lie mostly or wholly beside s1.tif of 900 x 700 px; "
-        "is it the right slide, and are they in its full-resolution pixels?"
+        f"{slides[1] / 's1.geojson'}: 3 of {count} outlines lie mostly or wholly beside s1.tif of "
+        "900 x 700 px; is it the right slide, and are they in its full-resolution pixels?"
     ]
 
 
