@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files import workspace
+from glomtile.files.lock import sole_run
 from glomtile.files.slides import list_slides, open_slide, slide_name
 from glomtile.files.tables import write_csv
 from glomtile.types import SILENT, Progress
@@ -100,7 +101,7 @@ def segment(
     Raises
     ------
     UsageError
-        There is no input, or `out` is a file.
+        There is no input, `out` is a file, or another run works in it.
     ModelError
         The model cannot be used.
     StorageError
@@ -120,6 +121,19 @@ def segment(
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    with sole_run(out / _OWN, progress):
+        return _all(files, failed, out, segmenter, request, progress)
+
+
+def _all(
+    files: Sequence[Path],
+    failed: list[tuple[Path, str]],
+    out: Path,
+    segmenter: Segmenter,
+    request: Request,
+    progress: Progress,
+) -> SegmentResult:
+    """Segment the inputs one after the other; `failed` are those of which that is known already."""
     done: list[Path] = []
     skipped: list[Path] = []
     names: dict[str, Path] = {}
