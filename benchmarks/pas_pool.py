@@ -5,6 +5,7 @@
 DATA holds ``images`` and ``masks`` of Bueno et al. 2020 (CC BY 4.0), 16 pictures of 1024 x 1024 px at 0.5 µm.
 POOL gets ``images``, ``masks`` and ``groups.csv`` for `glomtile crossval`: the real images in their groups,
 10165 and 10215, whose labels are known to be wrong, for judging only, and the others for training only.
+``POOL/train`` holds what the model that ships is trained on: all but these two.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ def main() -> None:
         write_png(images / "slide.png", pixels, 1.0)
         write_mask(masks / "slide.png", np.zeros(pixels.shape[:2], np.uint8), GLOMERULI)
         rows.append(["slide", "slide", "train"])
+    for path in (*images.iterdir(), *masks.iterdir()):
+        if path.stem not in NOISY:
+            workspace.link(told.pool / "train" / path.parent.name / path.name, path)
     write_csv(told.pool / "groups.csv", ["stem", "group", "use"], rows)
     print(f"{len(rows)} images in {told.pool}")
 

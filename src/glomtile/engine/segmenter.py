@@ -20,6 +20,7 @@ from glomtile.core.grid import Plan
 from glomtile.core.shaping import ShapingRules
 from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.answers import answer_picture, fill_store
+from glomtile.engine.doubts import Doubts, doubts_of
 from glomtile.engine.objectstream import ObjectFinder, ObjectStream
 from glomtile.engine.pictures import Tiling
 from glomtile.engine.segmentation import Effort, Segmentation
@@ -206,8 +207,17 @@ class Segmenter:
         for upper, lower in itertools.pairwise(planes):
             halve(upper, lower)
         effort = replace(said.effort, objects_s=perf_counter() - began)
+        doubts = doubts_of(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
         return self._segmentation(
-            name, slide, mpp=scale, zoom=1.0, levels=planes, objects=objects, look=said.look, effort=effort
+            name,
+            slide,
+            mpp=scale,
+            zoom=1.0,
+            levels=planes,
+            objects=objects,
+            look=said.look,
+            effort=effort,
+            doubts=doubts,
         )
 
     def _streamed(
@@ -250,6 +260,7 @@ class Segmenter:
         effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
         return self._segmentation(
             name, slide, mpp=mpp, zoom=reader.zoom, levels=planes, objects=objects, look=look, effort=effort,
+            doubts=doubts_of(self._card, slide, look.tissue, reader.zoom, labels, confidence),
             keep=keep,
         )  # fmt: skip
 
@@ -269,6 +280,7 @@ class Segmenter:
         objects: tuple[FoundObject, ...],
         look: Look,
         effort: Effort,
+        doubts: Doubts,
         keep: object = None,
     ) -> Segmentation:
         assert slide.mpp is not None
@@ -287,6 +299,7 @@ class Segmenter:
             overview=look.overview,
             overview_zoom=look.overview_zoom,
             effort=effort,
+            doubts=doubts,
             model=",".join(sorted(self._card.sha256.values())),
             keep=keep,
         )

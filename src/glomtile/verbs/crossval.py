@@ -299,7 +299,7 @@ def predicted_labels(config: Config, model: Path, pairs: Sequence[Pair]) -> Iter
     from glomtile.engine.predictor import KerasPredictor
     from glomtile.engine.segmenter import Segmenter
     from glomtile.engine.sources import working_scale
-    from glomtile.files.labelstore import crop
+    from glomtile.files.planes import crop
     from glomtile.types import Box
 
     tta = config.tiledinfer.tta

@@ -255,6 +255,7 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
             "input": str(path),
             "identity": identity,
             "figures": found.figures(),
+            "doubts": list(found.doubts.warnings),
             "files": sorted(p.relative_to(out).as_posix() for p in written),
             "effort": vars(found.effort),
             "seconds": round(time.time() - began, 2),
@@ -266,6 +267,8 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
         f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
     )
     progress.note(f"{path}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
+    if found.doubts.warnings:
+        progress.warn(f"{path}: doubtful: {'; '.join(found.doubts.warnings)}")
     return True
 
 
@@ -341,7 +344,7 @@ def _write_run(
         record = _record(out / _OWN / f"{slide_name(path)}.json")
         if record is not None:
             records[str(path)] = {
-                k: record[k] for k in ("identity", "effort", "seconds", "files") if k in record
+                k: record[k] for k in ("identity", "doubts", "effort", "seconds", "files") if k in record
             }
     target = out / "run.json"
     workspace.write_json(

@@ -285,6 +285,7 @@ def _deciding(config: Config, samples: int) -> dict[str, Any]:
 def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCard:
     """What both model folders say of themselves, digests and epoch apart."""
     from glomtile.config.card import ModelCard, TrainingData
+    from glomtile.engine.familiar import familiar_tissue
     from glomtile.engine.objectrules import rules_of_truth
     from glomtile.engine.sources import mpp_range
     from glomtile.nets.registry import geometry
@@ -310,6 +311,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCar
             valid_images=validation,
             digest=_names_digest(training),
         ),
+        familiar=familiar_tissue(config, training),
         seed=config.train.seed,
     )
 
