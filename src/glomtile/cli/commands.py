@@ -173,6 +173,37 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def crossval(
+    config: ConfigFile,
+    out: OutFolder,
+    overrides: Overrides = None,
+    folds: Annotated[int, typer.Option(min=2, max=99, metavar="K", help="Networks to train.")] = 4,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this run; the config's name when left out.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="stem,group[,use]: use is empty, train (only) or judge (only)."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
+    ] = None,
+) -> None:
+    """Judge every training image by a network that did not see it."""
+    with _at_work(config, overrides) as (settings, progress):
+        from glomtile.verbs.crossval import crossval as verb
+
+        try:
+            result = verb(
+                settings, out, folds=folds, name=name, groups=groups, against=against, progress=progress
+            )
+        except KeyboardInterrupt:
+            progress.note("what is finished is kept: the same line goes on from the last epoch")
+            raise
+    _print(result.paths)
+
+
+@app.command()
 def infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label whole images, each shrunk to the network's input."""
     with _at_work(config, overrides) as (settings, progress):

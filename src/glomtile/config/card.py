@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from glomtile.config.findings import describe
 from glomtile.config.schema_fields import Byte, ScaleRange
@@ -102,6 +102,49 @@ class RuntimeFile(_Record):
     calibration_images: int = Field(default=0, ge=0)
 
 
+class FamiliarAspect(_Record):
+    """One aspect of the tissue seen in training; see `glomtile.core.doubt.Familiar`.
+
+    Parameters
+    ----------
+    centre : tuple of float
+        Mean of each feature.
+    precision : tuple of tuple of float
+        Inverse of their covariance, a row for each feature.
+    limit : float
+        Distance from the centre from which on tissue is unlike that of training.
+    """
+
+    centre: tuple[float, ...] = Field(min_length=1)
+    precision: tuple[tuple[float, ...], ...]
+    limit: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _square(self) -> FamiliarAspect:
+        sides = {len(self.precision), *map(len, self.precision)}
+        if sides != {len(self.centre)}:
+            raise ValueError(f"expected a precision of {len(self.centre)} rows and columns")
+        return self
+
+
+class FamiliarTissue(_Record):
+    """How the tissue seen in training looks, so that unlike tissue can be told of.
+
+    Parameters
+    ----------
+    edition : int
+        Of the features' definition, `glomtile.core.doubt.EDITION`.
+    images : int
+        Training images that were looked at.
+    aspects : dict
+        ``stain``, ``brightness`` and ``scale``.
+    """
+
+    edition: int = Field(ge=1)
+    images: int = Field(ge=1)
+    aspects: dict[str, FamiliarAspect]
+
+
 class ModelCard(_Record):
     """The facts beside a network's weights that using it needs.
 
@@ -132,6 +175,8 @@ class ModelCard(_Record):
     runtime : RuntimeFile or None
         What `segment` runs without Keras.
     data : TrainingData
+    familiar : FamiliarTissue or None
+        How the training images look; `None` in models that do not say, which then have no doubts.
     epoch : int
         Finished epochs, counted from 1; 0 for an untrained network.
     seed : int
@@ -158,6 +203,7 @@ class ModelCard(_Record):
     bytes_per_px: float | None = Field(default=None, gt=0)
     runtime: RuntimeFile | None = None
     data: TrainingData = TrainingData()
+    familiar: FamiliarTissue | None = None
     epoch: int = Field(default=0, ge=0)
     seed: int = Field(default=137, ge=0)
     scores: dict[str, JsonValue] = Field(default_factory=dict)

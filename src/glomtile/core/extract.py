@@ -76,6 +76,7 @@ def found_objects(
     size_px: tuple[int, int],
     glass: Glass | None = None,
     largest_px: int = LARGEST_PX,
+    in_order: bool = False,
 ) -> Iterator[FoundObject]:
     """Make objects of the regions of a label picture.
 
@@ -99,6 +100,9 @@ def found_objects(
         Regions with boxes of more pixels are read in bands and reduced by the whole factor that brings them
         below: a cell is inside where more than half of it is, its confidence is the mean of its pixels, and
         what thereby falls apart is several objects. Planes of floats are never larger than this.
+    in_order : bool
+        The regions come in the order of their first pixels, as of `glomtile.core.regions.regions_in_order`,
+        and are taken one by one.
 
     Yields
     ------
@@ -122,7 +126,7 @@ def found_objects(
             "objects", f"expected planes of {tuple(size_px)}, got {labels.shape} and {confidence.shape}"
         )
     swallowed: list[_Swallowed] = []
-    for region in sorted(regions, key=lambda region: region.seed):
+    for region in regions if in_order else sorted(regions, key=lambda region: region.seed):
         own_rules = rules if isinstance(rules, ShapingRules) else rules.get(region.class_number)
         swallowed = [hole for hole in swallowed if hole.box.bottom > region.seed[0]]
         if own_rules is None or any(hole.holds(region) for hole in swallowed):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glomtile.core.objects import find_objects
+from glomtile.core.objects import exact_distance, find_objects
 from glomtile.errors import InputError
 from glomtile.types import Float32
 
@@ -166,7 +166,7 @@ def split_touching(mask: NDArray[np.bool_], depth: float, smallest_px: int) -> t
     doi 10.1007/978-3-662-05088-0) of the distance's logarithm. The parts are the watershed of the distance
     from these summits (Beucher and Meyer 1993).
     """
-    distance = _distance(mask)
+    distance = exact_distance(np.pad(mask, 1))[1:-1, 1:-1]
     summits = _summits(distance, depth)
     while len(summits) > 1:
         ids = _watershed(distance, mask, summits)
@@ -179,17 +179,6 @@ def split_touching(mask: NDArray[np.bool_], depth: float, smallest_px: int) -> t
     return mask.astype(np.int32), 1
 
 
-def _distance(mask: NDArray[np.bool_]) -> Float32:
-    """Distance to the outside, to the last bit the same every time.
-
-    OpenCV's square roots differ in the last bit with the place of a row in memory, which is enough to turn
-    ties of the watershed; their squares are whole numbers.
-    """
-    padded = np.pad(mask, 1).view(np.uint8)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    return np.asarray(np.sqrt(np.rint(np.square(distance, dtype=np.float64))), dtype=np.float32)
-
-
 def _summits(distance: Float32, depth: float) -> list[tuple[int, int]]:
     """One pixel, row and column, for each part that a deep neck sets apart, the highest first."""
     factor = max(1, -(-max(distance.shape) // _LOOK_PX))
@@ -197,6 +186,9 @@ def _summits(distance: Float32, depth: float) -> list[tuple[int, int]]:
     sigma = max(0.5, _ROUGHNESS * float(seen.max()) / factor)
     smooth: Float32 = np.asarray(cv2.GaussianBlur(seen, (0, 0), sigma), dtype=np.float32)
     height = np.log(np.maximum(smooth, _FLOOR * float(smooth.max())))
+    # One peak stays one, however deep the necks must be; most objects have no second.
+    if find_objects(plateaus(height)).count == 1:
+        return [_highest_in_cell(distance, _highest(smooth, np.ones(smooth.shape, np.bool_)), factor)]
     peaks = find_objects(plateaus(flooded(height + math.log(1 - depth), height)))
     places = [_highest(smooth, peaks.ids == number) for number in range(1, peaks.count + 1)]
     places.sort(key=lambda place: (-float(smooth[place]), place))

@@ -16,12 +16,13 @@ from shapely import affinity
 from glomtile.core.extract import FoundObject
 from glomtile.core.palette import Palette
 from glomtile.core.tissuemap import TissueMap
+from glomtile.engine.doubts import Doubts
 from glomtile.files.geojson import Annotation, write_annotations
 from glomtile.files.images import write_png
-from glomtile.files.labelstore import crop
 from glomtile.files.masks import write_mask
 from glomtile.files.ngff import write_label_zarr
 from glomtile.files.overlay import draw_overlay, write_jpeg
+from glomtile.files.planes import crop
 from glomtile.files.pyramid import write_mask_pyramid
 from glomtile.files.workspace import write_text
 from glomtile.types import Box, UInt8
@@ -98,6 +99,8 @@ class Segmentation:
     overview_zoom : float
         Full-resolution pixels per pixel of the overview.
     effort : Effort
+    doubts : Doubts
+        How far the picture is from what the model was trained on, and how sure the network is.
     model : str
         Digest of the model's weights.
     """
@@ -116,6 +119,7 @@ class Segmentation:
     overview: UInt8
     overview_zoom: float
     effort: Effort
+    doubts: Doubts = field(default_factory=Doubts)
     model: str = ""
     keep: object = field(default=None, repr=False)
 
@@ -134,7 +138,7 @@ class Segmentation:
         return [found for found in self.objects if found.class_number == class_number]
 
     def figures(self) -> dict[str, float | int | str]:
-        """One row of ``summary.csv``: sizes, scale, tissue, and for each class count, areas and density."""
+        """One row of ``summary.csv``: sizes, scale, tissue; by class count, areas and density; doubts."""
         row: dict[str, float | int | str] = {
             "image": self.name,
             "kind": self.kind,
@@ -152,7 +156,7 @@ class Segmentation:
             row[f"{name}_area_mm2"] = _shown(sum(areas) / 1e6)
             density = len(areas) / self.tissue.area_mm2 if self.tissue.area_mm2 else 0.0
             row[f"{name}_per_mm2"] = _shown(density) if self.tissue.area_mm2 else ""
-        return row
+        return row | self.doubts.figures()
 
     def save(self, out: str | Path, *, zarr: bool = False) -> list[Path]:
         """Write mask, GeoJSON, table, overlay and tissue mask, a folder for each kind.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files import workspace
+from glomtile.files.lock import sole_run
 from glomtile.files.slides import list_slides, open_slide, slide_name
 from glomtile.files.tables import write_csv
 from glomtile.types import SILENT, Progress
@@ -100,7 +101,7 @@ def segment(
     Raises
     ------
     UsageError
-        There is no input, or `out` is a file.
+        There is no input, `out` is a file, or another run works in it.
     ModelError
         The model cannot be used.
     StorageError
@@ -120,6 +121,19 @@ def segment(
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    with sole_run(out / _OWN, progress):
+        return _all(files, failed, out, segmenter, request, progress)
+
+
+def _all(
+    files: Sequence[Path],
+    failed: list[tuple[Path, str]],
+    out: Path,
+    segmenter: Segmenter,
+    request: Request,
+    progress: Progress,
+) -> SegmentResult:
+    """Segment the inputs one after the other; `failed` are those of which that is known already."""
     done: list[Path] = []
     skipped: list[Path] = []
     names: dict[str, Path] = {}
@@ -241,6 +255,7 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
             "input": str(path),
             "identity": identity,
             "figures": found.figures(),
+            "doubts": list(found.doubts.warnings),
             "files": sorted(p.relative_to(out).as_posix() for p in written),
             "effort": vars(found.effort),
             "seconds": round(time.time() - began, 2),
@@ -252,6 +267,8 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
         f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
     )
     progress.note(f"{path}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
+    if found.doubts.warnings:
+        progress.warn(f"{path}: doubtful: {'; '.join(found.doubts.warnings)}")
     return True
 
 
@@ -327,7 +344,7 @@ def _write_run(
         record = _record(out / _OWN / f"{slide_name(path)}.json")
         if record is not None:
             records[str(path)] = {
-                k: record[k] for k in ("identity", "effort", "seconds", "files") if k in record
+                k: record[k] for k in ("identity", "doubts", "effort", "seconds", "files") if k in record
             }
     target = out / "run.json"
     workspace.write_json(

@@ -1,0 +1,169 @@
+"""What there is to doubt of a segmented slide: tissue unlike that of training, a network that is unsure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glomtile.config.card import ModelCard
+from glomtile.core.doubt import (
+    ASPECTS,
+    EDITION,
+    IN_WORDS,
+    Familiar,
+    appearance,
+    distances,
+    expected_dice,
+)
+from glomtile.core.tissuemap import TissueMap
+from glomtile.engine.slidelook import SlideLike
+from glomtile.files.planes import crop
+from glomtile.types import Box
+
+COLUMNS = (*(f"{name}_distance" for name in ASPECTS), "expected_dice", "doubt")
+"""Columns of ``summary.csv``."""
+
+_LOOK_PX, _MOST_LOOKS = 256, 16
+"""Side and number of the windows that tell how a large picture looks; smaller ones are looked at whole."""
+
+_SURE_PX, _MOST_SURE = 512, 64
+LEAST_EXPECTED_DICE = 0.8
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """How far a picture is from what its model was trained on, and how sure the network is of its answer.
+
+    Attributes
+    ----------
+    distances : dict of str to float
+        By aspect (``stain``, ``brightness``, ``scale``); 1 is the limit. Empty where the model does not say
+        what it was trained on, or there is no tissue to judge by.
+    expected_dice : float
+        What the network's probabilities promise; NaN where there is nothing to judge by.
+    warnings : tuple of str
+        What gives reason to doubt the result, in words and numbers; empty where nothing does.
+    """
+
+    distances: Mapping[str, float] = field(default_factory=dict)
+    expected_dice: float = math.nan
+    warnings: tuple[str, ...] = ()
+
+    def figures(self) -> dict[str, float | str]:
+        """The columns of ``summary.csv``, by name; empty texts where nothing is known."""
+        row: dict[str, float | str] = {f"{name}_distance": "" for name in ASPECTS}
+        row |= {f"{name}_distance": float(f"{value:.3g}") for name, value in self.distances.items()}
+        known = math.isfinite(self.expected_dice)
+        return row | {
+            "expected_dice": float(f"{self.expected_dice:.3g}") if known else "",
+            "doubt": "; ".join(self.warnings),
+        }
+
+
+def doubts_of(
+    card: ModelCard, slide: SlideLike, tissue: TissueMap, zoom: float, labels: Any, confidence: Any
+) -> Doubts:
+    """What there is to doubt of one segmented slide or picture.
+
+    Parameters
+    ----------
+    card : ModelCard
+        A model that says nothing of its training images has no doubts.
+    slide : SlideLike
+        Of known scale.
+    tissue : TissueMap
+        Asked in pixels of the planes.
+    zoom : float
+        Full-resolution pixels per pixel of the planes.
+    labels, confidence : (H, W) uint8 planes
+        Class numbers, and 0 to 255 for how probable a class above 0 is.
+
+    Returns
+    -------
+    Doubts
+        A function of slide, model and planes, however the planes came about.
+    """
+    if card.familiar is None or card.familiar.edition != EDITION or slide.mpp is None:
+        return Doubts()
+    reader = slide.at(card.mpp)
+    at_scale = replace(tissue, zoom=tissue.zoom * zoom / reader.zoom)
+    boxes = sampled_boxes(reader.size_px, at_scale)
+    seen = appearance(reader.read(box) for box in boxes)
+    known = {name: Familiar(**dict(aspect)) for name, aspect in card.familiar.aspects.items()}
+    away = {} if seen is None else distances(known, seen)
+    called, uncalled = _histograms(labels, confidence, tissue)
+    least_px = card.objects.min_area_um2 / (slide.mpp * zoom) ** 2
+    promised = expected_dice(called, uncalled, least_px)
+    return Doubts(away, promised, tuple(_warnings(away, promised)))
+
+
+def sampled_boxes(
+    size_px: tuple[int, int], tissue: TissueMap, side_px: int = _LOOK_PX, most: int = _MOST_LOOKS
+) -> list[Box]:
+    """The whole of a small plane; of a large one, cells evenly spread over its tissue.
+
+    Parameters
+    ----------
+    size_px : (int, int)
+        ``(H, W)`` of the plane.
+    tissue : TissueMap
+        Asked in pixels of the plane.
+    side_px, most : int
+        Side of a cell, and how many there are at most; planes of no more pixels are taken whole.
+
+    Returns
+    -------
+    list of Box
+        Inside the plane, in reading order; none where a large plane has no tissue.
+    """
+    height, width = size_px
+    if height * width <= most * side_px**2:
+        return [Box(0, 0, height, width)]
+    rows, columns = (
+        _middles(length, side_px, tissue.zoom, n)
+        for length, n in zip(size_px, tissue.tissue.shape, strict=True)
+    )
+    cells = np.argwhere(tissue.tissue[rows[:, None], columns])
+    if not len(cells):
+        places = (np.argwhere(tissue.tissue) + 0.5) * tissue.zoom // side_px
+        cells = np.unique(places.astype(np.intp), axis=0)
+        cells = cells[(cells < (len(rows), len(columns))).all(axis=1)]
+    count = min(most, len(cells))
+    chosen = cells[((np.arange(count) + 0.5) * len(cells) / max(1, count)).astype(np.intp)]
+    return [
+        Box(top, left, min(top + side_px, height), min(left + side_px, width))
+        for top, left in (chosen * side_px).tolist()
+    ]
+
+
+def _middles(length_px: int, side_px: int, zoom: float, count: int) -> NDArray[np.intp]:
+    """The tissue map's rows, or columns, that the middles of an axis' cells lie in."""
+    cells = np.arange(max(1, length_px // side_px))
+    return np.asarray(np.minimum((cells + 0.5) * side_px / zoom, count - 1), np.intp)
+
+
+def _histograms(
+    labels: Any, confidence: Any, tissue: TissueMap
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How often each confidence is met in pixels that have a class above 0, and in the others."""
+    called, uncalled = (np.zeros(256, np.int64) for _ in range(2))
+    size = (int(labels.shape[0]), int(labels.shape[1]))
+    for box in sampled_boxes(size, tissue, _SURE_PX, _MOST_SURE):
+        within = crop(labels, box) > 0
+        values = crop(confidence, box)
+        called += np.bincount(values[within], minlength=256)
+        uncalled += np.bincount(values[~within], minlength=256)
+    return called, uncalled
+
+
+def _warnings(away: Mapping[str, float], promised: float) -> Iterator[str]:
+    for name, distance in away.items():
+        if distance > 1:
+            yield f"{IN_WORDS[name]} {distance:.1f} times as far from the training images as they reach"
+    if promised < LEAST_EXPECTED_DICE:
+        yield f"the network is unsure (it expects a Dice of {promised:.2f})"
