@@ -174,7 +174,7 @@ def contestants(args: argparse.Namespace, folder: str) -> list[Resident]:
                 f"(c) MONAI, window {window}", {**ours, "kind": "c", "window": window}, args.monai_python,
                 KERAS_BACKEND="torch",
             )
-            for window in (TILE_PX, args.size)
+            for window in dict.fromkeys((TILE_PX, args.size))
         ]  # fmt: skip
     else:
         print("(c) left out: --monai-python names an environment with glomtile[torch] and monai")

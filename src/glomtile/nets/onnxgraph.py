@@ -1,8 +1,8 @@
 """A Keras network as an ONNX graph: which operator each of our layers is, for any height, width and batch.
 
-Written here and not left to a converter: by way of a traced TensorFlow graph the padding of every transposed
-convolution becomes a dozen operators, and the reference's network takes longer than ten minutes. Our layers
-are few, each has its ONNX operator, and the result does not depend on Keras' backend.
+Written here and not left to a converter: by way of a traced TensorFlow graph half of the operators work out
+sizes around transposed convolutions. Our layers are few, each has its ONNX operator, kernels can be stored as
+float16, and the result does not depend on Keras' backend.
 """
 
 from __future__ import annotations
