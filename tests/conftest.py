@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -40,3 +42,42 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no shared data beside the repository ({SHARED.name}/ of ../shared)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def write_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes the model folder of a small FlexUNet that nobody trained; `[model]` settings may be given."""
+    from glomtile.config.card import ModelCard
+    from glomtile.config.load import make_config
+    from glomtile.engine.modelfolder import save_model_folder
+    from glomtile.nets.registry import build_model, geometry
+
+    def write(seed: int = 3, card: dict[str, Any] | None = None, **settings: Any) -> Path:
+        small = {
+            "model": "FlexUNet", "num_classes": 2, "mpp": 2.0, "image_width": 64, "image_height": 64,
+            "base_filters": 4, "base_kernels": (3, 3), "num_layers": 3, "norm": "none",
+        }  # fmt: skip
+        root = tmp_path_factory.mktemp("model")
+        config = make_config(
+            {"model": small | settings, "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}}}, root
+        )
+        seen = geometry(config.model)
+        facts: dict[str, Any] = {
+            "network": config.model, "classes": ModelCard.classes_of(config.palette()),
+            "mpp": config.model.mpp, "tile_px": (64, 64), "stride_px": seen.stride_px,
+            "context_px": seen.context_px, **(card or {}),
+        }  # fmt: skip
+        save_model_folder(root / "best", build_model(config.model, seed=seed), ModelCard(**facts))
+        return root / "best"
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def exported_model(write_model: Callable[..., Path]) -> Path:
+    """Such a folder with the file that segmenting without Keras runs; tests that change it copy it first."""
+    from glomtile.verbs.export import export
+
+    folder = write_model()
+    export(folder)
+    return folder

@@ -25,7 +25,7 @@ from glomtile.types import SILENT
 
 COMMANDS = (
     "prepare", "stats", "train", "evaluate", "infer", "tiled-infer", "inspect", "segment", "score", "report",
-    "demo", "info", "config",
+    "export", "import-weights", "demo", "info", "config",
 )  # fmt: skip
 SCORE = ["score", "a", "b", "-o", "c"]
 
@@ -415,6 +415,9 @@ def test_info_names_versions_backend_devices_and_formats(capfd: pytest.CaptureFi
     assert re.search(rf"^backend +{keras.backend.backend()}$", told, re.MULTILINE)
     assert re.search(r"^devices +\S*cpu", told, re.MULTILINE | re.IGNORECASE)
     assert re.search(r"^images .*\.png", told, re.MULTILINE)
+    assert re.search(r"^openvino +\d", told, re.MULTILINE)
+    assert re.search(r"^runtimes +openvino, keras$", told, re.MULTILINE)
+    assert re.search(r"^bundled model +\S", told, re.MULTILINE)
 
 
 def test_a_greeting_is_dropped_and_an_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial.distance import cdist, directed_hausdorff
 from skimage.measure import label, regionprops
 
 from glomtile.core.objects import (
     MATCH_IOU,
+    exact_distance,
     find_objects,
     hausdorff_px,
     match_objects,
@@ -143,3 +144,20 @@ def test_distances_of_matched_objects_do_not_depend_on_the_rest_of_the_image():
     whole = [hausdorff_px(t.ids == i, p.ids == j) for i, j in matching.pairs]
     np.testing.assert_array_equal(matched_hausdorff_px(t, p, matching), whole)
     assert len(whole) == 2
+
+
+@pytest.mark.parametrize("size", [(60, 80), (301, 407)])
+def test_distances_are_the_same_bits_wherever_a_mask_lies_in_memory(size):
+    mask = blobs(5, size) | (np.random.default_rng(1).random(size) < 0.4)
+    expected = np.sqrt(np.rint(distance_transform_edt(mask) ** 2)).astype(np.float32)
+    shifted = np.pad(blobs(6, size), 3)
+    far = {hausdorff_px(np.pad(mask, 3), shifted)}
+    for start in range(0, 64, 7):
+        room = np.zeros(mask.size + 64, bool)
+        placed = room[start : start + mask.size].reshape(size)
+        placed[:] = mask
+        assert np.array_equal(exact_distance(placed), expected)
+        # A wider picture around the same objects moves every row in memory.
+        wide = ((3, 3), (3 + start, 3))
+        far.add(hausdorff_px(np.pad(mask, wide), np.pad(shifted[3:-3, 3:-3], wide)))
+    assert len(far) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.measure import label, regionprops
 
-from glomtile.core.regions import Region, Regions, own_pixels
+from glomtile.core.regions import Region, Regions, own_pixels, regions_in_order
 from glomtile.errors import InputError
 from glomtile.types import IGNORE, Box
 
@@ -98,3 +99,26 @@ def test_own_pixels_are_those_that_hang_on_the_seed(labels, step):
         )
         np.testing.assert_array_equal(np.concatenate([own for _, own in bands]), expected)
         assert [top for top, _ in bands] == list(range(0, len(box), step))
+
+
+@given(pictures, st.integers(1, 9))
+def test_in_order_the_regions_are_those_of_the_whole_picture(picture: np.ndarray, rows: int) -> None:
+    bands = (picture[top : top + rows] for top in range(0, len(picture), rows))
+    in_order = list(regions_in_order(bands, picture.shape[1], 3))
+    whole = Regions(picture.shape[1], 3)
+    assert in_order == sorted([*whole.add(picture), *whole.finish()], key=lambda region: region.seed)
+
+
+def test_a_region_is_given_as_soon_as_no_earlier_one_can_grow() -> None:
+    picture = np.zeros((40, 9), np.uint8)
+    picture[1:3, 1:3] = picture[5:30, 5] = picture[8:10, 1:3] = 1
+    taken: list[int] = []
+
+    def bands() -> Iterator[np.ndarray]:
+        for top in range(0, 40, 4):
+            taken.append(top)
+            yield picture[top : top + 4]
+
+    given_at = [(region.seed, taken[-1]) for region in regions_in_order(bands(), 9, 2)]
+    # The third ends in the band of row 8, and waits for the second, whose first pixel is earlier.
+    assert given_at == [((1, 1), 0), ((5, 5), 28), ((8, 1), 28)]

@@ -9,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
+from skimage.morphology import local_maxima, reconstruction
 
-from glomtile.core.objects import find_objects
-from glomtile.core.shaping import ShapingRules, _distance, fill_holes, shape
+from glomtile.core.objects import exact_distance, find_objects
+from glomtile.core.shaping import ShapingRules, fill_holes, flooded, plateaus, shape
 from glomtile.errors import InputError
 
 EIGHT = np.ones((3, 3), int)
 ANY_SIZE = ShapingRules(min_area_um2=0)
 masks = arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14)))
+steps = st.integers(-3, 3).map(float)
+hills = arrays(np.float32, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=steps)
 
 
 def discs(*circles: tuple[float, float, float]) -> np.ndarray:
@@ -149,7 +152,9 @@ def test_parts_are_disjoint_connected_ordered_large_enough_and_together_the_whol
 def test_distances_are_exact_to_the_last_bit_wherever_the_mask_lies_in_memory(seed):
     mask = blob(seed)
     squares = np.rint(distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] ** 2)
-    np.testing.assert_array_equal(_distance(mask), np.sqrt(squares).astype(np.float32))
+    np.testing.assert_array_equal(
+        exact_distance(np.pad(mask, 1))[1:-1, 1:-1], np.sqrt(squares).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,3 +170,14 @@ def test_distances_are_exact_to_the_last_bit_wherever_the_mask_lies_in_memory(se
 def test_a_rule_out_of_range_is_refused_by_name(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         ShapingRules(**wrong)
+
+
+@given(hills, st.sampled_from([0.0, 0.5, 1.0, 2.5]))
+def test_flooding_is_scikit_images_reconstruction(hill: np.ndarray, below: float) -> None:
+    seed = hill - np.float32(below)
+    np.testing.assert_array_equal(flooded(seed, hill), reconstruction(seed, hill))
+
+
+@given(hills)
+def test_plateaus_are_scikit_images_local_maxima(hill: np.ndarray) -> None:
+    np.testing.assert_array_equal(plateaus(hill), local_maxima(hill, allow_borders=True))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomtile.core.stain import stain_vectors, vary_stain
+from glomtile.core.stain import other_dyes, stain_vectors, vary_stain
 
 
 def every_colour() -> np.ndarray:
@@ -79,3 +79,22 @@ def test_bands_leave_no_seam(height: int) -> None:
     whole = vary_stain(image, np.random.default_rng(1), 1.0)
     rows = [vary_stain(image[i : i + 1], np.random.default_rng(1), 1.0) for i in range(height)]
     assert np.array_equal(whole, np.concatenate(rows))
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_other_dyes_leave_glass_bright_and_more_dye_darker(seed: int) -> None:
+    assert other_dyes(np.full((4, 4, 3), 243, np.uint8), np.random.default_rng(seed)).min() >= 215
+    amounts = np.linspace(0, 1.5, 20)[:, None]
+    for dye in stain_vectors()[:2]:
+        ramp = np.rint(243 * np.exp(-amounts * dye)).astype(np.uint8)[None]
+        stained = other_dyes(ramp, np.random.default_rng(seed))[0].astype(int).sum(axis=1)
+        assert np.all(np.diff(stained) < 0)
+
+
+def test_other_dyes_are_of_every_colour() -> None:
+    """Each of the three primaries is the most absorbed for some seed, of both dyes."""
+    pair = np.rint(243 * np.exp(-1.2 * stain_vectors()[:2])).astype(np.uint8)[None]
+    darkest = np.array([other_dyes(pair, np.random.default_rng(s))[0].argmin(axis=1) for s in range(60)])
+    for dye in (0, 1):
+        assert set(darkest[:, dye]) == {0, 1, 2}

@@ -147,6 +147,33 @@ def test_the_foreground_share_is_kept() -> None:
     assert 0.4 < share(0.5) < 0.65
 
 
+def test_a_cut_crop_shows_only_the_kept_side_and_its_mirror() -> None:
+    """Columns tell where a pixel came from: what is read is one stretch of them that ends within the crop."""
+    columns = np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (200, 1, 3))
+    rows = columns.swapaxes(0, 1).copy()
+    for picture, axis in ((columns, 1), (rows, 0)):
+        held = DecodedPairs(
+            [Pair("one", Path(), Path())],
+            lambda _, picture=picture: (picture, np.ones((200, 200), np.uint8)),
+            16,
+        )
+        source = CropSource(held, (40, 40), 200, 0.0, Augmentation(), 3, edge_share=1.0)
+        mirrored = 0
+        for image, labels in drawn(source, 0):
+            line = image[..., 0].take(0, axis=1 - axis).astype(int)
+            steps = np.diff(line)
+            assert set(np.abs(steps)) <= {0, 1}
+            assert labels.shape == (40, 40)
+            mirrored += len(set(np.sign(steps))) > 1
+        # Half of the cuts run along the other axis; some of these crops meet the picture's own edge.
+        assert 60 <= mirrored <= 150
+
+
+def test_without_a_share_of_edges_the_samples_are_as_they_were() -> None:
+    with_none = CropSource(decoded(), (32, 32), 12, 0.5, BUSY, 1, edge_share=0.0)
+    assert all(equal(a, b) for a, b in zip(drawn(crops(), 0), drawn(with_none, 0), strict=True))
+
+
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40))
 def test_the_windows_of_validation_cover_every_pixel(height: int, width: int, h: int, w: int) -> None:
     numbers = np.arange(height * width).reshape(height, width)

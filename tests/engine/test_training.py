@@ -460,3 +460,24 @@ def test_a_network_trained_in_16_bits_is_saved_in_32_and_judges_alike(dataset: P
     model.compile(loss=build_loss(config.model))
     figures = judge(model, batches(judging_source(config, "valid"), 4, 0))
     assert figures["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=0.05)
+
+
+def test_without_validation_images_the_last_epoch_is_the_model(dataset: Path, tmp_path: Path) -> None:
+    content = settings(dataset, use="last", epochs=2)
+    del content["valid"]
+    result = train(make_config(content, tmp_path))
+    assert result.best == result.last == tmp_path / "models/last"
+    assert not (tmp_path / "models/best").exists()
+    assert (tmp_path / "eval/train_losses.csv").read_text().splitlines()[0] == "epoch, loss"
+    assert "val_loss" not in json.loads((tmp_path / "history.json").read_text())
+    content["train"]["epochs"] = 3
+    again = train(make_config(content, tmp_path), resume=True)
+    assert len(again.history) == 3
+
+
+def test_the_best_epoch_cannot_be_had_without_validation_images(dataset: Path, tmp_path: Path) -> None:
+    content = settings(dataset)
+    del content["valid"]
+    with pytest.raises(ConfigError, match="expected validation images"):
+        train(make_config(content, tmp_path))
+    assert not (tmp_path / "models").exists()

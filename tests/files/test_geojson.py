@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glomtile.errors import InputError, StorageError
-from glomtile.files.geojson import Annotation, annotation_id, read_annotations, write_annotations
+from glomtile.files.geojson import Annotation, annotation_id, write_annotations
+from glomtile.files.geojson_reader import read_annotations
 
 
 class Heard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomtile.errors import StorageError
-from glomtile.files.labelstore import CHUNK_PX, CachedPlane, LabelStore, crop, panels_of
+from glomtile.files import labelstore
+from glomtile.files.labelstore import LabelStore, panels_of
+from glomtile.files.planes import CHUNK_PX, CachedPlane, crop
 from glomtile.types import Box
 
 SIZE = (1300, 1500)
@@ -67,6 +70,28 @@ def test_a_damaged_state_means_a_new_beginning(tmp_path: Path, text: str) -> Non
     write(store(tmp_path / "work"), SIZE[0])
     (tmp_path / "work/state.json").write_text(text)
     assert store(tmp_path / "work").rows_done(0) == 0
+
+
+@pytest.mark.parametrize("survivors", [0, 1, 2])
+def test_a_stop_before_the_planes_were_there_means_a_new_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survivors: int
+) -> None:
+    """It ended later runs, too: the state told of planes that nobody had made."""
+    made, plane = list[str](), labelstore._plane
+
+    def stopped(group: object, name: str, *more: object, **how: object) -> object:
+        if len(made) == survivors:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        made.append(name)
+        return plane(group, name, *more, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(labelstore, "_plane", stopped)
+        with pytest.raises(StorageError, match="the disk is full"):
+            store(tmp_path / "work").fresh_planes([SIZE])
+    again = store(tmp_path / "work")
+    write(again, SIZE[0])
+    assert (again.labels[:] == planes()[0]).all()
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import tifffile
 from PIL import Image
 
 from glomtile.errors import InputError, UsageError
-from glomtile.files.slide_levels import levels_of
-from glomtile.files.slides import SLIDE_SUFFIXES, list_slides, open_slide
+from glomtile.files.slide_levels import OpenSlidePixels, levels_of
+from glomtile.files.slides import SLIDE_SUFFIXES, Slide, list_slides, open_slide
 from glomtile.types import Box, Reader, _Silent
 
 TILED = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
@@ -452,3 +452,55 @@ def test_the_largest_picture_of_a_tiff_is_the_slide(tmp_path):
     with open_slide(tmp_path / "a.tif") as opened:
         assert opened.size_px == (600, 800)
         assert (opened.at(None).read(Box(0, 0, 600, 800)) == slide).all()
+
+
+def waves(size_px, full_px, wave_px=97.0):
+    """Waves of `wave_px` full-resolution pixels, across in red, down in green."""
+    (height, width), places = size_px, []
+    for count, full in zip(size_px, full_px, strict=True):
+        places.append((np.arange(count) + 0.5) * full / count)
+    down, across = (128 + 100 * np.sin(2 * np.pi * at / wave_px) for at in places)
+    picture = np.full((height, width, 3), 128, np.uint8)
+    picture[..., 0], picture[..., 1] = np.rint(across)[None, :], np.rint(down)[:, None]
+    return picture
+
+
+def shift_of_waves(line, places, wave_px=97.0):
+    """By how many full-resolution pixels a profile is displaced, by the phase of the best-fitting wave."""
+    angle = 2 * np.pi * places / wave_px
+    parts = np.stack([np.sin(angle), np.cos(angle), np.ones_like(angle)], axis=1)
+    sine, cosine, _ = np.linalg.lstsq(parts, line.astype(float), rcond=None)[0]
+    assert np.hypot(sine, cosine) > 50, "there are waves to be measured"
+    return np.arctan2(cosine, sine) * wave_px / (2 * np.pi)
+
+
+@pytest.mark.parametrize(
+    ("full_px", "level_px"),
+    [((4003, 9001), (1231, 2768)), ((3004, 9010), (1000, 2999)), ((2576, 9032), (1128, 3955))],
+    ids=["3.25", "3.00", "2.28, nearly half a pixel rounded"],
+)
+def test_a_level_of_openslide_whose_factor_is_not_whole_lies_within_half_a_pixel(tmp_path, full_px, level_px):
+    """OpenSlide is told whole full-resolution pixels: what is rounded away is all that may be off."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(waves(full_px, full_px), **TILED, **scale(0.5))
+        writer.write(waves(level_px, full_px), subfiletype=1, **TILED)
+    with Slide(path, OpenSlidePixels(path)) as slide:
+        assert slide.kind == "OpenSlide generic-tiff"
+        factor = slide.levels[1].downsample[1]
+        assert factor % 1 > 1e-4
+        reader = slide.at(slide.mpp * factor * 1.21)
+        assert reader._level == 1
+        picture, apart = reader.read(Box(0, 0, *reader.size_px)), []
+        for axis, channel in ((1, 0), (0, 1)):
+            line = picture[..., channel].mean(axis=1 - axis)
+            places = (np.arange(len(line)) + 0.5) * reader.zoom
+            # Blocks of 1,024 px of the level are placed one by one.
+            for start in range(0, level_px[axis], 1024):
+                edges = np.array([start + 4, min(start + 1024, level_px[axis]) - 4]) * factor
+                block = (places > edges[0]) & (places < edges[1])
+                if block.sum() * reader.zoom > 97:
+                    apart.append(shift_of_waves(line[block], places[block]))
+    assert len(apart) >= 4
+    assert np.abs(apart).max() < 0.5
+    assert np.abs(apart).max() > 0.1, "the worst of these is not hidden by the way it is measured"

@@ -7,11 +7,15 @@ from functools import cache
 
 import keras
 import numpy as np
+import onnx
 import pytest
 
 from glomtile.config.schema import ModelSettings, TrainSettings
+from glomtile.engine.runtime import openvino_forward
+from glomtile.nets.blocks import ACTIVATIONS
 from glomtile.nets.losses import build_loss
 from glomtile.nets.metrics import build_metrics
+from glomtile.nets.onnxgraph import onnx_model
 from glomtile.nets.optimizers import build_optimizer
 from glomtile.nets.registry import NETWORKS, build_model, geometry
 
@@ -168,6 +172,25 @@ def test_mixed_precision_keeps_the_answer_in_float32(option, precision):
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
     # Eight bits of mantissa through a dozen layers of random weights: close in the mean, not in every pixel.
     assert np.abs(probs - answer(exact, images)).mean() < 0.02
+
+
+def test_a_network_as_onnx_answers_the_same_at_any_size(case, tmp_path):
+    asked, model = settings(*case), network(*case)
+    stride = geometry(asked).stride_px
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_model(model).SerializeToString())
+    onnx.checker.check_model(path, full_check=True)
+    forward, channels, outputs = openvino_forward(path)
+    assert (channels, outputs) == (asked.image_channels, asked.num_classes)
+    for rows, columns in ((1, 1), (3, 5), (7, 2)):
+        images, _ = pictures(asked, (rows * stride, columns * stride))
+        np.testing.assert_allclose(forward(images), answer(model, images), atol=1e-4)
+
+
+def test_every_activation_a_setting_may_name_has_its_onnx():
+    for name in ACTIVATIONS:
+        model = build_model(ModelSettings(num_layers=1, base_filters=2, activation=name), seed=1)
+        onnx.checker.check_model(onnx_model(model), full_check=True)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="SavedModel is TensorFlow's own format")

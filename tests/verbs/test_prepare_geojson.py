@@ -15,10 +15,19 @@ from glomtile.files.geojson import Annotation, write_annotations
 from glomtile.files.images import image_mpp, read_image, write_png
 from glomtile.files.masks import read_mask
 from glomtile.files.pairs import whole_pairs
-from glomtile.types import Box
+from glomtile.types import Box, _Silent
+from glomtile.verbs import fromslides
 from glomtile.verbs.prepare import prepare
 
 WHOLE = Box(0, 0, 700, 900)
+
+
+class Listening(_Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 def shapes_of(labels, smooth_px=0.0):
@@ -175,3 +184,61 @@ def test_a_table_names_slides(tmp_path, slides):
         ("b", "test"),
     }
     assert record["settings"]["images_left_out"] == ["s2"]
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_too_few_groups_are_told_before_a_picture_is_cut(tmp_path, slides, monkeypatch, bare):
+    """Of a table, or because a slide without tissue is left out."""
+    table = None
+    if bare:
+        write_slide(slides[0] / "s0.tif", np.full((1500, 1500, 3), 244, np.uint8), 2.0)
+        outlined(slides[1] / "s0.geojson", [])
+    else:
+        table = tmp_path / "groups.csv"
+        table.write_text("stem,group\ns0,a\ns1,a\ns2,b\n")
+    looked, cut = [], []
+    monkeypatch.setattr(fromslides, "cut_pictures", lambda *given, **more: cut.append(given))
+    plan = fromslides.plan_slides
+    monkeypatch.setattr(fromslides, "plan_slides", lambda *given: looked.append(given) or plan(*given))
+    with pytest.raises(UsageError, match="expected at least 3 groups to deal to train, valid, test, got 2"):
+        prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, groups=table)
+    assert cut == []
+    assert len(looked) == bare
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(("mpp", "warned"), [(0.5, True), (1.99, True), (2.0, False), (4.0, False)])
+def test_a_scale_finer_than_the_slides_is_warned_of(tmp_path, slides, mpp, warned):
+    heard = Listening()
+    prepare(*slides, tmp_path / "set", tile_px=128, mpp=mpp, progress=heard)
+    told = [text for text in heard.warnings if "adds no detail" in text]
+    assert len(told) == (3 if warned else 0)
+    if warned:
+        assert told[0].startswith(f"{slides[0] / 's0.tif'}: --mpp {mpp:g} is finer than its own 2: ")
+
+
+def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_path, slides, phantoms):
+    heard = Listening()
+    near = shapely.box(890, 10, 905, 20)  # ten of its fifteen columns lie on the slide
+    gone = [
+        shapely.box(890, 30, 940, 60),
+        shapely.box(1e6, 1e6, 1e6 + 50, 1e6 + 50),
+        shapely.box(-60, 0, -10, 9),
+    ]
+    outlined(slides[1] / "s1.geojson", [*shapes_of(phantoms[1][1]), near, *gone])
+    prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, progress=heard)
+    count = len(shapes_of(phantoms[1][1])) + 4
+    told = [text for text in heard.warnings if "beside" in text]
+    assert told == [
+        f"{slides[1] / 's1.geojson'}: 3 of {count} outlines lie mostly or wholly beside s1.tif of "
+        "900 x 700 px; is it the right slide, and are they in its full-resolution pixels?"
+    ]
+
+
+def test_outlines_in_pixels_of_another_scale_are_counted(tmp_path, slides, phantoms):
+    """The usual mistake: coordinates of 40x on a slide of 20x. Half of them still lie on it."""
+    heard = Listening()
+    doubled = [shapely.transform(shape, lambda at: at * 4) for shape in shapes_of(phantoms[2][1])]
+    outlined(slides[1] / "s2.geojson", doubled)
+    prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, progress=heard)
+    assert any(str(slides[1] / "s2.geojson") in text and "beside s2.tif" in text for text in heard.warnings)

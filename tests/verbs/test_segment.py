@@ -40,7 +40,9 @@ def purple_network(monkeypatch: pytest.MonkeyPatch) -> None:
         objects=ObjectSettings(split=False, smooth_um=0),
     )
 
-    def load(folder: Any, settings: Settings | None = None, tta: Any = None) -> Segmenter:
+    def load(
+        folder: Any, settings: Settings | None = None, tta: Any = None, *, runtime: str = "auto"
+    ) -> Segmenter:
         return Segmenter(Purple(), card, settings)
 
     monkeypatch.setattr(Segmenter, "load", load)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import glomtile
-from glomtile.cli import configs
+from glomtile.cli import configs, models
 from glomtile.cli.backend import greeting_held_back, wake_backend
 from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.progress import watching
@@ -173,6 +173,37 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def crossval(
+    config: ConfigFile,
+    out: OutFolder,
+    overrides: Overrides = None,
+    folds: Annotated[int, typer.Option(min=2, max=99, metavar="K", help="Networks to train.")] = 4,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this run; the config's name when left out.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="stem,group[,use]: use is empty, train (only) or judge (only)."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
+    ] = None,
+) -> None:
+    """Judge every training image by a network that did not see it."""
+    with _at_work(config, overrides) as (settings, progress):
+        from glomtile.verbs.crossval import crossval as verb
+
+        try:
+            result = verb(
+                settings, out, folds=folds, name=name, groups=groups, against=against, progress=progress
+            )
+        except KeyboardInterrupt:
+            progress.note("what is finished is kept: the same line goes on from the last epoch")
+            raise
+    _print(result.paths)
+
+
+@app.command()
 def infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label whole images, each shrunk to the network's input."""
     with _at_work(config, overrides) as (settings, progress):
@@ -217,9 +248,11 @@ def segment(
     ],
     out: OutFolder,
     model: Annotated[
-        Path,
-        typer.Option("--model", "-m", metavar="DIR", help="A model folder: best/ or last/ of a training."),
-    ],
+        Path | None,
+        typer.Option(
+            "--model", "-m", metavar="DIR", help="best/ or last/ of a training, instead of the bundled model."
+        ),
+    ] = None,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -250,19 +283,23 @@ def segment(
         int, typer.Option(min=64, metavar="MIB", help="What the network's work on a window may take.")
     ] = 1536,
     threads: Annotated[int, typer.Option(min=1, max=256, help="That read and decode.")] = 2,
+    runtime: Annotated[
+        str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what each input is and how much there is to do.")
     ] = False,
 ) -> None:
     """Find, outline and measure glomeruli on slides."""
-    wake_backend()
     from glomtile.engine.windows import Settings
     from glomtile.verbs import segment as verb
 
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = verb.Request(model, mpp, settings, tta, overwrite, zarr)
+    request = verb.Request(model, mpp, settings, tta, overwrite, zarr, runtime)
+    if verb.runtime_of(request) == "keras":
+        wake_backend()
     with watching() as progress:
         if dry_run:
             lines, failed = verb.survey(inputs, request, progress=progress)
@@ -324,6 +361,10 @@ def report(
     from glomtile.verbs.report import report as verb
 
     _print([verb(folder)])
+
+
+app.command()(models.export)
+app.command("import-weights")(models.import_weights)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from glomtile.config.findings import describe
 from glomtile.config.schema_fields import Byte, ScaleRange
-from glomtile.config.schema_model import ModelSettings
+from glomtile.config.schema_model import NORMS_OF_THE_WINDOW, ModelSettings
 from glomtile.core.palette import Palette
 from glomtile.errors import ModelError
 
@@ -77,6 +77,29 @@ class ObjectSettings(_Record):
     split_depth: float = Field(default=0.3, gt=0, lt=1)
     smooth_um: float = Field(default=2.0, ge=0)
     min_mean_probability: float = Field(default=0.0, ge=0, le=1)
+
+
+class RuntimeFile(_Record):
+    """A network exported beside the trained one, for a runtime that is no training framework.
+
+    Parameters
+    ----------
+    name : str
+        Its file in the model folder.
+    format : str
+    precision : {"float32", "float16", "int8"}
+        How weights are stored. float16 ones are computed with in float32; int8 ones in int8.
+    max_difference : float
+        Largest difference of a probability from the trained network's, found when it was exported.
+    calibration_images : int
+        How many images the ranges of int8 were taken from.
+    """
+
+    name: str = Field(pattern=r"^[^/\\]+$")
+    format: Literal["onnx"] = "onnx"
+    precision: Literal["float32", "float16", "int8"]
+    max_difference: float = Field(ge=0, le=1)
+    calibration_images: int = Field(default=0, ge=0)
 
 
 class FamiliarAspect(_Record):
@@ -175,6 +198,10 @@ class ModelCard(_Record):
         How labels become objects.
     stride_px, context_px : int
         The network's geometry: shifts that change nothing else, and how far a pixel sees.
+    bytes_per_px : float or None
+        Memory of a forward pass per pixel of a window, by which windows are chosen.
+    runtime : RuntimeFile or None
+        What `segment` runs without Keras.
     data : TrainingData
     familiar : FamiliarTissue or None
         How the training images look; `None` in models that do not say, which then have no doubts.
@@ -201,6 +228,8 @@ class ModelCard(_Record):
     objects: ObjectSettings = ObjectSettings()
     stride_px: int = Field(ge=1)
     context_px: int = Field(ge=0)
+    bytes_per_px: float | None = Field(default=None, gt=0)
+    runtime: RuntimeFile | None = None
     data: TrainingData = TrainingData()
     familiar: FamiliarTissue | None = None
     epoch: int = Field(default=0, ge=0)
@@ -208,6 +237,11 @@ class ModelCard(_Record):
     scores: dict[str, JsonValue] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, Digest] = Field(default_factory=dict)
+
+    @property
+    def local(self) -> bool:
+        """Whether a pixel's answer depends on its surroundings only, not on the whole window."""
+        return self.network.norm not in NORMS_OF_THE_WINDOW
 
     def palette(self) -> Palette:
         """Classes, names and colours, as masks are written with."""

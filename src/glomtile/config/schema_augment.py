@@ -44,6 +44,9 @@ class AugmentorSettings(Section):
     sharpening: bool = setting(False, "sharpen the image, see [sharpening]")
     brightening: bool = setting(False, "brighten the image, see [brightening]")
     stain: float = setting(0.0, "strength of stain variation; 0 = off", ours=True, ge=0, le=1)
+    other_dyes: float = setting(
+        0.0, "share of samples stained with dyes of any colour instead", ours=True, ge=0, le=1
+    )
     blur: float = setting(0.0, "strongest blur's sigma; 0 = off", unit="px", ours=True, ge=0, le=20)
     jpeg: QualityRange | None = setting(
         None,

@@ -58,6 +58,9 @@ ACTIVATIONS = (
     "selu", "sigmoid", "silu", "softplus", "softsign", "swish", "tanh",
 )  # fmt: skip
 
+NORMS_OF_THE_WINDOW = ("group",)
+"""Values of `norm` with which every pixel of a window matters to every other."""
+
 _SWIN = About(networks=("SwinUNet",))
 _SWIN_U2 = About(networks=("SwinUNet", "U2Net"))
 _TRANS = About(networks=("TransUNet",))

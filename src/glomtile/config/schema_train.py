@@ -29,9 +29,15 @@ class DatasetSettings(Section):
         None, 'crops an epoch; "none" = as many as cover the images once', ours=True, ge=1
     )
     foreground_share: float = setting(0.5, "share of crops that hold an object", ours=True, ge=0, le=1)
+    edge_share: float = setting(
+        0.0, "share of crops that see an edge of the picture where it had none", ours=True, ge=0, le=1
+    )
     image_mpp: float | None = setting(
         None, "scale of images whose files carry none", unit="µm/px", ours=True, ge=0.05, le=20
     )
+    name: str = setting("", "what the images are, for the model's card", ours=True)
+    licence: str = setting("", "their licence, for the model's card", ours=True)
+    source: str = setting("", "where they come from, for the model's card", ours=True)
     cache_mb: int = setting(1024, "memory for decoded images", unit="MiB", ours=True, ge=0)
     workers: int = setting(2, "threads that make samples; 0 = none beside training", ours=True, ge=0, le=256)
 

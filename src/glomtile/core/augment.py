@@ -10,7 +10,7 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from glomtile.core.stain import vary_stain
+from glomtile.core.stain import other_dyes, vary_stain
 from glomtile.core.warp import Lens, Warp, affine, enlarge, resample, smooth_field
 from glomtile.errors import ConfigError, InputError
 from glomtile.types import Float32, UInt8
@@ -113,6 +113,8 @@ class Augmentation:
     brightening : Brightening, optional
     stain : float
         Strength 0 to 1 of the change of dyes, made for every sample.
+    other_dyes : float
+        Share of samples, 0 to 1, that are stained with dyes of any colour instead.
     blur : float
         Largest standard deviation of the Gaussian, in pixels.
     noise : float
@@ -139,6 +141,7 @@ class Augmentation:
     sharpening: float | None = None
     brightening: Brightening | None = None
     stain: float = 0.0
+    other_dyes: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
     jpeg: tuple[int, int] | None = None
@@ -235,7 +238,9 @@ def draw_warp(settings: Augmentation, rng: np.random.Generator, out_px: tuple[in
 
 def recolour(image: UInt8, rng: np.random.Generator, settings: Augmentation) -> UInt8:
     """Draw and apply what changes colours and sharpness: staining first, then optics, camera, file."""
-    if settings.stain > 0:
+    if settings.other_dyes > 0 and rng.random() < settings.other_dyes:
+        image = other_dyes(image, rng)
+    elif settings.stain > 0:
         image = vary_stain(image, rng, settings.stain)
     if settings.brightening is not None and _happens(settings, rng):
         image = _brightened(image, settings.brightening)
@@ -323,7 +328,7 @@ def _require(holds: bool, name: str, expected: str, got: object) -> None:
 
 
 def _check_shares(settings: Augmentation) -> None:
-    for name in ("stain", "probability"):
+    for name in ("stain", "other_dyes", "probability"):
         value = getattr(settings, name)
         _require(0 <= value <= 1, name, "a number from 0 to 1", value)
     for name in ("blur", "noise"):

@@ -76,6 +76,7 @@ def found_objects(
     size_px: tuple[int, int],
     glass: Glass | None = None,
     largest_px: int = LARGEST_PX,
+    in_order: bool = False,
 ) -> Iterator[FoundObject]:
     """Make objects of the regions of a label picture.
 
@@ -99,6 +100,9 @@ def found_objects(
         Regions with boxes of more pixels are read in bands and reduced by the whole factor that brings them
         below: a cell is inside where more than half of it is, its confidence is the mean of its pixels, and
         what thereby falls apart is several objects. Planes of floats are never larger than this.
+    in_order : bool
+        The regions come in the order of their first pixels, as of `glomtile.core.regions.regions_in_order`,
+        and are taken one by one.
 
     Yields
     ------
@@ -122,7 +126,7 @@ def found_objects(
             "objects", f"expected planes of {tuple(size_px)}, got {labels.shape} and {confidence.shape}"
         )
     swallowed: list[_Swallowed] = []
-    for region in sorted(regions, key=lambda region: region.seed):
+    for region in regions if in_order else sorted(regions, key=lambda region: region.seed):
         own_rules = rules if isinstance(rules, ShapingRules) else rules.get(region.class_number)
         swallowed = [hole for hole in swallowed if hole.box.bottom > region.seed[0]]
         if own_rules is None or any(hole.holds(region) for hole in swallowed):
@@ -212,18 +216,24 @@ def _look_reduced(labels: Plane, confidence: Plane, region: Region, factor: int)
 
 def _shaped(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.bool_]]]:
     """The objects of a region, each in its own box of cells."""
-    from scipy.ndimage import find_objects as find_slices
-
     for outer, piece in _pieces(sight, mpp, rules):
-        ids, _ = numbered_parts(piece, mpp * sight.factor, rules)
-        for number, (rows, columns) in enumerate(find_slices(ids), start=1):
+        ids, count = numbered_parts(piece, mpp * sight.factor, rules)
+        for number, own in enumerate(_boxes_of(ids, count), start=1):
             box = Box(
-                outer.top + rows.start,
-                outer.left + columns.start,
-                outer.top + rows.stop,
-                outer.left + columns.stop,
+                outer.top + own.top, outer.left + own.left, outer.top + own.bottom, outer.left + own.right
             )
-            yield box, ids[rows, columns] == number
+            yield box, ids[own.top : own.bottom, own.left : own.right] == number
+
+
+def _boxes_of(ids: NDArray[np.int32], count: int) -> list[Box]:
+    """The least box around each number from 1 to `count`, all of which are there."""
+    rows, columns = np.nonzero(ids)
+    numbers = ids[rows, columns] - 1
+    low, high = np.full((2, count), max(ids.shape)), np.zeros((2, count), np.intp)
+    for axis, places in enumerate((rows, columns)):
+        np.minimum.at(low[axis], numbers, places)
+        np.maximum.at(high[axis], numbers, places + 1)
+    return [Box(*map(int, sides)) for sides in zip(*low, *high, strict=True)]
 
 
 def _pieces(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.bool_]]]:

@@ -155,13 +155,11 @@ def _moments(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
 
 def _feret_px(polygon: shapely.Polygon) -> tuple[float, float]:
     """Largest and smallest width of the convex hull; the smallest is met square to one of its edges."""
-    hull = shapely.get_coordinates(polygon.convex_hull)[:-1]
-    largest = max(float(np.hypot(*(hull - corner).T).max()) for corner in hull)
-    edges = np.roll(hull, -1, axis=0) - hull
-    widths = []
-    for corner, (dx, dy), length in zip(hull, edges, np.hypot(*edges.T), strict=True):
-        widths.append(float(np.abs((hull - corner) @ np.array([-dy, dx])).max() / length))
-    return largest, min(widths)
+    x, y = shapely.get_coordinates(polygon.convex_hull)[:-1].T
+    away_x, away_y = x - x[:, None], y - y[:, None]
+    dx, dy = (np.roll(along, -1) - along for along in (x, y))
+    widths = np.abs(away_y * dx[:, None] - away_x * dy[:, None]).max(axis=1) / np.hypot(dx, dy)
+    return float(np.hypot(away_x, away_y).max()), float(widths.min())
 
 
 def _touches_border(mask: NDArray[np.bool_], box: Box, size_px: tuple[int, int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -109,18 +110,25 @@ class Regions:
         self._last_row[:] = 0
         return sorted(ended, key=lambda region: region.seed)
 
+    @property
+    def settled(self) -> tuple[int, int]:
+        """Row and column before which every region's first pixel has been given back."""
+        return min((region.seed for region in self._open), default=(self._next_row, 0))
+
     def _add(self, labels: UInt8) -> list[Region]:
         parts = list(self._open)
         first_row = np.zeros(self._width_px, np.int64)
         last_row = np.zeros(self._width_px, np.int64)
-        for class_number in range(1, self._num_classes):
-            mask = labels == class_number
-            if not mask.any():
-                continue
-            ids, found = _label_band(mask, class_number, self._next_row)
-            for row, edge in ((first_row, ids[0]), (last_row, ids[-1])):
-                row[edge > 0] = edge[edge > 0] + len(parts)
-            parts.extend(found)
+        # A column of background parts what lies on its sides: what is between two such is labelled alone.
+        for left, right in _runs(np.bitwise_or.reduce(labels, axis=0) > 0):
+            for class_number in range(1, self._num_classes):
+                mask = labels[:, left:right] == class_number
+                if not mask.any():
+                    continue
+                ids, found = _label_band(mask, class_number, self._next_row, left)
+                for row, edge in ((first_row[left:right], ids[0]), (last_row[left:right], ids[-1])):
+                    row[edge > 0] = edge[edge > 0] + len(parts)
+                parts.extend(found)
         joined = _Union(len(parts))
         classes = np.array([0, *(part.class_number for part in parts)])
         for above, below in touching(self._last_row, first_row):
@@ -141,6 +149,34 @@ class Regions:
         self._last_row[at_edge] = np.searchsorted(alive, roots[last_row[at_edge] - 1]) + 1
         self._open = [merged.pop(int(root)) for root in alive]
         return list(merged.values())
+
+
+def regions_in_order(bands: Iterable[UInt8], width_px: int, num_classes: int) -> Iterator[Region]:
+    """The regions of a picture in the order of their first pixels, each as soon as that is certain.
+
+    Parameters
+    ----------
+    bands : iterable of (h, W) uint8 ndarray
+        Class numbers from top to bottom.
+    width_px, num_classes : int
+        As for `Regions`.
+
+    Yields
+    ------
+    Region
+        Once it can no longer grow, nor any whose first pixel lies before its own; all of it is in the bands
+        taken so far.
+    """
+    regions, waiting = Regions(width_px, num_classes), list[tuple[tuple[int, int], Region]]()
+    for band in bands:
+        for region in regions.add(band):
+            heapq.heappush(waiting, (region.seed, region))
+        while waiting and waiting[0][0] < regions.settled:
+            yield heapq.heappop(waiting)[1]
+    for region in regions.finish():
+        heapq.heappush(waiting, (region.seed, region))
+    while waiting:
+        yield heapq.heappop(waiting)[1]
 
 
 def own_pixels(bands: Bands, region: Region) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -206,15 +242,21 @@ def touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> Iterator[tup
     yield from np.unique(np.concatenate(met), axis=0).tolist()
 
 
+def _runs(filled: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Half-open stretches of a line that are True."""
+    steps = np.flatnonzero(np.diff(np.concatenate([[False], filled, [False]]).view(np.int8)))
+    return [(int(start), int(stop)) for start, stop in steps.reshape(-1, 2)]
+
+
 def _label_band(
-    mask: NDArray[np.bool_], class_number: int, top: int
+    mask: NDArray[np.bool_], class_number: int, top: int, first_column: int
 ) -> tuple[NDArray[np.int32], list[Region]]:
-    """Components of one class in one band, numbered from 1, in coordinates of the whole picture."""
+    """Components of one class in part of a band, numbered from 1, in coordinates of the whole picture."""
     _, ids, stats, _ = cv2.connectedComponentsWithStats(_as_bytes(mask), connectivity=8, ltype=cv2.CV_32S)
     found = []
     for number, (left, row, width, height, area) in enumerate(stats[1:].tolist(), start=1):
-        column = left + int(np.argmax(ids[row, left : left + width] == number))
-        box = Box(top + row, left, top + row + height, left + width)
+        column = first_column + left + int(np.argmax(ids[row, left : left + width] == number))
+        box = Box(top + row, first_column + left, top + row + height, first_column + left + width)
         found.append(Region(class_number, box, area, (top + row, column)))
     return np.asarray(ids, dtype=np.int32), found
 

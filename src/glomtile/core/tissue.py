@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -90,10 +91,10 @@ def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> M
         return np.zeros(thumbnail.shape[:2], bool)
     smooth = _blurred(thumbnail, _BLUR_UM / mpp)
     density = np.maximum(-np.log(np.maximum(smooth, 1.0) / _glass_colour(smooth)), 0.0).astype(np.float32)
-    colour, grey = np.ptp(density, axis=2), density.mean(axis=2)
+    colour, grey = _spread(density), _mean(density)
     local = grey - _lamp(grey, mpp)
     stained = (colour > _threshold(colour, _COLOUR)) | (local > _threshold(local, _DENSITY)) | (grey > _DENSE)
-    stained &= ~_black_rim(thumbnail, mpp) & ~_ink(smooth, density, mpp)
+    stained &= ~_black_rim(thumbnail, mpp) & ~_ink(smooth, density, colour < _FAINT, mpp)
     joined = cv2.morphologyEx(_bytes(stained), cv2.MORPH_CLOSE, _disc(_JOINED_UM / mpp))
     pieces = _without_pieces(joined > 0, _SPECK_UM2 / mpp**2)
     solid = fill_holes(pieces, _LUMEN_UM2 / mpp**2)
@@ -125,7 +126,7 @@ def _blurred(thumbnail: UInt8, sigma: float) -> Float32:
 
 def _glass_colour(smooth: Float32) -> Float32:
     """Mean of the brightest near-neutral pixels; an ordinary glass's colour where there are none."""
-    darkest, brightest = smooth.min(axis=2), smooth.max(axis=2)
+    darkest, brightest = _darkest(smooth), _brightest(smooth)
     glassy = (darkest >= _GLASS_DARKEST) & (brightest - darkest <= 2 * _GLASS_CAST * brightest)
     values = darkest[glassy]
     if len(values) < max(4, darkest.size / 2000):
@@ -159,7 +160,7 @@ def _black_rim(thumbnail: UInt8, mpp: float) -> Mask:
     return _with_soft_rim(at_edge, _is_neutral(thumbnail), mpp, _RIM_UM)
 
 
-def _ink(smooth: Float32, density: Float32, mpp: float) -> Mask:
+def _ink(smooth: Float32, density: Float32, faint: Mask, mpp: float) -> Mask:
     """Strokes of felt pens, with the paler pixels of the same hue at their sides."""
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     bluish = (red > 0.98 * green) & (green > blue)
@@ -167,9 +168,8 @@ def _ink(smooth: Float32, density: Float32, mpp: float) -> Mask:
     blue_ink = (red > 1.3 * green) & (red > 2.0 * blue) & (red > 0.9)
     blue_ink |= bluish & (red > 1.6 * blue) & (red > 1.5)
     green_ink = (green < 0.75 * red) & (green < 0.85 * blue) & (np.maximum(red, blue) > 0.5)
-    black = _is_black(smooth) & _in_blots(_is_black(smooth), mpp)
+    black = _in_blots(_is_black(smooth), mpp)
     strokes = [(blue_ink, bluish), (green_ink, greenish), (black, _is_neutral(smooth))]
-    faint = np.ptp(density, axis=2) < _FAINT
     ink = np.zeros(red.shape, bool)
     for core, same_hue in strokes:
         wide = _without_pieces(core, _STROKE_UM**2 / mpp**2)
@@ -178,12 +178,31 @@ def _ink(smooth: Float32, density: Float32, mpp: float) -> Mask:
 
 
 def _is_black(picture: UInt8 | Float32) -> Mask:
-    return np.asarray((picture.max(axis=2) < _DARK) & _is_neutral(picture), dtype=np.bool_)
+    return np.asarray((_brightest(picture) < _DARK) & _is_neutral(picture), dtype=np.bool_)
 
 
 def _is_neutral(picture: UInt8 | Float32) -> Mask:
-    spread = picture.max(axis=2).astype(np.float32) - picture.min(axis=2)
-    return np.asarray(spread < _NEUTRAL, dtype=np.bool_)
+    return np.asarray(_spread(picture) < _NEUTRAL, dtype=np.bool_)
+
+
+# NumPy's reductions over a last axis of three take ten times as long as two steps from plane to plane.
+
+
+def _darkest(picture: UInt8 | Float32) -> NDArray[Any]:
+    return np.asarray(np.minimum(np.minimum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+
+
+def _brightest(picture: UInt8 | Float32) -> NDArray[Any]:
+    return np.asarray(np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+
+
+def _spread(picture: UInt8 | Float32) -> NDArray[Any]:
+    """Brightest less darkest channel; of bytes it is one too."""
+    return np.asarray(_brightest(picture) - _darkest(picture))
+
+
+def _mean(picture: Float32) -> Float32:
+    return np.asarray((picture[..., 0] + picture[..., 1] + picture[..., 2]) / np.float32(3), np.float32)
 
 
 def _in_blots(dark: Mask, mpp: float) -> Mask:

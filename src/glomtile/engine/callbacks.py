@@ -101,14 +101,21 @@ class CurveFiles:
 
     def __call__(self, end: EpochEnd) -> None:
         self.eval_dir.mkdir(parents=True, exist_ok=True)
-        losses = _table("epoch, loss, val_loss", end.history, ("loss", "val_loss"))
-        metrics = _table(f"epoch,{','.join(self.metric_names)},", end.history, tuple(self.metric_names))
+        # Without validation images there are no figures of theirs.
+        both = [name for name in ("loss", "val_loss") if name in end.history[0]]
+        names = [name for name in self.metric_names if name in end.history[0] or not _judged(name)]
+        losses = _table(f"epoch, {', '.join(both)}", end.history, both)
+        metrics = _table(f"epoch,{','.join(names)},", end.history, names)
         for name, text in (("train_losses", losses), ("train_metrics", metrics)):
             table = self.eval_dir / f"{name}.csv"
             workspace.write_text(table, text)
             plot_curves(table, self.eval_dir / f"{name}.png", name)
         by_name = {key: [epoch[key] for epoch in end.history] for key in end.history[0]}
         workspace.write_json(self.history_json, by_name)
+
+
+def _judged(name: str) -> bool:
+    return name.startswith("val_")
 
 
 def _table(header: str, history: History, names: Sequence[str]) -> str:

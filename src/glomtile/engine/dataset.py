@@ -137,6 +137,9 @@ class CropSource:
         Share of crops, 0 to 1, whose centre is drawn near a pixel of a class above 0.
     augmentation : Augmentation
     seed : int
+    edge_share : float
+        Share of crops, 0 to 1, for which the image is cut off somewhere within the crop, and mirrored
+        there as at its own edge: few objects are cut by the edges of a few images, and those are the hardest.
     """
 
     def __init__(
@@ -147,6 +150,7 @@ class CropSource:
         foreground_share: float,
         augmentation: Augmentation,
         seed: int,
+        edge_share: float = 0.0,
     ) -> None:
         self._decoded = decoded
         self._size_px = size_px
@@ -154,6 +158,7 @@ class CropSource:
         self._foreground_share = foreground_share
         self._augmentation = augmentation
         self._seed = seed
+        self._edge_share = edge_share
 
     def __len__(self) -> int:
         return self._samples
@@ -165,9 +170,26 @@ class CropSource:
         image, labels = self._decoded[int(order[place])]
         rng = np.random.default_rng([self._seed, epoch, index, 1])
         centre = self._centre(labels, rng)
+        if self._edge_share > 0 and rng.random() < self._edge_share:
+            image, labels, centre = self._cut_off(image, labels, centre, rng)
         return augment(
             image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
         )
+
+    def _cut_off(
+        self, image: UInt8, labels: UInt8, centre: tuple[float, float], rng: np.random.Generator
+    ) -> tuple[UInt8, UInt8, tuple[float, float]]:
+        """The image up to a line within half a crop of the centre, which stays on the kept side."""
+        axis = int(rng.integers(2))
+        away = rng.uniform(0, 0.5) * self._size_px[axis]
+        if rng.random() < 0.5:
+            kept = slice(min(max(int(centre[axis] - away), 0), labels.shape[axis] - 1), None)
+        else:
+            kept = slice(None, max(int(centre[axis] + away), 1))
+        place = (kept, slice(None)) if axis == 0 else (slice(None), kept)
+        moved = [centre[0], centre[1]]
+        moved[axis] -= kept.start or 0
+        return image[place], labels[place], (moved[0], moved[1])
 
     def _centre(self, labels: UInt8, rng: np.random.Generator) -> tuple[float, float]:
         """Where the crop's middle lies: anywhere, or within a quarter crop of a foreground pixel."""

@@ -23,7 +23,7 @@ from glomtile.core.doubt import (
 )
 from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.slidelook import SlideLike
-from glomtile.files.labelstore import crop
+from glomtile.files.planes import crop
 from glomtile.types import Box
 
 _LOOK_PX, _MOST_LOOKS = 256, 16

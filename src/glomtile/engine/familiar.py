@@ -16,8 +16,8 @@ from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.doubts import sampled_boxes
 from glomtile.engine.sources import augmentation_of, mpp_range, working_scale
 from glomtile.files.images import read_image
-from glomtile.files.labelstore import crop
 from glomtile.files.pairs import Pair
+from glomtile.files.planes import crop
 from glomtile.files.scale import resize_to_mpp, size_at_mpp
 from glomtile.types import Box, UInt8
 

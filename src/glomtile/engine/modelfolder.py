@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
-from glomtile.config.schema import ModelSettings
+from glomtile.config.schema_model import ModelSettings
+from glomtile.engine.predictor import network_bytes_per_px
 from glomtile.errors import ModelError
 from glomtile.files import workspace
-from glomtile.nets.registry import Geometry, geometry
+
+if TYPE_CHECKING:
+    import keras
+
+    from glomtile.nets.registry import Geometry
 
 NETWORK = "model.keras"
 
-_PACKAGES = ("glomtile", "keras", "numpy", "tensorflow-cpu", "tensorflow", "jax", "torch")
+BUNDLED = "glomeruli-pas"
+"""The model that comes with the package."""
+
+_PACKAGES = ("glomtile", "keras", "numpy", "openvino", "tensorflow-cpu", "tensorflow", "jax", "torch")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class LoadedModel:
     @property
     def geometry(self) -> Geometry:
         """How the network looks at pixels."""
+        from glomtile.nets.registry import geometry
+
         return geometry(self.card.network)
 
 
@@ -43,6 +53,7 @@ def save_model_folder(
     card: ModelCard,
     *,
     add: Callable[[Path], None] | None = None,
+    half_weights: bool = False,
 ) -> ModelCard:
     """Write a model folder, whole or not at all.
 
@@ -56,17 +67,27 @@ def save_model_folder(
         Its digest and versions are filled in here.
     add : callable, optional
         Writes more files into the folder it is given.
+    half_weights : bool
+        Store kernels as float16; see `glomtile.engine.halfweights`.
 
     Returns
     -------
     ModelCard
         As written.
     """
+    from glomtile.engine.halfweights import halve_weights
+
     with workspace.replace_folder(folder) as partial:
         network.save(partial / NETWORK)
-        written = card.model_copy(
-            update={"sha256": {NETWORK: workspace.sha256(partial / NETWORK)}, "versions": versions()}
-        )
+        if half_weights:
+            halve_weights(partial / NETWORK)
+        facts = {
+            "sha256": {NETWORK: workspace.sha256(partial / NETWORK)},
+            "versions": versions(),
+            "bytes_per_px": network_bytes_per_px(network, card.stride_px),
+            "runtime": None,
+        }
+        written = card.model_copy(update=facts)
         workspace.write_text(partial / CARD, written.to_json())
         if add is not None:
             add(partial)
@@ -86,24 +107,69 @@ def load_model_folder(folder: Path) -> LoadedModel:
     ModelError
         When a file is missing or unreadable, the digest differs, or Keras refuses the network.
     """
+    import keras
+
+    import glomtile.nets.registry  # noqa: F401  (Keras must know our layers)
+
     folder = recover(folder)
     card = read_card(folder)
-    path = folder / NETWORK
+    path = checked_file(folder, card, NETWORK)
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError) as problem:
+        raise ModelError(path, f"expected a network that Keras can load, got: {problem}") from problem
+    return LoadedModel(model, card)
+
+
+def checked_file(folder: Path, card: ModelCard, name: str) -> Path:
+    """A file of a model folder whose bytes are those that its card names.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, or was changed or exchanged.
+    """
+    path = folder / name
     if not path.is_file():
-        raise ModelError(folder, f"expected {NETWORK} beside {CARD}, found none")
+        raise ModelError(folder, f"expected {name} beside {CARD}, found none")
     digest = workspace.sha256(path)
-    expected = card.sha256.get(NETWORK, "none")
+    expected = card.sha256.get(name, "none")
     if digest != expected:
         raise ModelError(
             path,
             f"expected the SHA-256 that {CARD} names, {expected[:12]}…, got {digest[:12]}…",
             "the file is damaged or was exchanged; copy the whole model folder again",
         )
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError) as problem:
-        raise ModelError(path, f"expected a network that Keras can load, got: {problem}") from problem
-    return LoadedModel(model, card)
+    return path
+
+
+def bundled_folder() -> Path | None:
+    """The folder of the model that comes with the package, where this installation has it."""
+    folder = Path(str(files("glomtile"))) / "models" / BUNDLED
+    return folder if (folder / CARD).is_file() else None
+
+
+def model_folder(folder: str | Path | None) -> Path:
+    """The model folder that is meant, the bundled one where none is named.
+
+    Raises
+    ------
+    ModelError
+        It is a file or a training run's folder, or none is bundled.
+    """
+    if folder is None:
+        bundled = bundled_folder()
+        if bundled is None:
+            raise ModelError("glomtile", "expected a bundled model, this install holds none", "give -m MODEL")
+        return bundled
+    folder = Path(folder)
+    if folder.is_file():
+        raise ModelError(folder, "expected a model folder, got a file", f"perhaps {folder.parent}")
+    if not (folder / CARD).exists() and (folder / "best" / CARD).exists():
+        raise ModelError(
+            folder, "expected a model folder, got that of a training run", f"perhaps {folder / 'best'}"
+        )
+    return recover(folder)
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -125,11 +191,15 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelError(path, f"expected a readable text, got: {problem}") from problem
 
 
+def write_card(folder: Path, card: ModelCard) -> None:
+    """Write ``model.json``, whole or not at all."""
+    workspace.write_text(folder / CARD, card.to_json())
+
+
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     """Add figures to ``model.json``; those of the same name are replaced."""
     card = read_card(folder)
-    told = card.model_copy(update={"scores": card.scores | scores})
-    workspace.write_text(folder / CARD, told.to_json())
+    write_card(folder, card.model_copy(update={"scores": card.scores | scores}))
 
 
 SHAPING = (
@@ -175,8 +245,10 @@ def differences(card: ModelCard, settings: ModelSettings) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """What the network was made with."""
-    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    """What runs here: Python, the packages that compute, and Keras' backend where Keras is in use."""
+    found = {"python": platform.python_version()}
+    if "keras" in sys.modules:
+        found["backend"] = sys.modules["keras"].backend.backend()
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)

@@ -1,17 +1,19 @@
-"""Running a trained Keras network on a batch of tiles on any backend, and how much memory that takes."""
+"""Running a trained network on a batch of tiles, whatever computes it, and how much memory that takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-import keras
 import numpy as np
 
 from glomtile.core.grid import round_up
 from glomtile.errors import ModelError, UsageError
-from glomtile.nets.cost import layer_costs
 from glomtile.types import Float32, UInt8
+
+if TYPE_CHECKING:
+    import keras
 
 Tta = Literal["none", "flips", "rotations", "all"]
 """Test-time augmentation: over which turned copies of a tile the answer is averaged."""
@@ -62,17 +64,42 @@ class MeasuredPredictor(Protocol):
         ...
 
 
-class KerasPredictor:
-    """A Keras network as a predictor.
+@dataclass(frozen=True)
+class Network:
+    """A network ready to run, whatever computes it.
+
+    Attributes
+    ----------
+    forward : callable
+        ``(N, h, w, 3) uint8``, h and w multiples of the stride, to ``(N, h, w, outputs) float32``.
+    channels, outputs : int
+        Of its input and its answer.
+    bytes_per_px : callable
+        Memory of a forward pass per pixel of a window, without the answer.
+    runtime : str
+        What computes it: ``"openvino"``, ``"keras-tensorflow"``.
+    precision : str
+        Of the weights and of the arithmetic: ``"float32"``, ``"float16"`` (stored so, computed in float32),
+        ``"int8"``.
+    """
+
+    forward: Callable[[UInt8], Float32]
+    channels: int
+    outputs: int
+    bytes_per_px: Callable[[], float]
+    runtime: str
+    precision: str = "float32"
+
+
+class TilePredictor:
+    """A network as a predictor.
 
     Tiles of any size are padded, mirrored, at the bottom and right to a multiple of the network's stride and
-    the answer is cropped. The network is compiled once for each shape, on TensorFlow (graph), JAX (jit) and
-    PyTorch (eager, without gradients). Weights are read at each call, so a network in training can be asked.
+    the answer is cropped.
 
     Parameters
     ----------
-    model : keras.Model
-        Takes ``(N, h, w, 3)`` with values 0 to 255, answers ``(N, h, w, K)`` probabilities.
+    network : Network
     geometry : NetworkGeometry
         Its stride and context in pixels, and whether it is local.
     mpp : float, optional
@@ -81,6 +108,8 @@ class KerasPredictor:
         Average over 1, 4, 4 or 8 turned copies.
     color_order : {"RGB", "BGR"}
         Order of the channels that the network was trained with; tiles are always given as RGB.
+    name : object
+        The network or its file, named in errors.
 
     Raises
     ------
@@ -96,32 +125,29 @@ class KerasPredictor:
 
     def __init__(
         self,
-        model: keras.Model,
+        network: Network,
         geometry: NetworkGeometry,
         mpp: float | None = None,
         tta: Tta = "none",
         color_order: str = "RGB",
+        name: object = "network",
     ) -> None:
-        if model.input_shape[-1] != 3:
-            raise ModelError(
-                model.name, f"expected a network of 3 colour channels, got one of {model.input_shape[-1]}"
-            )
+        if network.channels != 3:
+            raise ModelError(name, f"expected a network of 3 colour channels, got one of {network.channels}")
         if tta not in get_args(Tta):
             raise UsageError("tta", f"expected one of {', '.join(get_args(Tta))}, got {tta!r}")
         if color_order not in ("RGB", "BGR"):
             raise UsageError("color_order", f"expected RGB or BGR, got {color_order!r}")
-        self._model = model
-        self._outputs = int(model.output_shape[-1])
+        self._network = network
         self._turns = _TURNS[tta]
         self._bgr = color_order == "BGR"
         self._stride_px, self._context_px = geometry.stride_px, geometry.context_px
         self._local = geometry.local
         self._mpp = mpp
-        self._forward = _forward(model)
 
     @property
     def num_classes(self) -> int:
-        return max(self._outputs, 2)
+        return max(self._network.outputs, 2)
 
     @property
     def stride_px(self) -> int:
@@ -137,11 +163,21 @@ class KerasPredictor:
 
     @property
     def bytes_per_px(self) -> float:
-        return _SCRATCH * activation_bytes(self._model, self._stride_px) + 4.0 * self.num_classes
+        return self._network.bytes_per_px() + 4.0 * self.num_classes
 
     @property
     def local(self) -> bool:
         return self._local
+
+    @property
+    def runtime(self) -> str:
+        """What computes the network."""
+        return self._network.runtime
+
+    @property
+    def precision(self) -> str:
+        """Of its weights and arithmetic; see `Network`."""
+        return self._network.precision
 
     def __call__(self, batch: UInt8) -> Float32:
         if self._bgr:
@@ -151,7 +187,7 @@ class KerasPredictor:
         if down or right:
             batch = np.pad(batch, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")
         probs = self._turned(batch)[:, :height, :width]
-        if self._outputs == 1:
+        if self._network.outputs == 1:
             probs = np.concatenate([1 - probs, probs], axis=-1)
         return np.ascontiguousarray(probs)
 
@@ -161,7 +197,7 @@ class KerasPredictor:
         for turns, flip in self._turns:
             turned = np.rot90(batch, turns, axes=(1, 2))
             turned = turned[:, :, ::-1] if flip else turned
-            probs = self._forward(np.ascontiguousarray(turned))
+            probs = self._network.forward(np.ascontiguousarray(turned))
             probs = probs[:, :, ::-1] if flip else probs
             probs = np.rot90(probs, -turns, axes=(1, 2))
             total = probs if total is None else total + probs
@@ -169,8 +205,44 @@ class KerasPredictor:
         return total if len(self._turns) == 1 else total / np.float32(len(self._turns))
 
 
+class KerasPredictor(TilePredictor):
+    """A Keras network as a predictor.
+
+    It is compiled once for each shape, on TensorFlow (graph), JAX (jit) and PyTorch (eager, without
+    gradients). Weights are read at each call, so a network in training can be asked.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Takes ``(N, h, w, 3)`` with values 0 to 255, answers ``(N, h, w, K)`` probabilities.
+    geometry, mpp, tta, color_order
+        See `TilePredictor`, errors too.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        geometry: NetworkGeometry,
+        mpp: float | None = None,
+        tta: Tta = "none",
+        color_order: str = "RGB",
+    ) -> None:
+        import keras
+
+        network = Network(
+            _forward(model),
+            int(model.input_shape[-1]),
+            int(model.output_shape[-1]),
+            lambda: network_bytes_per_px(model, geometry.stride_px),
+            f"keras-{keras.backend.backend()}",
+        )
+        super().__init__(network, geometry, mpp, tta, color_order, model.name)
+
+
 def _forward(model: keras.Model) -> Callable[[UInt8], Float32]:
     """The network, not training, compiled where the backend compiles; ``predict`` would cost ms a call."""
+    import keras
+
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -202,6 +274,11 @@ def _forward(model: keras.Model) -> Callable[[UInt8], Float32]:
     return eager
 
 
+def network_bytes_per_px(model: keras.Model, stride_px: int) -> float:
+    """Memory of a forward pass per pixel, the backend's own buffers included; see `activation_bytes`."""
+    return _SCRATCH * activation_bytes(model, stride_px)
+
+
 def activation_bytes(model: keras.Model, stride_px: int) -> float:
     """Bytes of the activations alive at once in a forward pass, at most, per pixel of the input.
 
@@ -217,6 +294,8 @@ def activation_bytes(model: keras.Model, stride_px: int) -> float:
     float
         An answer is alive from the layer that gives it to the last layer that takes it.
     """
+    from glomtile.nets.cost import layer_costs
+
     last_use = {
         id(tensor): step for step, layer in enumerate(model.layers) for tensor in _tensors(layer.input)
     }

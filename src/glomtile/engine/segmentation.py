@@ -19,10 +19,10 @@ from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.doubts import Doubts
 from glomtile.files.geojson import Annotation, write_annotations
 from glomtile.files.images import write_png
-from glomtile.files.labelstore import crop
 from glomtile.files.masks import write_mask
 from glomtile.files.ngff import write_label_zarr
 from glomtile.files.overlay import draw_overlay, write_jpeg
+from glomtile.files.planes import crop
 from glomtile.files.pyramid import write_mask_pyramid
 from glomtile.files.workspace import write_text
 from glomtile.types import Box, UInt8

@@ -6,8 +6,8 @@ import itertools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,30 +15,30 @@ from typing import Any
 import numpy as np
 
 from glomtile.config.card import ModelCard
-from glomtile.core.extract import FoundObject, found_objects
-from glomtile.core.grid import Plan, Span, Window
-from glomtile.core.regions import Region, Regions
+from glomtile.core.extract import FoundObject
+from glomtile.core.grid import Plan
 from glomtile.core.shaping import ShapingRules
 from glomtile.core.tissuemap import TissueMap
-from glomtile.engine.doubts import doubts_of
-from glomtile.engine.pictures import Tiling, choose_class, resized_probs, segment_image
+from glomtile.engine.answers import answer_picture, fill_store
+from glomtile.engine.doubts import Doubts, doubts_of
+from glomtile.engine.objectstream import ObjectFinder, ObjectStream
+from glomtile.engine.pictures import Tiling
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
-from glomtile.engine.tiled import predict_tiled
 from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
-from glomtile.errors import InputError, ModelError, UsageError
+from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
-from glomtile.files.labelstore import CachedPlane, LabelStore, crop, panels_of
+from glomtile.files.labelstore import LabelStore, panels_of
+from glomtile.files.planes import CachedPlane
 from glomtile.files.pyramid import halve, level_sizes
 from glomtile.files.slides import open_slide, slide_name
-from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
+from glomtile.types import SILENT, Predictor, Progress
 
 _COARSER = 2.0
 """How many times coarser than anything seen in training a slide may be."""
 
-_BLOCK_PX = 512
-_SURELY_BACKGROUND = np.float32(1 - 0.4 / 255)
-"""From here on no other class is the likelier, and confidence rounds to 0."""
+_CHUNKS_KEPT = 128
+"""Of each plane that objects are made of, a quarter of a megabyte each."""
 
 
 class Segmenter:
@@ -60,38 +60,52 @@ class Segmenter:
         self._window = chosen_window(predictor, card, self._settings)
 
     @classmethod
-    def load(cls, folder: str | Path, settings: Settings | None = None, tta: Any = None) -> Segmenter:
+    def load(
+        cls,
+        folder: str | Path | None = None,
+        settings: Settings | None = None,
+        tta: Any = None,
+        *,
+        runtime: str = "auto",
+    ) -> Segmenter:
         """Load a model folder.
 
         Parameters
         ----------
-        folder : path
-            ``best/`` or ``last/`` of a training run.
+        folder : path, optional
+            ``best/`` or ``last/`` of a training run; the model that comes with the package by default.
         settings : Settings, optional
         tta : {"none", "flips", "rotations", "all"}, optional
             Over which turned copies of a window the answer is averaged; the model's own choice by default.
+        runtime : {"auto", "openvino", "keras"}
+            What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
 
         Raises
         ------
         ModelError
-            The folder is no model, or damaged.
+            The folder is no model, or damaged, or has no file for the runtime.
+        UsageError
+            `tta` or `runtime` is unknown.
+        MissingExtraError
+            The runtime is not installed.
         """
-        folder = Path(folder)
-        if folder.is_file():
-            raise ModelError(folder, "expected a model folder, got a file", f"perhaps {folder.parent}")
-        if not (folder / "model.json").exists() and (folder / "best" / "model.json").exists():
-            raise ModelError(
-                folder, "expected a model folder, got that of a training run", f"perhaps {folder / 'best'}"
-            )
-        from glomtile.engine.modelfolder import load_model_folder
+        from glomtile.engine import modelfolder
+        from glomtile.engine.runtime import OpenVinoPredictor, chosen_runtime
+
+        place = modelfolder.model_folder(folder)
+        card = modelfolder.read_card(place)
+        if tta is not None:
+            card = card.model_copy(update={"tta": tta})
+        if chosen_runtime(card, runtime, place) == "openvino":
+            assert card.runtime is not None
+            return cls(OpenVinoPredictor(place, card), _of_file(card, card.runtime.name), settings)
         from glomtile.engine.predictor import KerasPredictor
 
-        loaded = load_model_folder(folder)
-        card = loaded.card if tta is None else loaded.card.model_copy(update={"tta": tta})
+        loaded = modelfolder.load_model_folder(place)
         predictor = KerasPredictor(
             loaded.model, loaded.geometry, card.mpp, tta=card.tta, color_order=card.color_order
         )
-        return cls(predictor, card, settings)
+        return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
 
     @property
     def card(self) -> ModelCard:
@@ -103,6 +117,8 @@ class Segmenter:
         """What decides the pixels besides the slide, as JSON has it."""
         return {
             "model": self._card.sha256,
+            "runtime": getattr(self._predictor, "runtime", None),
+            "precision": getattr(self._predictor, "precision", None),
             "tta": self._card.tta,
             "objects": self._card.objects.model_dump(mode="json"),
             "window_px": self._window[0],
@@ -171,46 +187,125 @@ class Segmenter:
         progress: Progress,
     ) -> Segmentation:
         scale = self._require_scale(slide, name)
+        if slide.plain:
+            return self._picture(name, slide, scale, progress)
         keep = _Scratch() if work is None else None
         folder = work if keep is None else keep.folder / "work"
         assert folder is not None
-        plane = (
-            self._plain(slide, scale, progress)
-            if slide.plain
-            else self._streamed(slide, scale, folder, identity, progress)
-        )
-        if self._settings.tissue_mask and not slide.plain and not plane.look.tissue.tissue.any():
-            progress.warn(f"{name}: no tissue found; --no-tissue-mask looks everywhere")
+        return self._streamed(name, slide, scale, folder, keep, identity, progress)
+
+    def _picture(self, name: str, slide: SlideLike, scale: float, progress: Progress) -> Segmentation:
+        """A picture in memory, labelled at its own size."""
+        window, overlap = self._window
+        tiling = Tiling(window - 2 * overlap, overlap, batch_size=self._settings.batch_size)
+        said = answer_picture(slide, scale, self._predictor, tiling, progress)
         began = perf_counter()
-        planes = plane.planes(level_sizes(plane.size_px))
+        planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
+        finder = self._finder(said.labels, said.confidence, planes[0], scale, said.look)
+        progress.start("objects", None)
+        objects = tuple(_counted(finder.found([slide.size_px[0]]), progress))
+        for upper, lower in itertools.pairwise(planes):
+            halve(upper, lower)
+        effort = replace(said.effort, objects_s=perf_counter() - began)
+        doubts = doubts_of(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
+        return self._segmentation(
+            name,
+            slide,
+            mpp=scale,
+            zoom=1.0,
+            levels=planes,
+            objects=objects,
+            look=said.look,
+            effort=effort,
+            doubts=doubts,
+        )
+
+    def _streamed(
+        self,
+        name: str,
+        slide: SlideLike,
+        scale: float,
+        folder: Path,
+        keep: _Scratch | None,
+        identity: Mapping[str, Any],
+        progress: Progress,
+    ) -> Segmentation:
+        """A slide at the model's scale, its finished rows on disk, its objects found behind the network."""
+        began = perf_counter()
+        reader = slide.at(self._predictor.mpp)
+        look = look_at(slide, scale, reader.zoom)
+        tissue_s = perf_counter() - began
+        if self._settings.tissue_mask and not look.tissue.tissue.any():
+            progress.warn(f"{name}: no tissue found; --no-tissue-mask looks everywhere")
+        plan, mpp = self._plan(reader.size_px), reader.mpp
+        assert mpp is not None
+        panels = panels_of(reader.size_px[1], panel_px(plan, self._predictor.num_classes))
+        store = LabelStore(folder, reader.size_px, panels, {**self.identity, **identity, "mpp": scale})
+        planes = store.fresh_planes(level_sizes(reader.size_px))
+        canvas = CachedPlane(planes[0], _CHUNKS_KEPT)
+        labels, confidence = (CachedPlane(p, _CHUNKS_KEPT) for p in (store.labels, store.confidence))
+        finder = self._finder(labels, confidence, canvas, mpp, look)
+        with ObjectStream(finder.found, folder) as stream:
+            effort = fill_store(
+                store, reader, self._predictor, plan, panels, look.tissue, self._settings, stream.rows_whole,
+                progress,
+            )  # fmt: skip
+            began = perf_counter()
+            progress.start("objects", None)
+            objects = tuple(_counted(stream.results(), progress))
         with workspace.storage_errors(folder):
-            canvas = planes[0] if slide.plain else CachedPlane(planes[0])
-            objects = tuple(self._objects(plane, canvas, progress))
-            if isinstance(canvas, CachedPlane):
-                canvas.flush()
+            canvas.flush()
             for upper, lower in itertools.pairwise(planes):
                 halve(upper, lower)
-        effort = Effort(**{**vars(plane.effort), "objects_s": perf_counter() - began})
-        doubts = doubts_of(self._card, slide, plane.look.tissue, plane.zoom, plane.labels, plane.confidence)
+        effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
+        return self._segmentation(
+            name, slide, mpp=mpp, zoom=reader.zoom, levels=planes, objects=objects, look=look, effort=effort,
+            doubts=doubts_of(self._card, slide, look.tissue, reader.zoom, labels, confidence),
+            keep=keep,
+        )  # fmt: skip
+
+    def _finder(self, labels: Any, confidence: Any, canvas: Any, mpp: float, look: Look) -> ObjectFinder:
+        rules = ShapingRules(**self._card.objects.model_dump())
+        glass = look.tissue.glass if self._settings.tissue_mask else None
+        return ObjectFinder(labels, confidence, canvas, self._predictor.num_classes, mpp, rules, glass)
+
+    def _segmentation(
+        self,
+        name: str,
+        slide: SlideLike,
+        *,
+        mpp: float,
+        zoom: float,
+        levels: Sequence[Any],
+        objects: tuple[FoundObject, ...],
+        look: Look,
+        effort: Effort,
+        doubts: Doubts,
+        keep: object = None,
+    ) -> Segmentation:
+        assert slide.mpp is not None
         return Segmentation(
             name=slide_name(name),
             kind=slide.kind,
             size_px=slide.size_px,
-            mpp_l0=scale,
+            mpp_l0=slide.mpp,
             mpp_source=slide.mpp_source or "given",
-            mpp=plane.mpp,
-            zoom=plane.zoom,
+            mpp=mpp,
+            zoom=zoom,
             palette=self._card.palette(),
-            levels=planes,
+            levels=levels,
             objects=objects,
-            tissue=plane.look.tissue,
-            overview=plane.look.overview,
-            overview_zoom=plane.look.overview_zoom,
+            tissue=look.tissue,
+            overview=look.overview,
+            overview_zoom=look.overview_zoom,
             effort=effort,
             doubts=doubts,
             model=",".join(sorted(self._card.sha256.values())),
             keep=keep,
         )
+
+    def _plan(self, size_px: tuple[int, int]) -> Plan:
+        return slide_plan(size_px, *self._window, self._predictor.stride_px)
 
     def _require_scale(self, slide: SlideLike, where: str | Path) -> float:
         if self._predictor.mpp is None:
@@ -233,122 +328,16 @@ class Segmenter:
             )
         return slide.mpp
 
-    def _plain(self, slide: SlideLike, scale: float, progress: Progress) -> _Plane:
-        """A picture in memory, labelled at its own size."""
-        began = perf_counter()
-        height, width = slide.size_px
-        look = look_at(slide, scale, 1.0)
-        tissue_s = perf_counter() - began
-        image = slide.at(scale).read(Box(0, 0, height, width))
-        tiling = self._tiling()
-        seen = segment_image(image, self._predictor, tiling, scale, keep_probs=True, progress=progress)
-        assert seen.probs is not None
-        confidence = np.empty(slide.size_px, np.uint8)
-        for top, rows in resized_probs(seen.probs, slide.size_px):
-            confidence[top : top + rows.shape[0]] = as_confidence(rows)
-        effort = Effort(seen.run.windows, seen.run.skipped, seen.run.network_s, seen.run.wall_s, tissue_s)
-        return _Plane(seen.labels, confidence, scale, 1.0, look, effort, _planes_in_memory)
 
-    def _streamed(
-        self,
-        slide: SlideLike,
-        scale: float,
-        folder: Path,
-        identity: Mapping[str, Any],
-        progress: Progress,
-    ) -> _Plane:
-        """A slide at the model's scale, its finished rows on disk."""
-        began = perf_counter()
-        reader = slide.at(self._predictor.mpp)
-        look = look_at(slide, scale, reader.zoom)
-        tissue_s = perf_counter() - began
-        plan = self._plan(reader.size_px)
-        panels = panels_of(reader.size_px[1], panel_px(plan, self._predictor.num_classes))
-        store = LabelStore(folder, reader.size_px, panels, {**self.identity, **identity, "mpp": scale})
-        effort = self._fill(store, reader, plan, panels, look.tissue, progress)
-        mpp = reader.mpp
-        assert mpp is not None
-        return _Plane(
-            CachedPlane(store.labels),
-            CachedPlane(store.confidence),
-            mpp,
-            reader.zoom,
-            look,
-            Effort(**{**vars(effort), "tissue_s": tissue_s}),
-            store.fresh_planes,
-        )
+def _counted(objects: Iterable[FoundObject], progress: Progress) -> Iterator[FoundObject]:
+    for found in objects:
+        progress.advance(1)
+        yield found
 
-    def _fill(
-        self,
-        store: LabelStore,
-        reader: Reader,
-        plan: Plan,
-        panels: Sequence[tuple[int, int]],
-        tissue: TissueMap,
-        progress: Progress,
-    ) -> Effort:
-        def is_glass(window: Window) -> bool:
-            return not tissue.near_tissue(window.own)
 
-        total = Effort()
-        for number, (left, right) in enumerate(panels):
-            done = store.rows_done(number)
-            if done == reader.size_px[0]:
-                continue
-            writer = store.writer(number)
-
-            def take(top: int, probs: Float32, writer: Any = writer) -> None:
-                writer(top, *classes_and_confidence(probs))
-
-            run = predict_tiled(
-                reader,
-                self._predictor,
-                plan,
-                take,
-                batch_size=self._settings.batch_size,
-                read_threads=self._settings.read_threads,
-                skip=is_glass if self._settings.tissue_mask else None,
-                panel=Span(left, right),
-                from_row_px=done,
-                progress=progress,
-            )
-            total = Effort(
-                total.windows + run.windows,
-                total.skipped + run.skipped,
-                total.network_s + run.network_s,
-                total.tiled_s + run.wall_s,
-            )
-        return total
-
-    def _tiling(self) -> Tiling:
-        window, overlap = self._window
-        return Tiling(window - 2 * overlap, overlap, batch_size=self._settings.batch_size)
-
-    def _plan(self, size_px: tuple[int, int]) -> Plan:
-        return slide_plan(size_px, *self._window, self._predictor.stride_px)
-
-    def _objects(self, plane: _Plane, target: Any, progress: Progress) -> Iterator[FoundObject]:
-        """The objects in reading order, each painted into `target`."""
-        regions = list(_regions(plane, self._predictor.num_classes))
-        progress.start("objects", None)
-        glass = plane.look.tissue.glass if self._settings.tissue_mask else None
-        rules = self._rules()
-        for found in found_objects(
-            plane.labels, plane.confidence, regions, plane.mpp, rules, plane.size_px, glass
-        ):
-            _paint(found, target)
-            progress.advance(1)
-            yield FoundObject(
-                found.class_number,
-                found.box,
-                np.zeros((0, 0), np.bool_),
-                found.polygon,
-                found.measures,
-                found.reduced_by,
-            )
-
-    def _rules(self) -> ShapingRules:
-        return ShapingRules(**self._card.objects.model_dump())
+def _of_file(card: ModelCard, name: str) -> ModelCard:
+    """The card with the digest of that file only which computes: others beside it decide nothing."""
+    return card.model_copy(update={"sha256": {name: card.sha256[name]}})
 
 
 class _Scratch:
@@ -357,79 +346,3 @@ class _Scratch:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="glomtile-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-
-
-@dataclass(frozen=True, eq=False)
-class _Plane:
-    """What the network said of every pixel, in memory or on disk, and what goes with it."""
-
-    labels: Any
-    confidence: Any
-    mpp: float
-    zoom: float
-    look: Look
-    effort: Effort
-    planes: Any
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        return int(self.labels.shape[0]), int(self.labels.shape[1])
-
-
-def as_confidence(probs: Float32) -> UInt8:
-    """How probable the most probable class above 0 is, 0 to 255.
-
-    Parameters
-    ----------
-    probs : (h, w, K) float32 ndarray
-
-    Returns
-    -------
-    (h, w) uint8 ndarray
-    """
-    best = probs[..., 1]
-    for number in range(2, probs.shape[-1]):
-        best = np.maximum(best, probs[..., number])
-    return np.asarray(np.rint(best * np.float32(255)), np.uint8)
-
-
-def classes_and_confidence(probs: Float32) -> tuple[UInt8, UInt8]:
-    """Class numbers and `as_confidence` of rows that may be wide and mostly glass.
-
-    Parameters
-    ----------
-    probs : (h, W, K) float32 ndarray
-
-    Returns
-    -------
-    labels, confidence : (h, W) uint8 ndarray
-    """
-    labels, confidence = (np.zeros(probs.shape[:2], np.uint8) for _ in range(2))
-    for left in range(0, probs.shape[1], _BLOCK_PX):
-        part = probs[:, left : left + _BLOCK_PX]
-        if part[..., 0].min() < _SURELY_BACKGROUND:
-            labels[:, left : left + _BLOCK_PX] = choose_class(part)
-            confidence[:, left : left + _BLOCK_PX] = as_confidence(part)
-    return labels, confidence
-
-
-def _planes_in_memory(sizes_px: Sequence[tuple[int, int]]) -> list[UInt8]:
-    return [np.zeros(size, np.uint8) for size in sizes_px]
-
-
-def _regions(plane: _Plane, num_classes: int) -> Iterator[Region]:
-    height, width = plane.size_px
-    regions = Regions(width, num_classes)
-    for top in range(0, height, 512):
-        yield from regions.add(plane.labels[top : min(top + 512, height), 0:width])
-    yield from regions.finish()
-
-
-def _paint(found: FoundObject, target: Any) -> None:
-    box, mask = found.box, found.mask
-    if found.reduced_by > 1:
-        mask = mask.repeat(found.reduced_by, axis=0).repeat(found.reduced_by, axis=1)
-        mask = mask[: box.height, : box.width]
-    pixels = crop(target, box).copy()
-    pixels[mask] = found.class_number
-    target[box.top : box.bottom, box.left : box.right] = pixels

@@ -44,7 +44,13 @@ def training_source(config: Config) -> Source:
         batch = config.train.batch_size
         crops = config.dataset.samples_per_epoch or samples_that_cover(decoded, size_px, batch)
         return CropSource(
-            decoded, size_px, crops, config.dataset.foreground_share, augmentation, config.train.seed
+            decoded,
+            size_px,
+            crops,
+            config.dataset.foreground_share,
+            augmentation,
+            config.train.seed,
+            config.dataset.edge_share,
         )
     # The reference's generator draws so many steps, however many tiles there are.
     steps = config.train.steps_per_epoch if config.model.generator else None
@@ -177,6 +183,7 @@ def augmentation_of(config: Config) -> Augmentation:
             Brightening(config.brightening.alpha, config.brightening.beta) if on.brightening else None
         ),
         stain=on.stain,
+        other_dyes=on.other_dyes,
         blur=on.blur,
         noise=on.noise,
         jpeg=on.jpeg,

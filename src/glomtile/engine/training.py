@@ -91,7 +91,8 @@ def deterministic(seed: int) -> None:
 
         tf.config.experimental.enable_op_determinism()
         try:
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+            if tf.config.threading.get_inter_op_parallelism_threads() != 1:
+                tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
             warnings.warn(
                 "TensorFlow was at work before training began, with operations side by side: "
@@ -166,7 +167,7 @@ class Training:
     def run(
         self,
         training: Source,
-        validation: Source,
+        validation: Source | None,
         listeners: Sequence[Listener] = (),
         make_way: Callable[[], None] = lambda: None,
         progress: Progress = SILENT,
@@ -175,7 +176,9 @@ class Training:
 
         Parameters
         ----------
-        training, validation : Source
+        training : Source
+        validation : Source or None
+            ``None``: nothing is judged, there is no ``best/``, and the monitored figure is a training figure.
         listeners : sequence of callable
             Told of every epoch's end.
         make_way : callable
@@ -201,7 +204,7 @@ class Training:
         return Outcome(self._history, len(figures) - stale_epochs(figures), reason)
 
     def _epoch(
-        self, training: Source, validation: Source, listeners: Sequence[Listener], progress: Progress
+        self, training: Source, validation: Source | None, listeners: Sequence[Listener], progress: Progress
     ) -> None:
         protocol, number = self._protocol, len(self._history)
         self._set_rate()
@@ -226,11 +229,13 @@ class Training:
         _require_finite(figures, number + 1)
         rate = float(self._model.optimizer.learning_rate)
         with self._judged_weights():
-            judged = self._validate(validation, progress)
-            figures |= {f"val_{name}": value for name, value in judged.items()}
+            if validation is not None:
+                judged = self._validate(validation, progress)
+                figures |= {f"val_{name}": value for name, value in judged.items()}
             self._history.append(figures | {"learning_rate": rate})
             self._clear_the_way()
-            if stale_epochs(values(self._history, protocol.monitor)) == 0:
+            is_best = stale_epochs(values(self._history, protocol.monitor)) == 0
+            if validation is not None and is_best:
                 modelfolder.save_model_folder(self._folder / "best", self._network, self._told(number + 1))
             end = EpochEnd(number + 1, self._history, self._network)
             for listener in listeners:

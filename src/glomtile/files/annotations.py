@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from glomtile.core.palette import Palette
 from glomtile.errors import InputError
-from glomtile.files.geojson import Annotation, read_annotations
+from glomtile.files.geojson import Annotation
+from glomtile.files.geojson_reader import read_annotations
 from glomtile.files.images import list_images, natural_key
 from glomtile.files.masks import MASK_SUFFIXES
 from glomtile.files.slides import list_slides, slide_name
@@ -167,7 +168,7 @@ def read_outlines(path: Path, palette: Palette, progress: Progress = SILENT) -> 
     Parameters
     ----------
     path : Path
-        See `glomtile.files.geojson.read_annotations`.
+        See `glomtile.files.geojson_reader.read_annotations`.
     palette : Palette
         Classifications are its classes' names, in upper or lower case, singular or plural (``Glomeruli``).
         ``Region*``, ``Region`` and ``ROI`` are regions of interest. Other classifications that end with

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from glomtile.errors import StorageError
 from glomtile.files import workspace
-from glomtile.types import Box, UInt8
-
-if TYPE_CHECKING:
-    import zarr
-
-CHUNK_PX = 512
-"""Side of a chunk. Rows are finished, and found again after a kill, by so many at a time."""
+from glomtile.files.planes import CHUNK_PX, SparsePlane
+from glomtile.types import UInt8
 
 _STATE, _ARRAYS = "state.json", "planes.zarr"
 _LABELS, _CONFIDENCE = "labels", "confidence"
@@ -41,9 +35,9 @@ class LabelStore:
 
     Attributes
     ----------
-    labels : zarr.Array
+    labels : SparsePlane
         ``(H, W) uint8``; 0 where nothing was written.
-    confidence : zarr.Array
+    confidence : SparsePlane
         ``(H, W) uint8``, 0 to 255: how probable the most probable class above 0 is.
 
     Raises
@@ -76,14 +70,19 @@ class LabelStore:
             else:
                 self._rows = found
             group = _group(self._folder / _ARRAYS, "r+")
-        self.labels: zarr.Array[Any] = group[_LABELS]
-        self.confidence: zarr.Array[Any] = group[_CONFIDENCE]
+            self.labels = self._opened(group, _LABELS)
+            self.confidence = self._opened(group, _CONFIDENCE)
         self._group = group
 
     @property
     def complete(self) -> bool:
         """Whether every row of every panel is written."""
         return all(rows == self._size_px[0] for rows in self._rows)
+
+    @property
+    def rows_whole(self) -> int:
+        """Rows that are on disk in every panel, from the top."""
+        return min(self._rows)
 
     def rows_done(self, panel: int) -> int:
         """Rows of a panel that are on disk, from the top."""
@@ -107,21 +106,22 @@ class LabelStore:
             self.labels[top:bottom, left:right] = labels
             self.confidence[top:bottom, left:right] = confidence
         self._rows[panel] = bottom
-        self._tell()
+        self._tell(self._rows)
 
-    def fresh_planes(
-        self, sizes_px: Sequence[tuple[int, int]], name: str = "shaped"
-    ) -> list[zarr.Array[Any]]:
+    def fresh_planes(self, sizes_px: Sequence[tuple[int, int]], name: str = "shaped") -> list[SparsePlane]:
         """Empty planes ``uint8`` of the sizes wanted, for what is derived from the labels; older ones go."""
         with workspace.storage_errors(self._folder):
-            return [
-                _plane(self._group, f"{name}{i}", size, overwrite=True) for i, size in enumerate(sizes_px)
-            ]
+            for number, size in enumerate(sizes_px):
+                _plane(self._group, f"{name}{number}", size, overwrite=True)
+            return [self._opened(self._group, f"{name}{number}") for number in range(len(sizes_px))]
 
     def remove(self) -> None:
         """Remove the folder; nothing in it is wanted any more."""
         with workspace.storage_errors(self._folder):
             shutil.rmtree(self._folder)
+
+    def _opened(self, group: Any, name: str) -> SparsePlane:
+        return SparsePlane(group[name], self._folder / _ARRAYS / name)
 
     def _found(self) -> list[int] | None:
         """Rows done by panel, if an earlier run of the same identity left some."""
@@ -141,14 +141,16 @@ class LabelStore:
                 )
             shutil.rmtree(self._folder)
         self._folder.mkdir(parents=True)
-        # First of all, so that a kill in the next lines leaves a folder that says whose it is.
-        self._tell()
+        # First of all, so that a stop in the next lines leaves a folder that says whose it is; without rows,
+        # as planes may be missing.
+        self._tell(None)
         group = _group(self._folder / _ARRAYS, "w")
         for name in (_LABELS, _CONFIDENCE):
             _plane(group, name, self._size_px)
+        self._tell(self._rows)
 
-    def _tell(self) -> None:
-        workspace.write_json(self._folder / _STATE, {"identity": self._identity, "rows": self._rows})
+    def _tell(self, rows: list[int] | None) -> None:
+        workspace.write_json(self._folder / _STATE, {"identity": self._identity, "rows": rows})
 
 
 class PanelWriter:
@@ -188,104 +190,10 @@ class PanelWriter:
         self._top += filled
 
 
-class CachedPlane:
-    """A plane on disk, sliced as an array, the chunks last used kept in memory: objects lie near each other.
-
-    Parameters
-    ----------
-    plane : zarr.Array
-        ``(H, W) uint8``, which nobody else writes to meanwhile.
-    most : int
-        How many chunks of `CHUNK_PX` a side are kept, a quarter of a megabyte each.
-
-    Notes
-    -----
-    What is assigned is on disk after `flush`.
-    """
-
-    def __init__(self, plane: zarr.Array[Any], most: int = 256) -> None:
-        self._plane, self._most = plane, most
-        self._held: OrderedDict[tuple[int, int], UInt8] = OrderedDict()
-        self._changed: set[tuple[int, int]] = set()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(H, W)``."""
-        return tuple(self._plane.shape)
-
-    def __getitem__(self, key: tuple[slice, slice]) -> UInt8:
-        """A copy of the pixels of two slices of step 1."""
-        box = self._box(key)
-        result = np.empty((box.height, box.width), np.uint8)
-        for place, here, there in self._pieces(box):
-            result[there] = self._chunk(place)[here]
-        return result
-
-    def __setitem__(self, key: tuple[slice, slice], value: UInt8) -> None:
-        for place, here, there in self._pieces(self._box(key)):
-            self._chunk(place)[here] = value[there]
-            self._changed.add(place)
-
-    def flush(self) -> None:
-        """Write what was changed."""
-        for place in sorted(self._changed):
-            self._write(place)
-
-    def _box(self, key: tuple[slice, slice]) -> Box:
-        (top, bottom, _), (left, right, _) = (
-            part.indices(n) for part, n in zip(key, self._plane.shape, strict=True)
-        )
-        return Box(top, left, max(bottom, top), max(right, left))
-
-    def _pieces(self, box: Box) -> Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]:
-        """The chunks that a box meets: their place, the part of each, and where it lies in the box."""
-        for row in range(box.top // CHUNK_PX, -(-box.bottom // CHUNK_PX)):
-            for column in range(box.left // CHUNK_PX, -(-box.right // CHUNK_PX)):
-                high, wide = row * CHUNK_PX, column * CHUNK_PX
-                top, bottom = max(box.top, high), min(box.bottom, high + CHUNK_PX)
-                left, right = max(box.left, wide), min(box.right, wide + CHUNK_PX)
-                here = slice(top - high, bottom - high), slice(left - wide, right - wide)
-                yield (
-                    (row, column),
-                    here,
-                    (
-                        slice(top - box.top, bottom - box.top),
-                        slice(left - box.left, right - box.left),
-                    ),
-                )
-
-    def _chunk(self, place: tuple[int, int]) -> UInt8:
-        if place in self._held:
-            self._held.move_to_end(place)
-            return self._held[place]
-        chunk = np.array(self._plane[_chunk_slices(place)], np.uint8)
-        self._held[place] = chunk
-        if len(self._held) > self._most:
-            oldest = next(iter(self._held))
-            if oldest in self._changed:
-                self._write(oldest)
-            del self._held[oldest]
-        return chunk
-
-    def _write(self, place: tuple[int, int]) -> None:
-        self._plane[_chunk_slices(place)] = self._held[place]
-        self._changed.discard(place)
-
-
-def _chunk_slices(place: tuple[int, int]) -> tuple[slice, slice]:
-    top, left = place[0] * CHUNK_PX, place[1] * CHUNK_PX
-    return slice(top, top + CHUNK_PX), slice(left, left + CHUNK_PX)
-
-
 def panels_of(width_px: int, panel_px: int) -> list[tuple[int, int]]:
     """Columns of panels of at most `panel_px`, a multiple of `CHUNK_PX`, that cover `width_px`."""
     step = max(panel_px // CHUNK_PX, 1) * CHUNK_PX
     return [(left, min(left + step, width_px)) for left in range(0, width_px, step)]
-
-
-def crop(plane: Any, box: Box) -> UInt8:
-    """The pixels of `box` of a plane, an array in memory or on disk."""
-    return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)
 
 
 def _group(path: Path, mode: str) -> Any:

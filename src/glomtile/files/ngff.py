@@ -10,8 +10,9 @@ import numpy as np
 
 from glomtile.core.palette import Palette
 from glomtile.errors import UsageError
-from glomtile.files.pyramid import LabelPlane, checked_sizes
+from glomtile.files.pyramid import BlankTeller, LabelPlane, checked_sizes
 from glomtile.files.workspace import replace_folder
+from glomtile.types import Box
 
 CHUNK_PX = 1024
 """Side of a chunk; one is read and written at a time, and one without a label takes no space."""
@@ -84,7 +85,10 @@ def _copy(level: LabelPlane, plane: Any, palette: Palette, path: Path) -> None:
     height, width = level.shape
     for top in range(0, height, CHUNK_PX):
         for left in range(0, width, CHUNK_PX):
-            place = slice(top, min(top + CHUNK_PX, height)), slice(left, min(left + CHUNK_PX, width))
+            box = Box(top, left, min(top + CHUNK_PX, height), min(left + CHUNK_PX, width))
+            if isinstance(level, BlankTeller) and level.is_blank(box):
+                continue  # nothing but background, as the new array has it
+            place = slice(box.top, box.bottom), slice(box.left, box.right)
             piece = np.asarray(level[place], np.uint8)
             palette.require_known(piece, where=path)
             plane[place] = piece

@@ -106,8 +106,9 @@ def _shaded(thumbnail: UInt8, rings: list[NDArray[np.float64]], line_px: float) 
     for ring in rings:
         place, ink = _inked(ring, line_px, (halo.shape[0], halo.shape[1]))
         np.maximum(halo[place], ink, out=halo[place])
-    light = 1 - halo.astype(np.float32) * (_HALO_DARKNESS / 255)
-    shaded: UInt8 = np.rint(thumbnail * light[..., None]).astype(np.uint8)
+    shaded, dark = thumbnail.copy(), halo > 0
+    light = 1 - halo[dark].astype(np.float32) * (_HALO_DARKNESS / 255)
+    shaded[dark] = np.rint(thumbnail[dark] * light[:, None])
     return shaded
 
 

@@ -13,7 +13,7 @@ import itertools
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from glomtile.core.palette import Palette
 from glomtile.errors import UsageError
 from glomtile.files.workspace import atomic_write
-from glomtile.types import UInt8
+from glomtile.types import Box, UInt8
 
 TILE_PX = 512
 """Side of a tile of the TIFF, and so of the largest piece of a level held at a time."""
@@ -43,6 +43,15 @@ class LabelPlane(Protocol):
 
     def __getitem__(self, key: tuple[slice, slice], /) -> Any:
         """The pixels of rows and columns."""
+        ...
+
+
+@runtime_checkable
+class BlankTeller(Protocol):
+    """A plane that knows, without reading, where it holds nothing but background."""
+
+    def is_blank(self, box: Box) -> bool:
+        """Whether all of a box is surely 0; False where that is not known."""
         ...
 
 
@@ -116,7 +125,8 @@ def halve(source: LabelPlane, target: WritablePlane, band_px: int = 2048) -> Non
         raise UsageError("halve", f"expected an even band_px of at least 2, got {band_px}")
     for top in range(0, height, band_px):
         for left in range(0, width, band_px):
-            piece = np.asarray(source[top : top + band_px, left : left + band_px], np.uint8)[::2, ::2]
+            box = Box(top, left, min(top + band_px, height), min(left + band_px, width))
+            piece = _piece(source, box, step=2)
             rows = slice(top // 2, top // 2 + piece.shape[0])
             columns = slice(left // 2, left // 2 + piece.shape[1])
             target[rows, columns] = piece
@@ -190,7 +200,6 @@ def write_mask_pyramid(
         "colormap": _colour_table(palette),
         "tile": (TILE_PX, TILE_PX),
         "compression": "adobe_deflate",
-        "compressionargs": {"level": _DEFLATE_LEVEL},
         "software": False,
         "maxworkers": 1,
     }
@@ -201,7 +210,7 @@ def write_mask_pyramid(
         for number, (level, size) in enumerate(zip(levels, sizes, strict=True)):
             first = number == 0
             tiff.write(
-                _tiles(level, palette, path),
+                _packed_tiles(level, palette, path),
                 shape=size,
                 subifds=len(levels) - 1 if first and len(levels) > 1 else None,
                 subfiletype=0 if first else 1,
@@ -215,16 +224,35 @@ def _half(size_px: tuple[int, int]) -> tuple[int, int]:
     return -(-size_px[0] // 2), -(-size_px[1] // 2)
 
 
-def _tiles(level: LabelPlane, palette: Palette, path: Path) -> Iterator[UInt8]:
-    """The tiles in reading order, those at the edge filled up with background."""
+def _packed_tiles(level: LabelPlane, palette: Palette, path: Path) -> Iterator[bytes]:
+    """The tiles in reading order, deflated, those at the edge filled up with background."""
     height, width = level.shape
+    glass = _packed(np.zeros((TILE_PX, TILE_PX), np.uint8))
     for top in range(0, height, TILE_PX):
         for left in range(0, width, TILE_PX):
-            piece = np.asarray(level[top : top + TILE_PX, left : left + TILE_PX], np.uint8)
+            box = Box(top, left, min(top + TILE_PX, height), min(left + TILE_PX, width))
+            if isinstance(level, BlankTeller) and level.is_blank(box):
+                yield glass
+                continue
+            piece = _piece(level, box)
             palette.require_known(piece, where=path)
             tile = np.zeros((TILE_PX, TILE_PX), np.uint8)
             tile[: piece.shape[0], : piece.shape[1]] = piece
-            yield tile
+            yield _packed(tile) if tile.any() else glass
+
+
+def _packed(tile: UInt8) -> bytes:
+    """As tifffile packs it; it takes tiles that are packed already, so that glass is packed once."""
+    import imagecodecs
+
+    return bytes(imagecodecs.deflate_encode(tile.tobytes(), level=_DEFLATE_LEVEL))
+
+
+def _piece(plane: LabelPlane, box: Box, step: int = 1) -> UInt8:
+    """Every pixel of a box, or every second; glass that is known as such is not read."""
+    if isinstance(plane, BlankTeller) and plane.is_blank(box):
+        return np.broadcast_to(np.uint8(0), (-(-box.height // step), -(-box.width // step)))
+    return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)[::step, ::step]
 
 
 def _colour_table(palette: Palette) -> NDArray[np.uint16]:

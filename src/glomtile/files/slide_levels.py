@@ -203,10 +203,14 @@ class TiffPixels:
             offset, count = page.place(index)
             data: bytes | None = None
             if count:
-                with self._lock:
-                    handle = self._file.filehandle
-                    handle.seek(offset)
-                    data = handle.read(count)
+                try:
+                    with self._lock:
+                        handle = self._file.filehandle
+                        handle.seek(offset)
+                        data = handle.read(count)
+                except OSError as problem:
+                    reason = problem.strerror or problem
+                    raise InputError(self._path, f"expected a slide that stays, got: {reason}") from problem
                 if len(data) < count:
                     raise InputError(
                         self._path, f"expected {count} bytes of a tile, got {len(data)}: it is cut off"

@@ -176,6 +176,32 @@ def settle_folder(final: Path) -> Path:
     return final
 
 
+def link(path: Path, target: Path) -> None:
+    """Make `path` another name of the file `target`: a symbolic link, or a copy where links cannot be made.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made; a link to another file and an older copy are replaced.
+    target : Path
+
+    Raises
+    ------
+    StorageError
+        It cannot be written.
+    """
+    target = target.resolve()
+    if path.is_symlink() and path.readlink() == target:
+        return
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        try:
+            path.symlink_to(target)
+        except (OSError, NotImplementedError):  # Windows without the right to, some network drives
+            shutil.copyfile(target, path)
+
+
 def move_aside(folder: Path) -> Path | None:
     """Rename a folder to ``<name>-YYYYmmdd-HHMMSS``, the time it was last written to.
 

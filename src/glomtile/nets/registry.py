@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from glomtile.config.schema_model import NETWORK_NAMES, ModelSettings
+from glomtile.config.schema_model import NETWORK_NAMES, NORMS_OF_THE_WINDOW, ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.nets import flexunet
 
@@ -44,7 +44,7 @@ def _flexunet_geometry(settings: ModelSettings) -> Geometry:
     return Geometry(
         stride_px=flexunet.stride_px(settings),
         context_px=flexunet.context_px(settings),
-        local=settings.norm != "group",
+        local=settings.norm not in NORMS_OF_THE_WINDOW,
     )
 
 

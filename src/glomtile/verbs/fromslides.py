@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from glomtile.core.palette import Palette
-from glomtile.engine.slidelook import look_at
+from glomtile.core.split import split_groups
 from glomtile.errors import InputError, UsageError
 from glomtile.files.annotations import AnnotatedSlide, Outlines, pair_annotations, read_outlines
 from glomtile.files.groups import LEFT_OUT, read_groups
 from glomtile.files.images import write_png
 from glomtile.files.masks import write_mask
 from glomtile.files.pairs import Pair, pair
-from glomtile.files.slides import Slide, SlideReader, open_slide
+from glomtile.files.slides import Slide, open_slide
 from glomtile.files.workspace import require_space, sha256
 from glomtile.types import SILENT, Box, Progress
+from glomtile.verbs.slideboxes import pieces, region_box, tissue_boxes
 
 if TYPE_CHECKING:
-    from shapely import MultiPolygon, Polygon
+    pass
 
 PICTURES = "pictures"
 """Folder of a dataset for what was cut from slides: ``images/`` and ``masks/``."""
 
-LONGEST_PX = 4096
-"""Longest side of a picture."""
-
-_FULL = 0.75
-"""Share of a picture's tiles that must have tissue, else it is cut smaller."""
-_RECTANGULAR = 0.999
 _SAME = 1e-6
+_INSIDE = 0.5
+"""Share of an outline's area that must lie on the slide, else it is told of."""
+
 _PACKED = 0.25
 _WARNED_OF = 3
 _LISTED = 10
@@ -107,6 +102,8 @@ def pictures_of_slides(
     mpp: float | None,
     tile_px: int,
     groups: Path | None,
+    split: Sequence[float],
+    seed: int,
     progress: Progress = SILENT,
 ) -> SlidePictures:
     """Cut the slides of a folder that GeoJSON files of another annotate.
@@ -122,11 +119,14 @@ def pictures_of_slides(
     groups : Path, optional
         CSV with the columns ``stem,group[,split]``, a line for every slide; those it leaves ``out`` are not
         opened.
+    split, seed
+        How the pictures will be dealt, see `glomtile.core.split.split_groups`: that there are groups enough
+        is known before the first is cut.
 
     Raises
     ------
     UsageError, InputError, StorageError
-        See `pair_annotations`, `read_groups`, `plan_slides` and `cut_pictures`.
+        See `pair_annotations`, `read_groups`, `split_groups`, `plan_slides` and `cut_pictures`.
     """
     slides = pair_annotations(images, annotations)
     stems = [slide.stem for slide in slides]
@@ -134,7 +134,10 @@ def pictures_of_slides(
     used = [slide for slide in slides if fixed.get(named[slide.stem]) != LEFT_OUT]
     if not used:
         raise InputError(groups, "expected slides for the splits, got a table that leaves all of them out")
+    split_groups([named[slide.stem] for slide in used], split, seed, fixed)
     plans = plan_slides(used, palette, mpp, tile_px, progress)
+    # Slides without tissue are left out now.
+    split_groups([named[plan.slide.stem] for plan in plans for _ in plan.boxes], split, seed, fixed)
     cut = cut_pictures(plans, dataset / PICTURES, palette, mpp, progress)
     home = {picture.stem: named[picture.slide.stem] for picture in cut}
     pairs = pair(dataset / PICTURES / "images", dataset / PICTURES / "masks")
@@ -299,17 +302,22 @@ def _plan(
                 "--mpp", f"expected micrometres per pixel, as {pair.image.name} is a slide, got none"
             )
         reader = slide.at(mpp)
+        if mpp is not None and reader.zoom < 1 - _SAME:
+            progress.warn(
+                f"{pair.image}: --mpp {mpp:g} is finer than its own {slide.mpp:.4g}: pixels are enlarged, "
+                "which adds no detail"
+            )
         _warn_outside(outlines, slide, pair.annotations, progress)
         if outlines.regions:
             boxes = [
                 piece
                 for region in outlines.regions
-                for piece in _pieces(_region_box(region, reader, pair.annotations))
+                for piece in pieces(region_box(region, reader, pair.annotations))
             ]
         elif slide.plain:
-            boxes = list(_pieces(Box(0, 0, *reader.size_px)))
+            boxes = list(pieces(Box(0, 0, *reader.size_px)))
         else:
-            boxes = list(_tissue_boxes(slide, reader, outlines, tile_px))
+            boxes = list(tissue_boxes(slide, reader, outlines, tile_px))
     return SlidePlan(pair, outlines, tuple(dict.fromkeys(boxes)))
 
 
@@ -317,87 +325,16 @@ def _warn_outside(outlines: Outlines, slide: Slide, path: Path, progress: Progre
     import shapely
 
     height, width = slide.size_px
-    bounds = shapely.box(0, 0, width, height)
-    outside = sum(not shape.intersects(bounds) for shape in outlines.polygons)
-    if outside:
-        progress.warn(f"{path}: {outside} outlines lie beside {slide.path.name}; is it the right slide?")
-
-
-def _region_box(region: Polygon | MultiPolygon, reader: SlideReader, path: Path) -> Box:
-    """The pixels wholly inside a rectangle of interest."""
-    if region.area < _RECTANGULAR * region.envelope.area:
-        raise InputError(
-            path,
-            "expected rectangles as regions of interest, got another shape: a mask cannot say of its corners "
-            "that nobody looked there",
-            "draw one or more rectangles inside it",
-        )
-    x0, y0, x1, y1 = (value / reader.zoom for value in region.bounds)
-    height, width = reader.size_px
-    box = Box(
-        max(0, math.ceil(y0 - _SAME)),
-        max(0, math.ceil(x0 - _SAME)),
-        min(height, math.floor(y1 + _SAME)),
-        min(width, math.floor(x1 + _SAME)),
-    )
-    if box.height < 1 or box.width < 1:
-        raise InputError(
-            path,
-            f"expected regions of interest on the slide of {width} x {height} px, got one at x {x0:.0f} to "
-            f"{x1:.0f}, y {y0:.0f} to {y1:.0f} of these pixels",
-        )
-    return box
-
-
-def _pieces(box: Box) -> Iterator[Box]:
-    """A box cut into equal parts of at most `LONGEST_PX` a side."""
-    rows, columns = (
-        np.linspace(start, stop, -(-(stop - start) // LONGEST_PX) + 1).round().astype(int).tolist()
-        for start, stop in ((box.top, box.bottom), (box.left, box.right))
-    )
-    for top, bottom in pairwise(rows):
-        for left, right in pairwise(columns):
-            yield Box(top, left, bottom, right)
-
-
-def _tissue_boxes(slide: Slide, reader: SlideReader, outlines: Outlines, tile_px: int) -> Iterator[Box]:
-    """Rectangles that hold every tile with tissue or an outline, and few without."""
-    height, width = reader.size_px
-    if slide.mpp is None:
-        raise InputError(slide.path, "expected micrometres per pixel in the file, found none")
-    tissue = look_at(slide, slide.mpp, reader.zoom).tissue
-    wanted = np.zeros((-(-height // tile_px), -(-width // tile_px)), np.bool_)
-    for row, column in np.ndindex(*wanted.shape):
-        box = Box(row * tile_px, column * tile_px, (row + 1) * tile_px, (column + 1) * tile_px)
-        wanted[row, column] = tissue.near_tissue(box) or bool(outlines.near(box, reader.zoom))
-    for block in _blocks(wanted, max(1, LONGEST_PX // tile_px)):
-        top, left, bottom, right = (edge * tile_px for edge in block)
-        yield Box(top, left, min(bottom, height), min(right, width))
-
-
-def _blocks(wanted: NDArray[np.bool_], most: int, top: int = 0, left: int = 0) -> Iterator[Box]:
-    """Rectangles of at most `most` a side that hold all that is wanted and are mostly full of it."""
-    rows, columns = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
-    if not rows.size:
+    shapes = np.array([*outlines.polygons, *outlines.regions], object)
+    if not shapes.size:
         return
-    kept = wanted[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    top, left = top + int(rows[0]), left + int(columns[0])
-    height, width = kept.shape
-    if max(height, width) <= most and kept.mean() >= _FULL:
-        yield Box(top, left, top + height, left + width)
-    elif height >= width:
-        half = _half(height, most)
-        yield from _blocks(kept[:half], most, top, left)
-        yield from _blocks(kept[half:], most, top + half, left)
-    else:
-        half = _half(width, most)
-        yield from _blocks(kept[:, :half], most, top, left)
-        yield from _blocks(kept[:, half:], most, top, left + half)
-
-
-def _half(count: int, most: int) -> int:
-    """Where to cut: at a multiple of `most` while there is more, else in the middle."""
-    return max(1, count // 2) if count <= most else most * max(1, round(count / most / 2))
+    inside = shapely.area(shapely.intersection(shapes, shapely.box(0, 0, width, height)))
+    outside = int(np.count_nonzero(inside < _INSIDE * shapely.area(shapes)))
+    if outside:
+        progress.warn(
+            f"{path}: {outside} of {len(shapes)} outlines lie mostly or wholly beside {slide.path.name} of "
+            f"{width} x {height} px; is it the right slide, and are they in its full-resolution pixels?"
+        )
 
 
 def _stem(plan: SlidePlan, box: Box) -> str:

@@ -6,17 +6,21 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PACKAGES = (
     "glomtile",
     "numpy",
     "opencv-python-headless",
     "scikit-image",
+    "openvino",
     "keras",
     "tensorflow",
     "tensorflow-cpu",
     "jax",
     "torch",
+    "onnx",
+    "onnxruntime",
 )
 
 
@@ -36,6 +40,10 @@ class Info:
         Keras' backend, ``None`` without Keras or without the backend it is set to use.
     devices : tuple of str
         What the backend can compute on.
+    runtimes : tuple of str
+        What can compute a network when segmenting, the fastest first.
+    bundled : Path or None
+        Folder of the model that comes with the package.
     image_formats, mask_formats : tuple of str
         Suffixes that can be read.
     """
@@ -46,6 +54,8 @@ class Info:
     packages: dict[str, str]
     backend: str | None
     devices: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    bundled: Path | None
     image_formats: tuple[str, ...]
     mask_formats: tuple[str, ...]
 
@@ -53,8 +63,10 @@ class Info:
         rows = [("python", self.python), *self.packages.items()]
         rows += [
             ("system", f"{self.system}, {self.cores} cores"),
-            ("backend", self.backend or "none: pip install 'glomtile[cpu]' to train and segment"),
+            ("backend", self.backend or "none: pip install 'glomtile[cpu]' to train"),
             ("devices", ", ".join(self.devices) or "none"),
+            ("runtimes", ", ".join(self.runtimes) or "none: pip install openvino to segment"),
+            ("bundled model", str(self.bundled or "none: segment needs -m MODEL")),
             ("images", " ".join(self.image_formats)),
             ("masks", " ".join(self.mask_formats)),
         ]
@@ -70,6 +82,8 @@ def info() -> Info:
     Info
         Versions, backend, devices, formats.
     """
+    from glomtile.engine.modelfolder import bundled_folder
+    from glomtile.engine.runtime import installed_runtimes
     from glomtile.files.images import IMAGE_SUFFIXES
 
     backend, devices = _backend()
@@ -81,6 +95,8 @@ def info() -> Info:
         packages={name: found for name in PACKAGES if (found := _version(name))},
         backend=backend,
         devices=devices,
+        runtimes=installed_runtimes(),
+        bundled=bundled_folder(),
         image_formats=images,
         mask_formats=(*images, ".npz"),
     )

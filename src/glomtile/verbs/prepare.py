@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,34 +16,24 @@ from glomtile.core.tiles import BORDERS, tile_boxes
 from glomtile.errors import InputError, UsageError
 from glomtile.files.annotations import holds_annotations
 from glomtile.files.groups import LEFT_OUT, read_groups
-from glomtile.files.images import ArrayReader, encode_png, image_mpp, read_image, readable_size
-from glomtile.files.masks import Datatype, encode_mask, read_mask
+from glomtile.files.images import ArrayReader, image_mpp, readable_size
+from glomtile.files.masks import Datatype, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair
-from glomtile.files.workspace import move_aside, replace_folder, require_space, sha256, write_json
-from glomtile.types import SILENT, Box, Progress, UInt8
+from glomtile.files.workspace import move_aside, replace_folder, require_space, write_json
+from glomtile.types import SILENT, Progress, UInt8
+from glomtile.verbs.cuttiles import (
+    MINI_TEST_FILE,
+    PACKED,
+    Source,
+    in_threads,
+    relative_path,
+    source_record,
+    write_mini_test,
+    write_tiles,
+)
 from glomtile.verbs.fromslides import SlidePictures, moved_pair, pictures_of_slides, refuse_unusable
 
 __all__ = ["PrepareResult", "Source", "prepare"]
-
-_MINI_TEST_FILE = "mini_test.json"
-_PACKED = 0.25  # an RGB picture of tissue packs to half as PNG, to a quarter at best
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One image with its mask and what becomes of it."""
-
-    pair: Pair
-    size_px: tuple[int, int]
-    group: str | None
-    split: str
-    mpp: float | None = None
-    classes: tuple[int, ...] = ()
-    boxes: tuple[Box, ...] = ()
-    empty: tuple[bool, ...] = ()
-    kept: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,14 +147,14 @@ def prepare(
     _require_settings(tile_px, split, keep_empty, border, tolerance, mini_test)
     _require_ours(out, PREPARE_FILE)
     if mini_test is not None:
-        _require_ours(mini_test, _MINI_TEST_FILE)
+        _require_ours(mini_test, MINI_TEST_FILE)
     annotated = holds_annotations(masks)
     if mpp is not None and not annotated:
         raise UsageError("mpp", f"expected it with GeoJSON files only, got {mpp:g} with masks")
     moved_aside: list[Path] = []
     with _taking_the_place_of(out, moved_aside, progress) as folder:
         drawn = (
-            pictures_of_slides(images, masks, folder, palette, mpp, tile_px, groups, progress)
+            pictures_of_slides(images, masks, folder, palette, mpp, tile_px, groups, split, seed, progress)
             if annotated
             else None
         )
@@ -177,7 +164,7 @@ def prepare(
         planned = [
             replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border))) for source in sources
         ]
-        require_space(out, round(_PACKED * sum(3 * tile_px**2 * len(source.boxes) for source in planned)))
+        require_space(out, round(PACKED * sum(3 * tile_px**2 * len(source.boxes) for source in planned)))
 
         def read(source: Source) -> UInt8:
             return read_mask(source.pair.mask, palette, datatype=datatype, tolerance=tolerance)
@@ -193,22 +180,26 @@ def prepare(
             "tolerance": tolerance,
             "datatype": datatype,
             "mpp": mpp,
-            "groups": None if groups is None else _relative(groups, out),
+            "groups": None if groups is None else relative_path(groups, out),
             "images_left_out": drawn.left_out if drawn else [f.stem for f in found if f.stem not in dealt],
             "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in palette.classes],
         }
         result = _summary(chosen, out, mini_test, moved_aside)
         _warn(chosen, result, palette, progress)
-        _write_tiles(chosen, folder, read, palette, tile_px, progress)
-        record = {"format": 1, "images_dir": _relative(images, out), "masks_dir": _relative(masks, out)}
-        listing = [_record(source, folder if drawn else out) for source in chosen]
+        write_tiles(chosen, folder, read, palette, tile_px, progress)
+        record = {
+            "format": 1,
+            "images_dir": relative_path(images, out),
+            "masks_dir": relative_path(masks, out),
+        }
+        listing = [source_record(source, folder if drawn else out) for source in chosen]
         cut = {"pictures": drawn.records} if drawn else {}
         write_json(folder / PREPARE_FILE, {**record, "settings": settings, **cut, "sources": listing})
     if drawn:
         chosen = [replace(s, pair=moved_pair(s.pair, folder, out)) for s in chosen]
     if mini_test is not None:
         with _taking_the_place_of(Path(mini_test), moved_aside, progress) as folder:
-            _write_mini_test([s for s in chosen if s.split == "test"], folder, read, palette)
+            write_mini_test([s for s in chosen if s.split == "test"], folder, read, palette)
     return result
 
 
@@ -305,7 +296,7 @@ def _look(
             return error
 
     progress.start("looking at the masks", len(sources))
-    looked = list(_in_threads(look, sources, progress))
+    looked = list(in_threads(look, sources, progress))
     wrong = [found for found in looked if isinstance(found, InputError)]
     refuse_unusable(wrong, masks, progress)
     return [found for found in looked if isinstance(found, Source)]
@@ -362,84 +353,3 @@ def _warn(sources: Sequence[Source], result: PrepareResult, palette: Palette, pr
             f"{result.left_out} empty tiles were left out, of the test tiles too: figures of these say less "
             "about false alarms"
         )
-
-
-def _write_tiles(
-    sources: Sequence[Source],
-    folder: Path,
-    read: Callable[[Source], UInt8],
-    palette: Palette,
-    tile_px: int,
-    progress: Progress,
-) -> None:
-    for split in SPLITS:
-        for kind in ("images", "masks"):
-            (folder / split / kind).mkdir(parents=True)
-
-    def cut(source: Source) -> None:
-        if not any(source.kept):
-            return
-        picture, labels = ArrayReader(read_image(source.pair.image)), ArrayReader(read(source))
-        columns = -(-source.size_px[1] // tile_px)
-        for number, (box, kept) in enumerate(zip(source.boxes, source.kept, strict=True)):
-            if kept:
-                row, column = divmod(number, columns)
-                name = f"{source.pair.stem}_{row}x{column}.png"
-                place = folder / source.split
-                (place / "images" / name).write_bytes(encode_png(picture.read(box), source.mpp))
-                (place / "masks" / name).write_bytes(encode_mask(labels.read(box), palette, source.mpp))
-
-    progress.start("cutting tiles", len(sources))
-    for _ in _in_threads(cut, sources, progress):
-        pass
-
-
-def _write_mini_test(
-    sources: Sequence[Source], folder: Path, read: Callable[[Source], UInt8], palette: Palette
-) -> None:
-    """Whole images as they are, and their masks as palette PNGs."""
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir()
-    for source in sources:
-        image = source.pair.image
-        (folder / "images" / image.name).write_bytes(image.read_bytes())
-        mask = encode_mask(read(source), palette, source.mpp)
-        (folder / "masks" / f"{source.pair.stem}.png").write_bytes(mask)
-    write_json(folder / _MINI_TEST_FILE, {"format": 1, "stems": [source.pair.stem for source in sources]})
-
-
-def _record(source: Source, out: Path) -> dict[str, Any]:
-    return {
-        "stem": source.pair.stem,
-        "image": _relative(source.pair.image, out),
-        "mask": _relative(source.pair.mask, out),
-        "size_px": list(source.size_px),
-        "mpp": source.mpp,
-        "image_sha256": sha256(source.pair.image),
-        "mask_sha256": sha256(source.pair.mask),
-        "group": source.group,
-        "split": source.split,
-        "classes": list(source.classes),
-        "tiles": sum(source.kept),
-        "empty_tiles_left_out": len(source.kept) - sum(source.kept),
-    }
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """From the dataset's folder, so that both may move together; absolute across drives."""
-    try:
-        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
-    except ValueError:
-        return Path(path).resolve().as_posix()
-
-
-def _in_threads(work: Callable[[_In], _Out], things: Sequence[_In], progress: Progress) -> Iterable[_Out]:
-    """Results in the order of `things`; after the first error nothing new is begun."""
-    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 2))) as pool:
-        try:
-            for result in pool.map(work, things):
-                progress.advance()
-                yield result
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files import workspace
+from glomtile.files.lock import sole_run
 from glomtile.files.slides import list_slides, open_slide, slide_name
 from glomtile.files.tables import write_csv
 from glomtile.types import SILENT, Progress
@@ -55,8 +56,8 @@ class Request:
 
     Attributes
     ----------
-    model : Path
-        A model folder.
+    model : Path or None
+        A model folder; the bundled one where `None`.
     mpp : float or None
         Scale of all inputs, in place of what the files say.
     settings : Settings or None
@@ -66,14 +67,17 @@ class Request:
         Replace results of other settings.
     zarr : bool
         Also write masks as OME-Zarr.
+    runtime : {"auto", "openvino", "keras"}
+        What computes the network.
     """
 
-    model: Path
+    model: Path | None = None
     mpp: float | None = None
     settings: Settings | None = None
     tta: str | None = None
     overwrite: bool = False
     zarr: bool = False
+    runtime: str = "auto"
 
 
 def segment(
@@ -97,7 +101,7 @@ def segment(
     Raises
     ------
     UsageError
-        There is no input, or `out` is a file.
+        There is no input, `out` is a file, or another run works in it.
     ModelError
         The model cannot be used.
     StorageError
@@ -116,7 +120,20 @@ def segment(
     files, failed = _files(inputs)
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
-    segmenter = Segmenter.load(request.model, request.settings, request.tta)
+    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    with sole_run(out / _OWN, progress):
+        return _all(files, failed, out, segmenter, request, progress)
+
+
+def _all(
+    files: Sequence[Path],
+    failed: list[tuple[Path, str]],
+    out: Path,
+    segmenter: Segmenter,
+    request: Request,
+    progress: Progress,
+) -> SegmentResult:
+    """Segment the inputs one after the other; `failed` are those of which that is known already."""
     done: list[Path] = []
     skipped: list[Path] = []
     names: dict[str, Path] = {}
@@ -155,7 +172,7 @@ def survey(
     from glomtile.engine.segmenter import Segmenter
 
     files, failed = _files(inputs)
-    segmenter = Segmenter.load(request.model, request.settings, request.tta)
+    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
     lines = []
     for path in files:
         try:
@@ -172,6 +189,21 @@ def survey(
         except GlomtileError as problem:
             failed.append((path, _reason(problem, path)))
     return lines, failed
+
+
+def runtime_of(request: Request) -> str:
+    """What will compute the network: ``"openvino"`` or ``"keras"``.
+
+    Raises
+    ------
+    ModelError, UsageError, MissingExtraError
+        See `Segmenter.load`.
+    """
+    from glomtile.engine.modelfolder import model_folder, read_card
+    from glomtile.engine.runtime import chosen_runtime
+
+    folder = model_folder(request.model)
+    return chosen_runtime(read_card(folder), request.runtime, folder)
 
 
 def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -321,7 +353,7 @@ def _write_run(
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
             "model": {
-                "folder": str(request.model),
+                "folder": "bundled" if request.model is None else str(request.model),
                 "sha256": segmenter.card.sha256,
                 "mpp": segmenter.card.mpp,
             },

@@ -32,7 +32,7 @@ FREE_TO_CHANGE = {
         "save_weights_only", "create_backup", "metrics", "validation_steps", "use",
     },
     "model": {"show_summary"},
-    "dataset": {"cache_mb", "workers", "class_name"},
+    "dataset": {"cache_mb", "workers", "class_name", "name", "licence", "source"},
 }  # fmt: skip
 """Settings that a resumed run may have changed: none of them moves a number of the epochs to come."""
 
@@ -55,7 +55,7 @@ class TrainResult:
     Attributes
     ----------
     best, last : Path
-        Model folders.
+        Model folders; the same one where ``[valid]`` names no images.
     history : list of dict
         Figures of each epoch.
     best_epoch : int
@@ -107,12 +107,13 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     deterministic(config.train.seed)
     pairs = split_pairs(config, "train")
     require_every_class(pairs, config, palette)
-    training, validation = training_source(config), judging_source(config, "valid")
+    training = training_source(config)
+    validation = judging_source(config, "valid") if validates(config) else None
     steps = -(-len(training) // config.train.batch_size)
     network, model = _compiled(config, steps)
     folder = config.resolve(config.train.model_dir)
     _require_room(folder, network, model)
-    card = _card(config, pairs, len(split_pairs(config, "valid")))
+    card = _card(config, pairs, len(split_pairs(config, "valid")) if validates(config) else 0)
     run = Training(network, model, card, folder, _protocol(config, len(training)))
     done = run.resume() if resume else 0
     if config.model.show_summary:
@@ -133,14 +134,20 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
 
     outcome = run.run(training, validation, [*_curves(config), *previews], make_way, progress)
     eval_dir = config.resolve(config.train.eval_dir)
+    best = folder / ("best" if validates(config) else "last")
     return TrainResult(
-        best=folder / "best",
+        best=best,
         last=folder / "last",
         history=outcome.history,
         best_epoch=outcome.best_epoch,
         reason=outcome.reason,
-        paths=(folder / "best", folder / "last", eval_dir, *(p.folder for p in previews)),
+        paths=(*dict.fromkeys((best, folder / "last")), eval_dir, *(p.folder for p in previews)),
     )
+
+
+def validates(config: Config) -> bool:
+    """Whether there are images to judge each epoch by; ``[valid]`` may name none."""
+    return config.valid.images_dir is not None
 
 
 def _require_sense(config: Config, resume: bool) -> None:
@@ -151,6 +158,12 @@ def _require_sense(config: Config, resume: bool) -> None:
             f"{config.source or 'config'} [train] learning_rate_reducer",
             f"expected schedule = 'constant' beside the reducer, got {train.schedule!r}",
             "a rate follows either its schedule or the plateaus",
+        )
+    if not validates(config) and train.use == "best":
+        raise ConfigError(
+            f"{config.source or 'config'} [valid] images_dir",
+            "expected validation images, by which the best epoch is chosen, got none",
+            'name them, or train to the end of the schedule and use that: [train] use = "last"',
         )
     _require_buildable(config)
     _require_run_folders(config)
@@ -245,7 +258,7 @@ def _protocol(config: Config, samples: int) -> Protocol:
     return Protocol(
         epochs=train.epochs,
         batch_size=train.batch_size,
-        monitor=train.monitor,
+        monitor=train.monitor if validates(config) else train.monitor.removeprefix("val_"),
         patience=train.patience,
         reducer_patience=train.reducer_patience if train.learning_rate_reducer else 0,
         reducer_factor=train.reducer_factor,
@@ -290,7 +303,14 @@ def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCar
         objects=rules_of_truth(config, training, config.palette()),
         stride_px=seen.stride_px,
         context_px=seen.context_px,
-        data=TrainingData(images=len(training), valid_images=validation, digest=_names_digest(training)),
+        data=TrainingData(
+            name=config.dataset.name,
+            licence=config.dataset.licence,
+            source=config.dataset.source,
+            images=len(training),
+            valid_images=validation,
+            digest=_names_digest(training),
+        ),
         familiar=familiar_tissue(config, training),
         seed=config.train.seed,
     )

@@ -1,0 +1,72 @@
+"""The images that the bundled model learns from, in one folder: real, painted, and without glomeruli.
+
+    python benchmarks/pas_pool.py DATA POOL [--slide CMU-1-Small-Region.svs] [--phantoms 6]
+
+DATA holds ``images`` and ``masks`` of Bueno et al. 2020 (CC BY 4.0), 16 pictures of 1024 x 1024 px at 0.5 µm.
+POOL gets ``images``, ``masks`` and ``groups.csv`` for `glomtile crossval`: the real images in their groups,
+10165 and 10215, whose labels are known to be wrong, for judging only, and the others for training only.
+``POOL/train`` holds what the model that ships is trained on: all but these two.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from glomtile.core.palette import GLOMERULI
+from glomtile.core.phantom import paint
+from glomtile.files import workspace
+from glomtile.files.images import write_png
+from glomtile.files.masks import write_mask
+from glomtile.files.slides import open_slide
+from glomtile.files.tables import write_csv
+from glomtile.types import Box
+
+GROUPS = {
+    "10003": "a", "10025": "b", "10063": "c", "10102": "d", "10103": "d", "10149": "e", "10164": "f",
+    "10165": "f", "10169": "f", "10170": "f", "10172": "g", "10179": "g", "10184": "g", "10210": "h",
+    "10215": "h", "10224": "i",
+}  # fmt: skip
+"""Pictures whose numbers lie together show neighbouring tissue: some cut one glomerulus between them."""
+
+NOISY = ("10165", "10215")
+PHANTOM_PX, PHANTOM_MPP, FIRST_SEED = 768, 2.0, 300_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("pool", type=Path)
+    parser.add_argument("--slide", type=Path, help="a slide without glomeruli, read at 1 µm")
+    parser.add_argument("--phantoms", type=int, default=6)
+    told = parser.parse_args()
+    images, masks = told.pool / "images", told.pool / "masks"
+    rows = []
+    for stem, group in GROUPS.items():
+        for kind, folder in (("images", images), ("masks", masks)):
+            workspace.link(folder / f"{stem}.png", told.data / kind / f"{stem}.png")
+        rows.append([stem, group, "judge" if stem in NOISY else ""])
+    for number in range(told.phantoms):
+        stem = f"phantom{number}"
+        painted = paint(FIRST_SEED + number, (PHANTOM_PX, PHANTOM_PX), PHANTOM_MPP, preset="hard")
+        write_png(images / f"{stem}.png", painted.image, PHANTOM_MPP)
+        write_mask(masks / f"{stem}.png", painted.labels, GLOMERULI)
+        rows.append([stem, stem, "train"])
+    if told.slide is not None:
+        with open_slide(told.slide) as slide:
+            reader = slide.at(1.0)
+            pixels = reader.read(Box(0, 0, *reader.size_px))
+        write_png(images / "slide.png", pixels, 1.0)
+        write_mask(masks / "slide.png", np.zeros(pixels.shape[:2], np.uint8), GLOMERULI)
+        rows.append(["slide", "slide", "train"])
+    for path in (*images.iterdir(), *masks.iterdir()):
+        if path.stem not in NOISY:
+            workspace.link(told.pool / "train" / path.parent.name / path.name, path)
+    write_csv(told.pool / "groups.csv", ["stem", "group", "use"], rows)
+    print(f"{len(rows)} images in {told.pool}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Which runtime computes our networks fastest here: Keras on TensorFlow, ONNX Runtime, OpenVINO.
+
+    python benchmarks/runtimes.py                                     # both networks, some 20 minutes
+    python benchmarks/runtimes.py --networks small --rounds 3         # a quick look
+    python benchmarks/runtimes.py --networks small --side 96 --tiles 2 --rounds 1
+
+Two networks: a FlexUNet of 16 filters, 5 levels, 3x3 kernels with batch normalisation, at 384 px; the
+reference's of 126.8 million parameters at 512 px. Weights are random: they do not change the time. Every
+contestant is a resident process that answers the same tiles; they run in turn, and medians are compared.
+Differences are against Keras. OpenVINO's precision is always set: left alone it rounds to bfloat16 where the
+processor can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resident import Resident, contestant, in_turn, machine, matrix_product_gflops, serve
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "small": {"base_filters": 16, "num_layers": 5, "base_kernels": (3, 3), "norm": "batch", "side": 384},
+    "reference": {"base_filters": 16, "num_layers": 8, "base_kernels": (11, 11), "norm": "none", "side": 512},
+}
+CONTESTANTS: dict[str, dict[str, Any]] = {
+    "Keras predict, tile by tile": {"kind": "predict"},
+    "Keras graph": {"kind": "keras"},
+    "Keras graph, batch": {"kind": "keras", "batch": True},
+    "ONNX Runtime float32": {"kind": "onnxruntime"},
+    "ONNX Runtime float32, batch": {"kind": "onnxruntime", "batch": True},
+    "ONNX Runtime int8": {"kind": "onnxruntime", "file": "int8.onnx"},
+    "OpenVINO float32": {"kind": "openvino"},
+    "OpenVINO float32, 2 streams": {"kind": "openvino", "streams": 2},
+    "OpenVINO bfloat16": {"kind": "openvino", "precision": "bf16"},
+    "OpenVINO bfloat16, 2 streams": {"kind": "openvino", "precision": "bf16", "streams": 2},
+    "OpenVINO int8": {"kind": "openvino", "file": "int8.onnx"},
+    "OpenVINO int8, 2 streams": {"kind": "openvino", "file": "int8.onnx", "streams": 2},
+}
+
+
+def tiles(count: int, side: int) -> np.ndarray:
+    from glomtile.core.phantom import paint
+
+    return np.stack([paint(seed, (side, side), 2.0).image for seed in range(count)])
+
+
+def prepare(options: dict[str, Any]) -> dict[str, Any]:
+    """Write the network and its exports, in a process that ends afterwards."""
+    import keras
+
+    from glomtile.config.schema_model import ModelSettings
+    from glomtile.engine import exporting
+    from glomtile.nets.cost import layer_costs
+    from glomtile.nets.registry import build_model
+
+    folder, network = Path(options["folder"]), options["network"]
+    side = options["side"] or network["side"]
+    settings = {key: value for key, value in network.items() if key != "side"}
+    model = build_model(ModelSettings(model="FlexUNet", num_classes=2, **settings), seed=1)
+    keras.saving.save_model(model, folder / "model.keras")
+    exporting.write_onnx(model, folder / "float32.onnx")
+    batch = tiles(options["tiles"], side)
+    exporting.write_int8(folder / "float32.onnx", folder / "int8.onnx", list(batch[:2]))
+    np.save(folder / "tiles.npy", batch)
+    forward = exporting.keras_forward(model)
+    np.save(folder / "answer.npy", np.concatenate([forward(batch[i : i + 1]) for i in range(len(batch))]))
+    gflop = sum(cost.flop for cost in layer_costs(model, (side, side))) / 1e9
+    return {"parameters": model.count_params(), "gflop": gflop, "side": side}
+
+
+def forward_of(options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    folder = Path(options["folder"])
+    if options["kind"] in ("keras", "predict"):
+        import keras
+
+        import glomtile.nets.registry  # noqa: F401  (Keras must know our layers)
+        from glomtile.engine.predictor import KerasPredictor
+        from glomtile.nets.registry import Geometry
+
+        model = keras.saving.load_model(folder / "model.keras", compile=False)
+        if options["kind"] == "predict":
+            return lambda batch: model.predict(batch.astype(np.float32), verbose=0)
+        return KerasPredictor(model, Geometry(1, 0))
+    if options["kind"] == "openvino":
+        from glomtile.engine.runtime import openvino_forward
+
+        streams, precision = options.get("streams", 1), options.get("precision", "f32")
+        return openvino_forward(folder / options["file"], streams=streams, precision=precision)[0]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / options["file"]), providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"image": batch.astype(np.float32)})[0]
+
+
+def contest(options: dict[str, Any]) -> None:
+    forward = forward_of(options)
+    folder = Path(options["folder"])
+    batch, expected = np.load(folder / "tiles.npy"), np.load(folder / "answer.npy")
+    together = options.get("batch") or options.get("streams", 1) > 1
+
+    def work() -> float:
+        if together:
+            answer = forward(batch)
+        else:
+            answer = np.concatenate([forward(batch[i : i + 1]) for i in range(len(batch))])
+        return float(np.abs(answer - expected).max())
+
+    serve(work)
+
+
+def compare(name: str, args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"folder": folder, "network": NETWORKS[name], "side": args.side, "tiles": args.tiles}
+        maker = Resident("prepare", {**options, "kind": "prepare"})
+        facts = maker.ask()["answer"]
+        maker.close()
+        residents = [
+            Resident(title, {"file": "float32.onnx", **how, "folder": folder})
+            for title, how in CONTESTANTS.items()
+            if not args.only or any(word in title for word in args.only)
+        ]
+        found = in_turn(residents, args.rounds)
+        for resident in residents:
+            resident.close()
+    first = next(iter(found.values()))["wall_s"]
+    rate = matrix_product_gflops(1024 if args.side else 4096)
+    print(f"\n{name}: {facts['parameters']:,} parameters, {args.tiles} tiles of {facts['side']} px, ", end="")
+    print(f"{facts['gflop']:.1f} GFLOP a tile; largest matrix product {rate:.0f} GFLOP/s")
+    print("| contestant | s | from, to | CPU s | first / it | GFLOP/s | of the product's rate | difference |")
+    print("|---|---|---|---|---|---|---|---|")
+    for contestant_name, told in found.items():
+        speed = facts["gflop"] * args.tiles / told["wall_s"]
+        low, high = told["spread_s"]
+        print(
+            f"| {contestant_name} | {told['wall_s']:.3f} | {low:.3f}, {high:.3f} | {told['cpu_s']:.3f} "
+            f"| {first / told['wall_s']:.2f} | {speed:.0f} | {speed / rate:.2f} | {told['answer']:.1g} |"
+        )
+
+
+def main() -> None:
+    options = contestant()
+    if options is not None:
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+        serve(lambda: prepare(options)) if options["kind"] == "prepare" else contest(options)
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=5, help="counted runs of each, after one that warms up")
+    parser.add_argument("--tiles", type=int, default=4)
+    parser.add_argument("--side", type=int, help="of a tile, instead of each network's own (px)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="contestants whose name has one of the words"
+    )
+    args = parser.parse_args()
+    for line in machine(("glomtile", "keras", "tensorflow-cpu", "onnxruntime", "openvino", "numpy")):
+        print(line)
+    for name in args.networks:
+        compare(name, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

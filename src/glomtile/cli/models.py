@@ -1,0 +1,64 @@
+"""What the commands about model folders take: export, import-weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glomtile.cli.backend import wake_backend
+from glomtile.cli.configs import ConfigFile
+from glomtile.cli.progress import watching
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder: best/ or last/.")],
+    fmt: Annotated[
+        str, typer.Option("--format", metavar="onnx|openvino|saved-model|bundle", help="What to write.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="Where to; ONNX goes into the model folder else."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="float32|float16|int8", help="Of the weights; float32, of a bundle float16."),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images that int8 takes its ranges from.")
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(min=0.05, max=20, metavar="UM", help="Micrometres per pixel of those images."),
+    ] = None,
+) -> None:
+    """Write a model for other runtimes, checked."""
+    with watching() as progress:
+        wake_backend()
+        from glomtile.verbs.export import export as verb
+
+        result = verb(
+            model, out, fmt=fmt, precision=precision, calibration=calibration, mpp=mpp, progress=progress
+        )
+        progress.note(f"{result.precision}, {result.bytes:,} bytes; {result.parity}")
+    typer.echo(str(result.path))
+
+
+def import_weights(
+    weights: Annotated[Path, typer.Argument(metavar="H5", help="A weight file of the reference system.")],
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to make.")],
+) -> None:
+    """Make a model folder of an older weight file."""
+    with watching() as progress:
+        from glomtile.config.load import load_config
+
+        settings = load_config(config, ())
+        for finding in settings.findings:
+            progress.warn(str(finding))
+        wake_backend()
+        from glomtile.verbs.importweights import import_weights as verb
+
+        path = verb(weights, settings, out, progress=progress)
+    typer.echo(str(path))

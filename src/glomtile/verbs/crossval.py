@@ -1,0 +1,427 @@
+"""Cross-validation: every image judged by a network that saw neither it nor its neighbours."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glomtile.config.load import load_config, make_config
+from glomtile.config.toml import to_toml
+from glomtile.core.folds import deal_folds
+from glomtile.errors import InputError, UsageError
+from glomtile.files import workspace
+from glomtile.files.images import read_image
+from glomtile.files.masks import read_mask, write_mask
+from glomtile.files.tables import Cell, read_csv, write_csv
+from glomtile.types import SILENT, Progress, UInt8
+from glomtile.verbs.report import report
+from glomtile.verbs.score import ScoreResult, score
+
+if TYPE_CHECKING:
+    from glomtile.config.schema import Config
+    from glomtile.core.palette import Palette
+    from glomtile.core.scores import Figure
+    from glomtile.files.pairs import Pair
+
+RUNS, SETTINGS, FOLD_CONFIG, HELD_OUT = "runs.csv", "settings.json", "fold.toml", "held_out.json"
+TRUSTED = "trusted"
+TRAIN_ONLY, JUDGE_ONLY = "train", "judge"
+_AFTER_TRAINING = ("tiledinfer", "eval", "infer", "test", "valid")
+"""Sections that may differ when a run is taken up again: no fold has to be trained anew for them."""
+
+_LARGEST_FOLD_NUMBER = 99
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images of a cross-validation.
+
+    Attributes
+    ----------
+    pairs : tuple of Pair
+        In natural order of their names.
+    groups : dict of str to str
+        Of every image; an image of no known group is its own.
+    use : dict of str to str
+        ``"train"`` for images that are trained on in every fold and never judged, ``"judge"`` for images
+        that are judged and never trained on (known label noise, say); others are both in turn.
+    """
+
+    pairs: tuple[Pair, ...]
+    groups: dict[str, str]
+    use: dict[str, str]
+
+    @property
+    def judged(self) -> list[Pair]:
+        """What is dealt to the folds."""
+        return [pair for pair in self.pairs if self.use.get(pair.stem) != TRAIN_ONLY]
+
+    @property
+    def trusted(self) -> list[str]:
+        """Stems that are both trained on and judged."""
+        return [pair.stem for pair in self.pairs if pair.stem not in self.use]
+
+
+@dataclass(frozen=True)
+class CrossvalResult:
+    """What a cross-validation gave.
+
+    Attributes
+    ----------
+    scores : ScoreResult
+        Over all judged images.
+    trusted : ScoreResult or None
+        Over those that are trained on too, where some are only judged.
+    folds : tuple of Path
+        Their folders, each with its networks in ``models/``.
+    paths : tuple of Path
+        Files written.
+    """
+
+    scores: ScoreResult
+    trusted: ScoreResult | None
+    folds: tuple[Path, ...]
+    paths: tuple[Path, ...]
+
+
+def crossval(
+    config: Config,
+    out: Path,
+    *,
+    folds: int = 4,
+    name: str | None = None,
+    groups: Path | None = None,
+    against: Path | None = None,
+    progress: Progress = SILENT,
+) -> CrossvalResult:
+    """Train a network for each fold, predict what it was not trained on, and score all predictions together.
+
+    Parameters
+    ----------
+    config : Config
+        Its ``[train]`` folders hold the images of all folds; ``[valid]`` and ``[test]`` are not read, so
+        every fold is trained to the end of its schedule and its last weights are used.
+    out : Path
+        Folder of runs: ``<out>/<name>/`` for this one, a row of ``<out>/runs.csv`` for each.
+    folds : int
+        2 to 99.
+    name : str, optional
+        Of the run; the config's stem by default.
+    groups : Path, optional
+        CSV ``stem,group[,use]``: images of one group fall into one fold, and intervals are drawn over groups.
+        ``use`` is empty, ``train`` (in every training, never judged) or ``judge`` (never trained on).
+    against : Path, optional
+        Masks of another program for the same images: the paired difference is given too.
+    progress : Progress
+
+    Returns
+    -------
+    CrossvalResult
+
+    Raises
+    ------
+    UsageError
+        Fewer groups than folds, or a run of this name has other settings.
+    InputError
+        Images and masks do not pair, or the table of groups does not fit them.
+
+    Notes
+    -----
+    A run that was stopped goes on where it was: a finished fold is not trained again, an unfinished one from
+    its last epoch. Folds are stretches of neighbouring names that part no group (`core.folds.deal_folds`).
+    """
+    began = time.perf_counter()
+    _require_sense(folds, name)
+    pool = read_pool(config, groups)
+    dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
+    folder = Path(out) / (name or (config.source.stem if config.source else "crossval"))
+    _require_same_run(folder, _identity(config, pool, dealt))
+    palette = config.palette()
+    fold_folders = []
+    for fold in range(folds):
+        held = [pair for pair, number in zip(pool.judged, dealt, strict=True) if number == fold]
+        fold_folders.append(folder / f"fold-{fold + 1}")
+        progress.note(f"fold {fold + 1} of {folds}: {', '.join(pair.stem for pair in held)} held out")
+        _run_fold(config, pool, held, fold_folders[-1], palette, progress)
+    everything = {pair.stem: pair for pair in pool.judged}
+    scores = _score(config, folder, list(everything), pool, everything, against, progress)
+    trusted = None
+    if set(pool.trusted) != set(everything):
+        trusted = _score_part(config, folder, pool, everything, against, progress)
+    seconds = time.perf_counter() - began
+    table = _add_row(Path(out) / RUNS, folder.name, config, folds, scores, trusted, seconds)
+    parts = [scores.paths, trusted.paths if trusted else ()]
+    return CrossvalResult(
+        scores, trusted, tuple(fold_folders), (table, *(path for part in parts for path in part))
+    )
+
+
+def read_pool(config: Config, groups: Path | None) -> Pool:
+    """The images of ``[train]``, with what a table says of their groups and use.
+
+    Raises
+    ------
+    InputError
+        See `crossval`.
+    """
+    from glomtile.engine.sources import split_pairs
+
+    pairs = tuple(split_pairs(config, "train"))
+    stems = [pair.stem for pair in pairs]
+    if groups is None:
+        return Pool(pairs, {stem: stem for stem in stems}, {})
+    known: dict[str, str] = {}
+    use: dict[str, str] = {}
+    for row in read_csv(groups, required=("stem", "group")):
+        stem, group, role = row["stem"], row["group"], row.get("use", "")
+        if stem not in stems:
+            continue
+        if known.setdefault(stem, group) != group:
+            raise InputError(groups, f"expected one group for {stem}, got {known[stem]!r} and {group!r}")
+        if role not in ("", TRAIN_ONLY, JUDGE_ONLY):
+            raise InputError(
+                groups, f"expected use to be empty, {TRAIN_ONLY} or {JUDGE_ONLY} for {stem}, got {role!r}"
+            )
+        if role:
+            use[stem] = role
+    missing = [stem for stem in stems if stem not in known]
+    if missing:
+        raise InputError(groups, f"expected a line for every image, got none for {', '.join(missing[:10])}")
+    return Pool(pairs, known, use)
+
+
+def _require_sense(folds: int, name: str | None) -> None:
+    if not 2 <= folds <= _LARGEST_FOLD_NUMBER:
+        raise UsageError("--folds", f"expected 2 to {_LARGEST_FOLD_NUMBER}, got {folds}")
+    if name is not None and (Path(name).name != name or name in ("", ".", "..")):
+        raise UsageError("--name", f"expected the name of a folder, got {name!r}")
+
+
+def _identity(config: Config, pool: Pool, dealt: Sequence[int]) -> dict[str, Any]:
+    """What the folds' networks depend on, as JSON has it."""
+    sections = json.loads(config.model_dump_json(exclude=set(_AFTER_TRAINING)))
+    for key in ("images_dir", "masks_dir", "model_dir", "eval_dir"):
+        sections["train"].pop(key, None)
+    numbers = {pair.stem: fold + 1 for pair, fold in zip(pool.judged, dealt, strict=True)}
+    sizes = {pair.stem: [pair.image.stat().st_size, pair.mask.stat().st_size] for pair in pool.pairs}
+    return {"settings": sections, "folds": numbers, "use": pool.use, "files": sizes}
+
+
+def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
+    """Begin a run's folder, or make sure that it is this run's."""
+    path = folder / SETTINGS
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        workspace.write_json(path, identity)
+        return
+    except (OSError, ValueError) as problem:
+        raise InputError(path, f"expected the settings of a run, got: {problem}") from problem
+    wanted = json.loads(json.dumps(identity))
+    if known == wanted:
+        return
+    others = ", ".join(_differences(known, wanted))
+    raise UsageError(
+        folder,
+        f"expected the settings of the run that is there, got others: {others}",
+        "give another --name, or move that run away",
+    )
+
+
+def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    if isinstance(known, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*known, *wanted]):
+            yield from _differences(known.get(key), wanted.get(key), f"{where}.{key}" if where else str(key))
+    elif known != wanted:
+        yield f"{where.removeprefix('settings.')} {known} is now {wanted}"
+
+
+def _run_fold(
+    config: Config, pool: Pool, held: Sequence[Pair], folder: Path, palette: Palette, progress: Progress
+) -> None:
+    """Train on all others, as far as that is not done, and predict what is held out."""
+    from glomtile.verbs.train import train
+
+    left = {pair.stem for pair in held}
+    learnt = [p for p in pool.pairs if p.stem not in left and pool.use.get(p.stem) != JUDGE_ONLY]
+    for pair in learnt:
+        workspace.link(folder / "train" / "images" / pair.image.name, pair.image)
+        workspace.link(folder / "train" / "masks" / pair.mask.name, pair.mask)
+    workspace.write_json(folder / HELD_OUT, [pair.stem for pair in held])
+    workspace.write_text(folder / FOLD_CONFIG, _fold_config(config))
+    fold_config = load_config(folder / FOLD_CONFIG)
+    train(fold_config, resume=(folder / "models" / "last").is_dir(), progress=progress)
+    out = folder.parent
+    progress.start("held-out images", len(held))
+    for pair, labels in predicted_labels(config, folder / "models" / "last", held):
+        write_mask(out / "predictions" / f"{pair.stem}.png", labels, palette, config.dataset.image_mpp)
+        write_mask(out / "truth" / f"{pair.stem}.png", _truth(pair, config, palette), palette)
+        progress.advance(1, image=pair.stem)
+
+
+def _fold_config(config: Config) -> str:
+    """The config of one fold: its paths are its folder's, and no images judge its epochs."""
+    content = {
+        name: _given(config, name) for name in type(config).model_fields if name not in _AFTER_TRAINING
+    }
+    content["tiledinfer"] = _given(config, "tiledinfer")
+    for key in ("images_dir", "output_dir"):
+        content["tiledinfer"].pop(key, None)
+    content["train"] |= {
+        "images_dir": "train/images",
+        "masks_dir": "train/masks",
+        "model_dir": "models",
+        "eval_dir": "eval",
+        "break_file": "break_training",
+        "use": "last",
+        "epoch_change_infer": False,
+        "epoch_change_tiled_infer": False,
+    }
+    return to_toml(make_config(content))
+
+
+def _given(config: Config, name: str) -> dict[str, Any]:
+    """The settings of a section that were written."""
+    section = config.section(name)
+    values = {key: getattr(section, key) for key in type(section).model_fields if section.given(key)}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def predicted_labels(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, UInt8]]:
+    """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
+    from glomtile.engine.modelfolder import load_model_folder, read_card
+    from glomtile.engine.pictures import segment_image
+    from glomtile.engine.predictor import KerasPredictor
+    from glomtile.engine.segmenter import Segmenter
+    from glomtile.engine.sources import working_scale
+    from glomtile.files.planes import crop
+    from glomtile.types import Box
+
+    tta = config.tiledinfer.tta
+    if read_card(model).mpp is None:
+        loaded = load_model_folder(model)
+        predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, config.image.color_order)
+        for pair in pairs:
+            yield pair, segment_image(read_image(pair.image), predictor, config.tiledinfer).labels
+        return
+    segmenter = Segmenter.load(model, tta=tta)
+    for pair in pairs:
+        scale = working_scale(config, pair.image)
+        assert scale is not None
+        result = segmenter.segment(pair.image, mpp=scale[0])
+        yield pair, crop(result.labels, Box(0, 0, *result.labels.shape))
+
+
+def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
+    return read_mask(pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance)
+
+
+def _score_part(
+    config: Config,
+    folder: Path,
+    pool: Pool,
+    pairs: dict[str, Pair],
+    against: Path | None,
+    progress: Progress,
+) -> ScoreResult:
+    """The figures over the images whose labels are trusted, in a folder of their own."""
+    stems = [stem for stem in pool.trusted if stem in pairs]
+    part = folder / TRUSTED
+    for kind in ("predictions", "truth"):
+        for stem in stems:
+            workspace.link(part / kind / f"{stem}.png", folder / kind / f"{stem}.png")
+    return _score(config, part, stems, pool, pairs, against, progress)
+
+
+def _score(
+    config: Config,
+    folder: Path,
+    stems: Sequence[str],
+    pool: Pool,
+    pairs: dict[str, Pair],
+    against: Path | None,
+    progress: Progress,
+) -> ScoreResult:
+    for stem in stems:
+        workspace.link(folder / "images" / pairs[stem].image.name, pairs[stem].image)
+    if against is not None:
+        _link_masks(against, stems, folder / "against")
+    groups = folder / "groups.csv"
+    write_csv(groups, ["stem", "group"], [[stem, pool.groups[stem]] for stem in stems])
+    result = score(
+        folder / "predictions",
+        folder / "truth",
+        folder,
+        palette=config.palette(),
+        groups=groups,
+        mpp=config.dataset.image_mpp,
+        images=folder / "images",
+        against=folder / "against" if against is not None else None,
+        draws=config.eval.draws,
+        progress=progress,
+    )
+    return ScoreResult(result.scores, result.per_image, (*result.paths, report(folder)))
+
+
+def _link_masks(source: Path, stems: Sequence[str], target: Path) -> None:
+    """The masks of these images in another folder."""
+    from glomtile.files.images import list_images
+    from glomtile.files.masks import MASK_SUFFIXES
+
+    found = {path.stem: path for path in list_images(source, MASK_SUFFIXES)}
+    missing = [stem for stem in stems if stem not in found]
+    if missing:
+        raise InputError(source, f"expected a mask for every image, got none for {', '.join(missing[:10])}")
+    for stem in stems:
+        workspace.link(target / found[stem].name, found[stem])
+
+
+_FIGURES = ("pooled_dice", "mean_dice", "pooled_precision", "pooled_recall", "object_f1", "pq")
+
+
+def _add_row(
+    path: Path,
+    name: str,
+    config: Config,
+    folds: int,
+    scores: ScoreResult,
+    trusted: ScoreResult | None,
+    seconds: float,
+) -> Path:
+    """One row a run, a later one of the same name in the place of the earlier; of the first class above 0."""
+    row: dict[str, Cell] = {
+        "name": name,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.source.name if config.source else "",
+        "folds": folds,
+        "epochs": config.train.epochs,
+        "tta": config.tiledinfer.tta,
+        "seconds": round(seconds, 1),
+    }
+    for prefix, result in (("", scores), (f"{TRUSTED}_", trusted)):
+        if result is not None:
+            row |= _figures(prefix, result)
+    rows: list[dict[str, Any]] = list(read_csv(path)) if path.is_file() else []
+    rows = [*(old for old in rows if old.get("name") != name), row]
+    columns = list(dict.fromkeys(column for line in rows for column in line))
+    write_csv(path, columns, [[line.get(column) for column in columns] for line in rows])
+    return path
+
+
+def _figures(prefix: str, result: ScoreResult) -> dict[str, Cell]:
+    found: dict[str, Cell] = {f"{prefix}images": len(result.per_image)}
+    figures: dict[str, Figure] = result.scores.classes[0].figures
+    for name in _FIGURES:
+        figure = figures[name]
+        found |= {
+            f"{prefix}{name}": round(figure.value, 4),
+            f"{prefix}{name}_low": round(figure.low, 4),
+            f"{prefix}{name}_high": round(figure.high, 4),
+        }
+    total = result.scores.classes[0].total
+    return found | {f"{prefix}{name}": getattr(total, name) for name in ("found", "false", "missed")}

@@ -1,0 +1,85 @@
+"""One run at a time in a folder, and no lock that outlives its run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glomtile.errors import StorageError, UsageError
+from glomtile.files import lock
+from glomtile.files.lock import sole_run
+from glomtile.types import SILENT
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from glomtile.files.lock import sole_run
+with sole_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_run_is_told_who_holds_the_folder_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match=f"got process {holder.pid} on ") as told, sole_run(folder):
+            pass
+        assert "choose another folder" in str(told.value)
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        assert holder.stdout is not None
+        holder.stdout.close()
+    assert (folder / lock.LOCK_FILE).exists()
+    with sole_run(folder):
+        assert f'"process": {os.getpid()}' in (folder / lock.LOCK_FILE).read_text("utf-8")
+
+
+def test_a_run_that_ended_lets_the_next_in_and_one_that_runs_does_not(tmp_path: Path) -> None:
+    for _ in range(2):
+        with sole_run(tmp_path), pytest.raises(UsageError, match="no other run"), sole_run(tmp_path):
+            pass
+    with pytest.raises(ZeroDivisionError), sole_run(tmp_path):
+        raise ZeroDivisionError
+    with sole_run(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"process": 3}'])
+def test_a_note_that_says_nothing_does_not_hide_the_lock(tmp_path: Path, text: str) -> None:
+    with sole_run(tmp_path):
+        (tmp_path / lock.LOCK_FILE).write_text(text)
+        with pytest.raises(UsageError, match="got one that holds it"), sole_run(tmp_path):
+            pass
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_here(descriptor: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    told: list[str] = []
+    monkeypatch.setattr(lock, "_lock", none_here)
+    monkeypatch.setattr(SILENT, "warn", told.append)
+    with sole_run(tmp_path):
+        pass
+    assert len(told) == 1
+    assert "let no second run write here" in told[0]
+
+
+def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(StorageError, match="a part of the path is a file"),
+        sole_run(tmp_path / "file" / "out"),
+    ):
+        pass

@@ -1,0 +1,425 @@
+"""What `segment` says and leaves behind when a slide or the place for its results goes away while it runs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from skimage.draw import disk
+
+import glomtile.cli
+from glomtile.config.card import ModelCard, ObjectSettings
+from glomtile.config.schema import ModelSettings
+from glomtile.core.palette import GLOMERULI
+from glomtile.engine.segmenter import Segmenter
+from glomtile.engine.windows import Settings
+from glomtile.errors import StorageError, UsageError
+from glomtile.files import slide_levels, workspace
+from glomtile.files.lock import sole_run
+from glomtile.files.planes import SparsePlane
+from glomtile.files.slide_levels import TiffPixels
+from glomtile.types import Float32, UInt8
+from glomtile.verbs.segment import Request, SegmentResult, segment
+
+KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
+SIZE = (2600, 700)
+
+
+class Purple:
+    """A network without context that does something at one of its calls."""
+
+    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.at: dict[int, Callable[[], object]] = {}
+
+    def __call__(self, batch: UInt8) -> Float32:
+        self.calls += 1
+        self.at.get(self.calls, int)()
+        hit = (batch[..., 1] < 80).astype(np.float32)
+        return np.stack([1 - hit, hit], -1)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Purple:
+    purple = Purple()
+    card = ModelCard(
+        network=ModelSettings(num_classes=2, mpp=2.0), classes=ModelCard.classes_of(GLOMERULI), mpp=2.0,
+        tile_px=(256, 256), stride_px=16, context_px=0, objects=ObjectSettings(split=False, smooth_um=0),
+    )  # fmt: skip
+
+    def load(folder: Any, settings: Settings | None = None, tta: Any = None, **more: Any) -> Segmenter:
+        return Segmenter(purple, card, Settings(window_px=256, read_threads=1))
+
+    monkeypatch.setattr(Segmenter, "load", load)
+    # The first look at a small slide would keep all of it.
+    monkeypatch.setattr(slide_levels, "_CACHE_BYTES", 2**18)
+    return purple
+
+
+def slide(path: Path, seed: int = 0) -> Path:
+    """Tissue with discs and noise, so that tiles are large, as a tiled TIFF of 2 µm per pixel."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((*SIZE, 3), (200, 120, 170), np.uint8)
+    for row in range(150, SIZE[0] - 100, 300):
+        pixels[disk((row + int(rng.integers(-40, 40)), 350), 60)] = (120, 40, 120)
+    pixels += rng.integers(0, 30, pixels.shape, dtype=np.uint8)
+    tifffile.imwrite(
+        path, pixels, tile=(128, 128), photometric="rgb", ome=True, compression="deflate",
+        metadata={"axes": "YXS", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0},
+    )  # fmt: skip
+    return path
+
+
+def run(out: Path, *paths: Path) -> SegmentResult:
+    return segment(paths, out, Request(out))
+
+
+def outputs(out: Path, stem: str = "") -> dict[str, bytes]:
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for kind in KINDS
+        if (out / kind).is_dir()
+        for path in sorted((out / kind).iterdir())
+        if path.name.startswith(stem)
+    }
+
+
+def undisturbed(folder: Path, network: Purple, *paths: Path) -> tuple[dict[str, bytes], int]:
+    """The files a run makes that nothing happens to, and how often it asks the network."""
+    run(folder, *paths)
+    calls, network.calls = network.calls, 0
+    assert len(json.loads((folder / "geojson" / f"{paths[0].name[:1]}.geojson").read_text())["features"]) > 5
+    return outputs(folder), calls
+
+
+def require_whole(out: Path) -> None:
+    """Everything under a final name can be read, and nothing half-written lies beside it."""
+    for path in outputs(out):
+        assert not Path(path).name.startswith("."), path
+        if path.endswith(".geojson"):
+            json.loads((out / path).read_text("utf-8"))
+        elif path.endswith(".tif"):
+            tifffile.imread(out / path)
+
+
+def test_a_slide_cut_off_half_way_is_named_the_others_finish_and_it_goes_on_when_it_is_back(
+    tmp_path: Path, network: Purple
+) -> None:
+    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
+    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
+    whole = a.read_bytes()
+    network.at = {calls // 4: lambda: os.truncate(a, len(whole) // 4)}
+    result = run(tmp_path / "out", a, b)
+    assert result.done == (b,)
+    ((path, reason),) = result.failed
+    assert path == a
+    assert "of a tile, got" in reason
+    assert "it is cut off" in reason
+    assert outputs(tmp_path / "out", "a") == {}
+    assert outputs(tmp_path / "out", "b") == {k: v for k, v in expected.items() if "/b" in k}
+    require_whole(tmp_path / "out")
+    a.write_bytes(whole)
+    network.calls, network.at = 0, {}
+    assert run(tmp_path / "out", a, b).done == (a,)
+    assert network.calls < calls // 2
+    assert outputs(tmp_path / "out") == expected
+    assert [p.name for p in (tmp_path / "out/.glomtile").iterdir() if "work" in p.name] == []
+
+
+def test_a_slide_deleted_half_way_is_read_on_where_the_system_keeps_it(
+    tmp_path: Path, network: Purple
+) -> None:
+    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
+    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
+    network.at = {calls // 4: a.unlink}
+    result = run(tmp_path / "out", a, b)
+    assert result.done == (a, b)
+    assert outputs(tmp_path / "out") == expected
+    ((_, reason),) = run(tmp_path / "out", a, b).failed
+    assert reason == "expected a slide or picture, got nothing there"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
+def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
+    tmp_path: Path, network: Purple, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
+    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
+
+    class Gone:
+        @property
+        def filehandle(self) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        def close(self) -> None:
+            """There is nothing to close."""
+
+    opened, open_tiff = list[Any](), TiffPixels._open
+
+    def remembered(self: TiffPixels, progress: Any) -> None:
+        open_tiff(self, progress)
+        opened.append(self)
+
+    def gone() -> None:
+        opened[0].close()
+        opened[0]._file = Gone()
+
+    monkeypatch.setattr(TiffPixels, "_open", remembered)
+    network.at = {calls // 4: gone}
+    result = run(tmp_path / "out", a, b)
+    assert result.done == (b,)
+    assert result.failed == ((a, f"expected a slide that stays, got: {os.strerror(number)}"),)
+    assert outputs(tmp_path / "out", "a") == {}
+    assert outputs(tmp_path / "out", "b") == {k: v for k, v in expected.items() if "/b" in k}
+
+
+@pytest.mark.shared
+def test_a_scanners_slide_cut_off_half_way_is_named(
+    tmp_path: Path, network: Purple, shared_data: Path
+) -> None:
+    a = tmp_path / "a.svs"
+    shutil.copy(shared_data / "slides" / "CMU-1-Small-Region.svs", a)
+    b = slide(tmp_path / "b.ome.tif")
+    run(tmp_path / "whole", a)
+    calls, network.calls = network.calls, 0
+    assert calls > 3
+    # OpenSlide keeps tiles it has read: nearly all of it goes.
+    network.at = {1: lambda: os.truncate(a, 4096)}
+    result = run(tmp_path / "out", a, b)
+    assert result.done == (b,)
+    ((path, reason),) = result.failed
+    assert path == a
+    assert reason.startswith("expected a whole slide, got: ")
+    assert outputs(tmp_path / "out", "a") == {}
+
+
+def test_a_picture_deleted_before_its_pixels_are_read_is_named(
+    tmp_path: Path, network: Purple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glomtile.files.slide_levels import PicturePixels
+
+    picture = tmp_path / "a.png"
+    tifffile.imwrite(tmp_path / "b.tif", np.full((40, 40, 3), 200, np.uint8), photometric="rgb")
+    workspace.write_bytes(picture, _png())
+    read = PicturePixels.read
+
+    def late(self: PicturePixels, level: int, box: Any) -> UInt8:
+        if self._path == picture:
+            picture.unlink(missing_ok=True)
+        return read(self, level, box)
+
+    monkeypatch.setattr(PicturePixels, "read", late)
+    result = segment([picture, tmp_path / "b.tif"], tmp_path / "out", Request(tmp_path, mpp=2.0))
+    assert result.done == (tmp_path / "b.tif",)
+    ((path, reason),) = result.failed
+    assert path == picture
+    assert "expected" in reason
+    assert outputs(tmp_path / "out", "a") == {}
+
+
+def _png() -> bytes:
+    from glomtile.files.images import encode_png
+
+    return encode_png(np.full((64, 64, 3), 200, np.uint8), 2.0)
+
+
+@contextmanager
+def nobody(folder: Path) -> Iterator[None]:
+    """Without the right to write in a folder: as another user where we are root, else by its mode."""
+    mode = folder.stat().st_mode
+    if os.geteuid() == 0:
+        folder.chmod(0o755)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        folder.chmod(0o555)
+        yield
+    folder.chmod(mode)
+
+
+@pytest.fixture
+def open_place(network: Purple) -> Iterator[Path]:
+    """A folder that everybody may enter, with two slides; all that a run needs is imported."""
+    if os.name != "posix":
+        pytest.skip("rights are told by users and modes of files here")
+    place = Path(tempfile.mkdtemp(prefix="glomtile-rights-"))
+    place.chmod(0o755)
+    for number, name in enumerate("ab"):
+        slide(place / f"{name}.ome.tif", number)
+    try:
+        run(place / "warm", place / "a.ome.tif")
+        network.calls = 0
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+def test_a_place_where_no_folder_may_be_made_ends_the_run_at_once(open_place: Path, network: Purple) -> None:
+    out = open_place / "locked" / "out"
+    out.parent.mkdir()
+    with nobody(out.parent), pytest.raises(StorageError) as told:
+        run(out, open_place / "a.ome.tif", open_place / "b.ome.tif")
+    assert "expected to write here, got: permission denied" in str(told.value)
+    assert str(out) in str(told.value)
+    assert told.value.exit_code == 1
+    assert network.calls == 0
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["masks", "geojson", "objects", "overlays"])
+def test_one_folder_of_results_without_rights_fails_every_slide_by_name_and_writes_no_half_file(
+    open_place: Path, kind: str
+) -> None:
+    out = open_place / "out"
+    for name in (*KINDS, ".glomtile"):
+        (out / name).mkdir(parents=True)
+        if name != kind:
+            (out / name).chmod(0o777)
+    out.chmod(0o777)
+    slides = [open_place / f"{name}.ome.tif" for name in "ab"]
+    out.chmod(0o777)
+    with nobody(out / kind):
+        result = run(out, *slides)
+    assert result.done == ()
+    assert [path for path, _ in result.failed] == slides
+    assert all("expected to write here, got: permission denied" in reason for _, reason in result.failed)
+    assert all(f"{out / kind}" in reason for _, reason in result.failed)
+    assert list((out / kind).iterdir()) == []
+    require_whole(out)
+    assert run(out, *slides).done == tuple(slides)
+    assert outputs(out, "a") == outputs(open_place / "warm")
+
+
+@pytest.mark.parametrize("stage", ["rows", "files"])
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
+def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
+    tmp_path: Path, network: Purple, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
+) -> None:
+    """By decree: at a chunk of rows of the first slide, then at any of its files."""
+    paths = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
+    expected, _ = undisturbed(tmp_path / "whole", network, *paths)
+    words = {errno.EDQUOT: "the disk quota is used up", errno.ENOSPC: "the disk is full"}[number]
+    refusal = OSError(number, os.strerror(number))
+    for count in (1, 4) if stage == "rows" else (1, 2, 3, 4, 5):
+        out, seen = tmp_path / f"out{count}", [0]
+
+        def refuse(path: Path, wanted: int = count, seen: list[int] = seen) -> None:
+            seen[0] += 1
+            if seen[0] == wanted:
+                raise refusal
+
+        with monkeypatch.context() as patch:
+            if stage == "rows":
+                write = SparsePlane._write
+
+                def chunk(self: SparsePlane, *where: Any, write: Any = write, refuse: Any = refuse) -> None:
+                    refuse(Path())
+                    write(self, *where)
+
+                patch.setattr(SparsePlane, "_write", chunk)
+            else:
+                sync = workspace._sync
+
+                def file(path: Path, sync: Any = sync, refuse: Any = refuse) -> None:
+                    if path.is_file() and path.parent.name in KINDS:
+                        refuse(path)
+                    sync(path)
+
+                patch.setattr(workspace, "_sync", file)
+            result = run(out, *paths)
+        assert result.done == paths[1:]
+        ((path, reason),) = result.failed
+        assert path == paths[0]
+        assert f"expected to write here, got: {words}" in reason
+        assert len(outputs(out, "a")) == (0 if stage == "rows" else count - 1)
+        require_whole(out)
+        assert run(out, *paths).done == paths[:1]
+        assert outputs(out) == expected
+
+
+def test_a_disk_that_fills_between_two_slides_keeps_the_first_and_goes_on_with_more_room(
+    tmp_path: Path, network: Purple
+) -> None:
+    paths = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
+    expected, _ = undisturbed(tmp_path / "whole", network, *paths)
+    needed = sum(len(data) for name, data in expected.items() if "/a" in name)
+    place = tmp_path / "small"
+    place.mkdir()
+    mount, room = shutil.which("mount") or "mount", f"size={needed * 3 // 2048 + 60}k"
+    line = [mount, "-t", "tmpfs", "-o", room, "tmpfs", str(place)]
+    try:
+        if subprocess.run(line, capture_output=True, check=False).returncode != 0:
+            pytest.skip("no file system may be mounted here; the same by decree runs beside this")
+    except FileNotFoundError:
+        pytest.skip("there is no mount here; the same by decree runs beside this")
+    try:
+        out = place / "out"
+        assert run(out, paths[0]).done == paths[:1]
+        fill = os.statvfs(place)
+        (place / "others").write_bytes(bytes(max(0, fill.f_bavail * fill.f_frsize - 2 * fill.f_frsize)))
+        try:
+            result = run(out, *paths)
+            ((path, reason),) = result.failed
+            assert (path, result.skipped) == (paths[1], paths[:1])
+        except StorageError as refused:
+            reason = str(refused)
+        assert "expected to write here, got: the disk is full" in reason
+        require_whole(out)
+        assert outputs(out, "a") == {k: v for k, v in expected.items() if "/a" in k}
+        subprocess.run([mount, "-o", "remount,size=64m", str(place)], check=True)
+        result = run(out, *paths)
+        assert (result.skipped, result.done) == (paths[:1], paths[1:])
+        assert outputs(out) == expected
+    finally:
+        subprocess.run([shutil.which("umount") or "umount", str(place)], check=True)
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_the_first_is_not_disturbed(
+    tmp_path: Path, network: Purple
+) -> None:
+    a = slide(tmp_path / "a.ome.tif")
+    expected, calls = undisturbed(tmp_path / "whole", network, a)
+    told: list[UsageError] = []
+
+    def second() -> None:
+        with pytest.raises(UsageError, match="expected no other run in this folder") as refused:
+            run(tmp_path / "out", a)
+        told.append(refused.value)
+
+    network.at = {calls // 2: second}
+    assert run(tmp_path / "out", a).done == (a,)
+    assert f"got process {os.getpid()} on " in str(told[0])
+    assert outputs(tmp_path / "out") == expected
+
+
+def test_the_command_ends_with_2_where_another_run_works_and_with_1_where_a_slide_goes(
+    tmp_path: Path, network: Purple, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, out = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif"), tmp_path / "out"
+    line = ["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]
+    with sole_run(out / ".glomtile"):
+        assert glomtile.cli.run(line) == 2
+    assert "expected no other run in this folder" in capsys.readouterr().err
+    assert outputs(out) == {}
+    network.at = {4: lambda: os.truncate(a, 1000)}
+    assert glomtile.cli.run(line) == 1
+    told = capsys.readouterr()
+    assert "failed: 1" in told.err
+    assert "it is cut off" in told.err
+    assert {Path(name).name[0] for name in outputs(out)} == {"b"}

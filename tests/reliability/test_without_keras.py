@@ -1,0 +1,75 @@
+"""The base install segments: no training framework, nor anything else of an extra, is ever imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glomtile.files.images import write_png
+
+WITHOUT = """
+import importlib.util, sys
+from importlib.abc import MetaPathFinder
+
+EXTRAS = {"keras", "tensorflow", "jax", "torch", "onnx", "onnxruntime", "h5py"}
+
+class Refusing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+# Asking whether a module is there is no import.
+ask = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in EXTRAS else ask(name, package)
+sys.meta_path.insert(0, Refusing())
+from glomtile.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", WITHOUT, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    coarse = np.random.default_rng(1).integers(60, 240, (8, 9, 3), np.uint8)
+    write_png(tmp_path / "biopsy.png", coarse.repeat(40, 0).repeat(40, 1))
+    return tmp_path / "biopsy.png"
+
+
+def test_a_picture_is_segmented(exported_model: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("segment", picture, "--mpp", 0.5, "-m", exported_model, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "masks/biopsy.png").is_file()
+    told = json.loads((out / "run.json").read_text("utf-8"))
+    assert told["settings"]["runtime"] == "openvino"
+    assert told["settings"]["precision"] == "float32"
+    assert "openvino" in told["versions"]
+    assert "backend" not in told["versions"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("segment", "{picture}", "--mpp", 0.5, "-m", "{model}", "-o", "{out}", "--runtime", "keras"),
+        ("export", "{model}"),
+        ("demo", "-o", "{out}"),
+    ],
+)
+def test_what_needs_keras_says_so_in_one_line(
+    line: tuple[object, ...], exported_model: Path, picture: Path, tmp_path: Path
+) -> None:
+    names = {"picture": picture, "model": exported_model, "out": tmp_path / "out"}
+    done = run(*(str(word).format(**names) for word in line))
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'glomtile[cpu]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

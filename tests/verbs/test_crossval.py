@@ -1,0 +1,195 @@
+"""Cross-validation: who is held out, that nothing is trained twice, and what is scored."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glomtile.config.load import make_config
+from glomtile.config.schema import Config
+from glomtile.core.palette import GLOMERULI
+from glomtile.errors import InputError, UsageError
+from glomtile.files.images import write_png
+from glomtile.files.masks import read_mask, write_mask
+from glomtile.verbs import crossval as module
+from glomtile.verbs.crossval import crossval
+
+SIDE = 64
+GROUPS = "stem,group,use\nd0,a,\nd1,a,\nd2,b,\nd3,c,judge\nd4,c,\nd5,n,train\n"
+
+
+def paint_discs(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for i in range(count):
+        y, x = rng.integers(16, SIDE - 16, 2)
+        labels = ((rows - y) ** 2 + (columns - x) ** 2 < 120).astype(np.uint8)
+        image = (50 + 130 * labels[..., None] + rng.integers(0, 30, (SIDE, SIDE, 3))).astype(np.uint8)
+        write_png(folder / "images" / f"d{i}.png", image)
+        write_mask(folder / "masks" / f"d{i}.png", labels, GLOMERULI)
+
+
+def config_of(root: Path, epochs: int = 2, **tiled: object) -> Config:
+    content = {
+        "model": {
+            "model": "FlexUNet", "image_width": 32, "image_height": 32, "num_classes": 2, "base_filters": 4,
+            "num_layers": 3, "dropout_rate": 0.0, "learning_rate": 0.01, "loss": "dice_crossentropy",
+            "mpp": 1.0,
+        },
+        "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}},
+        "dataset": {"image_mpp": 1.0, "sampling": "crops", "samples_per_epoch": 8},
+        "train": {
+            "images_dir": "images", "masks_dir": "masks", "epochs": epochs, "batch_size": 4, "use": "last",
+            "epoch_change_infer": False,
+        },
+        "tiledinfer": {"images_dir": "images", "output_dir": "somewhere", **tiled},
+    }  # fmt: skip
+    return make_config(content, root)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("crossval")
+    paint_discs(root, 6)
+    (root / "groups.csv").write_text(GROUPS)
+    crossval(
+        config_of(root),
+        root / "runs",
+        folds=3,
+        name="discs",
+        groups=root / "groups.csv",
+        against=root / "masks",
+    )
+    return root
+
+
+def test_no_network_saw_what_it_is_judged_on(project: Path) -> None:
+    held = {}
+    for number in (1, 2, 3):
+        fold = project / f"runs/discs/fold-{number}"
+        held[number] = json.loads((fold / "held_out.json").read_text())
+        seen = {path.stem for path in (fold / "train/images").iterdir()}
+        assert seen == {"d0", "d1", "d2", "d4", "d5"} - set(held[number])
+        card = json.loads((fold / "models/last/model.json").read_text())
+        assert card["data"]["images"] == len(seen)
+    assert held == {1: ["d0", "d1"], 2: ["d2"], 3: ["d3", "d4"]}
+
+
+def test_every_judged_image_has_one_prediction_of_its_size(project: Path) -> None:
+    predictions = sorted((project / "runs/discs/predictions").iterdir())
+    assert [path.stem for path in predictions] == ["d0", "d1", "d2", "d3", "d4"]
+    assert all(read_mask(path, GLOMERULI).shape == (SIDE, SIDE) for path in predictions)
+
+
+def test_all_images_and_the_trusted_ones_are_scored(project: Path) -> None:
+    run = project / "runs/discs"
+    whole, part = (json.loads((at / "scores.json").read_text()) for at in (run, run / "trusted"))
+    assert (whole["images"], part["images"]) == (5, 4)
+    assert (whole["groups"], part["groups"]) == (3, 3)
+    assert whole["difference"][0]["figures"]["pooled_dice"]["value"] <= 0  # against the truth itself
+    assert (run / "report.html").is_file()
+    with (project / "runs/runs.csv").open() as table:
+        (row,) = csv.DictReader(table)
+    figure = whole["classes"][0]["figures"]["pooled_dice"]
+    assert float(row["pooled_dice"]) == pytest.approx(figure["value"], abs=1e-4)
+    assert row["trusted_images"] == "4"
+
+
+def test_a_finished_fold_is_not_trained_again_and_gives_the_same(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = project / "runs/discs"
+    weights = [(run / f"fold-{k}/models/last/model.keras").stat().st_mtime_ns for k in (1, 2, 3)]
+    before = {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+    (run / "predictions/d2.png").unlink()
+    again = crossval(
+        config_of(project), project / "runs", folds=3, name="discs", groups=project / "groups.csv"
+    )
+    assert [(run / f"fold-{k}/models/last/model.keras").stat().st_mtime_ns for k in (1, 2, 3)] == weights
+    assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == before
+    assert len(again.scores.per_image) == 5
+
+
+def test_a_stopped_fold_goes_on_to_the_same_network(project: Path, tmp_path: Path) -> None:
+    """One epoch now and the other later, by the file that stops training."""
+    paint_discs(tmp_path, 6)
+    (tmp_path / "groups.csv").write_text(GROUPS)
+    arguments = {"folds": 3, "name": "discs", "groups": tmp_path / "groups.csv"}
+
+    class StoppedError(Exception):
+        pass
+
+    class Impatient:
+        def __getattr__(self, name: str) -> object:
+            return lambda *args, **figures: None
+
+        def note(self, text: str) -> None:
+            if text.startswith("epoch 1/2") and not (tmp_path / "runs/discs/fold-2").exists():
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        crossval(config_of(tmp_path), tmp_path / "runs", **arguments, progress=Impatient())
+    crossval(config_of(tmp_path), tmp_path / "runs", **arguments)
+    for kind in ("fold-1/models/last/model.json", "predictions/d0.png", "predictions/d4.png"):
+        one, other = (root / "runs/discs" / kind for root in (project, tmp_path))
+        if kind.endswith("json"):
+            digests = [json.loads(path.read_text())["scores"] for path in (one, other)]
+            assert digests[0] == digests[1]
+        else:
+            assert one.read_bytes() == other.read_bytes()
+
+
+def test_other_settings_need_another_name_and_inference_may_differ(project: Path) -> None:
+    with pytest.raises(UsageError, match=r"train\.epochs 2 is now 3"):
+        crossval(
+            config_of(project, epochs=3),
+            project / "runs",
+            folds=3,
+            name="discs",
+            groups=project / "groups.csv",
+        )
+    crossval(
+        config_of(project, tta="flips"),
+        project / "runs",
+        folds=3,
+        name="discs",
+        groups=project / "groups.csv",
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("stem,group\nd0,a\n", "expected a line for every image, got none for d1"),
+        (
+            GROUPS.replace("d2,b,", "d2,b,maybe"),
+            "empty, train or judge for d2, got 'maybe'",
+        ),
+        (GROUPS + "d0,z,\n", "expected one group for d0, got 'a' and 'z'"),
+    ],
+)
+def test_a_table_of_groups_that_does_not_fit_is_refused(
+    project: Path, tmp_path: Path, table: str, message: str
+) -> None:
+    (tmp_path / "groups.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        crossval(config_of(project), tmp_path / "runs", folds=3, groups=tmp_path / "groups.csv")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_name_is_no_path(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected the name of a folder"):
+        crossval(config_of(project), tmp_path, name="../elsewhere")
+
+
+def test_masks_to_compare_with_must_be_there(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few/d0.png").write_bytes((project / "masks/d0.png").read_bytes())
+    pool = module.read_pool(config_of(project), None)
+    assert len(pool.judged) == 6
+    with pytest.raises(InputError, match="expected a mask for every image, got none for d1"):
+        module._link_masks(tmp_path / "few", ["d0", "d1"], tmp_path / "links")
