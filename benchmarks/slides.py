@@ -222,7 +222,7 @@ def whole(told: argparse.Namespace) -> None:
 
 
 def tissue(told: argparse.Namespace) -> None:
-    """A slide that is mostly tissue, and one that is mostly glass: each with the mask and without, in turn."""
+    """A slide of tissue and one that is mostly glass, each with the mask and without, in turn."""
     write_slide(told.slide)
     for name, slide, window_px in (
         ("the pyramid", told.slide, 384),
