@@ -27,12 +27,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import cv2
 import numpy as np
 
+from glomtile.config.load import load_config
 from glomtile.core.counts import ClassScore, ImageScore, score_image
 from glomtile.core.palette import GLOMERULI
 from glomtile.core.scores import summarise
 from glomtile.core.sheets import BOTH, ONLY_PREDICTED, ONLY_TRUE, grid_sheet
 from glomtile.engine.doubts import Doubts
+from glomtile.engine.familiar import familiar_tissue
 from glomtile.engine.segmenter import Segmenter
+from glomtile.engine.sources import split_pairs
 from glomtile.files.images import read_image, write_png
 from glomtile.files.masks import read_mask
 from glomtile.files.slide_levels import levels_of
@@ -86,6 +89,17 @@ class Case:
         return bool(self.doubts.warnings)
 
 
+def loaded(fold: Path) -> Segmenter:
+    """The fold's model; one that was trained before models knew it learns how its training images look."""
+    segmenter = Segmenter.load(fold / "models" / "last")
+    if segmenter.card.familiar is None:
+        config = load_config(fold / "fold.toml")
+        familiar = familiar_tissue(config, split_pairs(config, "train"))
+        card = segmenter.card.model_copy(update={"familiar": familiar})
+        segmenter = Segmenter(segmenter._predictor, card)
+    return segmenter
+
+
 def segmented(segmenter: Segmenter, image: UInt8, truth: UInt8, told: tuple[str, str, str, str]) -> Case:
     fold, stem, condition, family = told
     with Slide(Path(stem), PaintedPixels(image)) as slide:
@@ -112,12 +126,7 @@ def fold_cases(
     fold: Path, data: Path, wanted: Sequence[Change], phantom_count: int, most_images: int | None
 ) -> Iterator[Case]:
     """All cases of one fold's held-out images and of the phantoms."""
-    segmenter = Segmenter.load(fold / "models" / "last")
-    if segmenter.card.familiar is None:
-        print(
-            f"{fold.name}: this model has no section `familiar`, so no doubts: train it again",
-            file=sys.stderr,
-        )
+    segmenter = loaded(fold)
     stems = json.loads((fold / "held_out.json").read_text("utf-8"))[:most_images]
     for stem in stems:
         image, truth = (

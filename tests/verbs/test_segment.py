@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from skimage.draw import disk
 
+import glomtile.engine.segmenter as segmenter_module
 from glomtile.config.card import ModelCard, ObjectSettings
 from glomtile.config.schema import ModelSettings
 from glomtile.core.palette import GLOMERULI
+from glomtile.engine.doubts import Doubts
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
@@ -103,3 +106,50 @@ def test_no_scale_is_refused_with_the_way_out_and_a_survey_writes_nothing(tmp_pa
     before = tree(tmp_path)
     survey([path], Request(tmp_path, mpp=2.0))
     assert tree(tmp_path) == before
+
+
+class Told:
+    """A progress that remembers what it was warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def start(self, title: str, total: int | None = None) -> None: ...
+
+    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_doubts_are_warned_of_and_stand_in_summary_and_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", Told()
+    doubts = Doubts({"stain": 2.5, "brightness": 0.5}, 1.0, 0.61, ("stain: far", "unsure: very"))
+    monkeypatch.setattr(segmenter_module, "doubts_of", lambda *_: doubts)
+    segment([path], out, Request(tmp_path, mpp=2.0), progress=told)
+    assert told.warnings == [f"{path}: doubtful: stain: far; unsure: very"]
+    run = json.loads((out / "run.json").read_text("utf-8"))
+    assert run["inputs"][str(path)]["doubts"] == ["stain: far", "unsure: very"]
+    ((row,), columns) = read_summary(out)
+    assert columns[-1] == "seconds"
+    assert (row["stain_distance"], row["scale_distance"]) == ("2.5", "")
+    assert (row["expected_dice"], row["doubt"]) == ("0.61", "stain: far; unsure: very")
+
+
+def test_a_model_that_says_nothing_of_its_training_is_not_doubted(tmp_path: Path) -> None:
+    path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", Told()
+    segment([path], out, Request(tmp_path, mpp=2.0), progress=told)
+    assert told.warnings == []
+    assert json.loads((out / "run.json").read_text("utf-8"))["inputs"][str(path)]["doubts"] == []
+    ((row,), _) = read_summary(out)
+    assert row["stain_distance"] == row["expected_dice"] == row["doubt"] == ""
+
+
+def read_summary(out: Path) -> tuple[list[dict[str, str]], list[str]]:
+    with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        return list(reader), list(reader.fieldnames or ())

@@ -44,6 +44,9 @@ _RIDGE = 1.0
 _LEAST_VARIANCE = 1e-4
 _LIMIT_SHARE, _LEAST_LIMIT, _LEAST_OCTAVES = 0.95, 1.0, 0.25
 _LEAST_SPREAD = 1e-3
+_ERRORS, _MAD = 2.0, 1.4826
+"""Errors to either side that are familiar, and a normal error in medians of its absolute value."""
+
 _LEAST_OWNERS = 4
 _LEAST_CONFIDENCE = 26
 
@@ -221,8 +224,9 @@ def ruler_of(
     Returns
     -------
     Ruler or None
-        ``None`` with fewer than 4 images. What was taught is familiar, and so is what 95 % of the images
-        that were not enlarged are taken for, by rulers made of the others.
+        ``None`` with fewer than 4 images. What was taught is familiar, and so is all within twice the error
+        that rulers made of the other images make at the images' own scale. The error is told by its median,
+        so that an image of another kind (a negative, a phantom) does not widen it.
 
     Raises
     ------
@@ -245,14 +249,10 @@ def ruler_of(
         ruler = _regression(features[own != image], wanted[own != image])
         for row in np.flatnonzero(own == image):
             answers[row] = ruler.octaves(features[row])
-    own_scale = answers[wanted == 0]
-    ends = (
-        np.quantile(own_scale, ((1 - _LIMIT_SHARE) / 2, (1 + _LIMIT_SHARE) / 2)) if len(own_scale) else taught
-    )
-    low, high = (
-        min(taught[0], float(ends[0]), -_LEAST_OCTAVES),
-        max(taught[1], float(ends[1]), _LEAST_OCTAVES),
-    )
+    own_scale = np.abs(answers[wanted == 0])
+    error = _ERRORS * _MAD * float(np.median(own_scale)) if len(own_scale) else 0.0
+    low, high = (pick(*taught, end) for pick, end in ((min, -error), (max, error)))
+    low, high = min(low, -_LEAST_OCTAVES), max(high, _LEAST_OCTAVES)
     return replace(_regression(features, wanted), low=low, high=high)
 
 

@@ -30,7 +30,8 @@ _LOOK_PX, _MOST_LOOKS = 256, 16
 """Side and number of the windows that tell how a large picture looks; smaller ones are looked at whole."""
 
 _SURE_PX, _MOST_SURE = 512, 64
-LEAST_EXPECTED_DICE = 0.8
+FAR, LEAST_EXPECTED_DICE = 1.25, 0.8
+"""Distance from which on, and promised Dice below which, a result is doubted."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ def _away(familiar: FamiliarTissue, seen: NDArray[np.float64]) -> tuple[dict[str
 
 def _warnings(away: Mapping[str, float], enlargement: float, promised: float) -> Iterator[str]:
     for name, distance in away.items():
-        if distance > 1 and name == "scale":
+        if distance > FAR and name == "scale":
             yield f"scale: tissue seems {enlargement:.2g} times as large as in training, is the mpp right?"
-        elif distance > 1:
+        elif distance > FAR:
             yield f"{name}: {distance:.1f} times as far from the training images as they reach"
     if promised < LEAST_EXPECTED_DICE:
         yield f"unsure: by its own probabilities the network expects a Dice of {promised:.2f}"
