@@ -333,8 +333,14 @@ def _regression(features: Float64, wanted: Float64) -> Ruler:
     weights = np.linalg.solve(
         away.T @ away + _RIDGE * np.eye(away.shape[1]), away.T @ (wanted - wanted.mean())
     )
-    columns = (tuple(values.tolist()) for values in (centre, spread, weights))
-    return Ruler(*columns, offset=float(wanted.mean()), low=0.0, high=0.0)
+    return Ruler(
+        centre=tuple(centre.tolist()),
+        spread=tuple(spread.tolist()),
+        weights=tuple(weights.tolist()),
+        offset=float(wanted.mean()),
+        low=0.0,
+        high=0.0,
+    )
 
 
 def _hues(density: Float32) -> tuple[Float32, Float32]:
