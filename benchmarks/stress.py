@@ -291,6 +291,11 @@ def main() -> None:
     print_conditions(cases)
     print_doubts(clean, f"Doubts, without {', '.join(told.noisy)}")
     print_doubts(cases, "Doubts, all images")
+    sound = {
+        (case.fold, case.stem) for case in clean if case.condition == "unchanged" and case.dice >= FAILED_DICE
+    }
+    shaken = [case for case in clean if case.family == "phantom" or (case.fold, case.stem) in sound]
+    print_doubts(shaken, f"Doubts, phantoms and the {len(sound)} of them that do not fail unchanged")
 
 
 if __name__ == "__main__":

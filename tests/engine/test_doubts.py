@@ -65,15 +65,15 @@ class Slide:
         return self._pixels, 1.0
 
 
-def biopsy(seed: int, side_px: int = SIDE_PX) -> UInt8:
-    return paint(seed, (side_px, side_px), MPP, "hard").image
+def biopsy(seed: int, side_px: int = SIDE_PX, mpp: float = MPP) -> UInt8:
+    return paint(seed, (side_px, side_px), mpp, "hard").image
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
     folder = tmp_path_factory.mktemp("training")
     for seed in range(8):
-        write_png(folder / f"{seed}.png", biopsy(seed))
+        write_png(folder / f"{seed}.png", biopsy(seed, 2 * SIDE_PX, MPP / 2))
     return [Pair(str(seed), folder / f"{seed}.png", folder / f"{seed}.png") for seed in range(8)]
 
 
@@ -81,7 +81,7 @@ def training(**augmentor: object) -> Config:
     return make_config(
         {
             "model": {"num_classes": 2, "mpp": MPP},
-            "dataset": {"image_mpp": MPP},
+            "dataset": {"image_mpp": MPP / 2},
             "augmentor": {"enabled": bool(augmentor), **augmentor},
         }
     )
@@ -137,11 +137,11 @@ def test_an_unsure_network_is_told_of(familiar: FamiliarTissue, sure: float, uns
     assert any(text.startswith("unsure: ") for text in doubts.warnings) == unsure
 
 
-def test_a_wrong_scale_is_told_of(pairs: list[Pair], familiar: FamiliarTissue) -> None:
-    half = paint(20, (2 * SIDE_PX, 2 * SIDE_PX), MPP / 2, "hard").image
-    doubts = segmenter(familiar).segment(Slide(half, plain=True)).doubts
-    assert doubts.enlargement > 1.25
-    assert doubts.distances["scale"] > 1
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+def test_a_wrong_scale_is_told_of(familiar: FamiliarTissue, factor: float) -> None:
+    doubts = segmenter(familiar).segment(Slide(biopsy(20, 512, MPP / factor), plain=True)).doubts
+    assert doubts.enlargement == pytest.approx(factor, rel=0.35)
+    assert any(text.startswith("scale: ") for text in doubts.warnings)
 
 
 def test_a_model_that_says_nothing_of_its_training_has_no_doubts() -> None:

@@ -155,6 +155,7 @@ def test_a_process_that_may_not_repeat_itself_is_told(monkeypatch: pytest.Monkey
     def too_late(threads: int) -> None:
         raise RuntimeError("cannot be modified after initialization")
 
+    monkeypatch.setattr(tf.config.threading, "get_inter_op_parallelism_threads", lambda: 0)
     monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", too_late)
     with pytest.warns(UserWarning, match="last bits"):
         deterministic(1)

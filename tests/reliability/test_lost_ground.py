@@ -64,6 +64,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Purple:
         return Segmenter(purple, card, Settings(window_px=256, read_threads=1))
 
     monkeypatch.setattr(Segmenter, "load", load)
+    monkeypatch.setattr("glomtile.verbs.segment.runtime_of", lambda request: "openvino")
     # The first look at a small slide would keep all of it.
     monkeypatch.setattr(slide_levels, "_CACHE_BYTES", 2**18)
     return purple

@@ -189,7 +189,7 @@ def crossval(
         Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
     ] = None,
 ) -> None:
-    """Judge every training image by a network that did not see it."""
+    """Judge images by networks that did not see them."""
     with _at_work(config, overrides) as (settings, progress):
         from glomtile.verbs.crossval import crossval as verb
 

@@ -334,9 +334,9 @@ def _regression(features: Float64, wanted: Float64) -> Ruler:
         away.T @ away + _RIDGE * np.eye(away.shape[1]), away.T @ (wanted - wanted.mean())
     )
     return Ruler(
-        tuple(centre.tolist()),
-        tuple(spread.tolist()),
-        tuple(weights.tolist()),
+        centre=tuple(centre.tolist()),
+        spread=tuple(spread.tolist()),
+        weights=tuple(weights.tolist()),
         offset=float(wanted.mean()),
         low=0.0,
         high=0.0,

@@ -44,6 +44,8 @@ def familiar_tissue(config: Config, pairs: Sequence[Pair]) -> FamiliarTissue | N
     Notes
     -----
     What augmentation does belongs to what the network has seen: it need not doubt a dye that it was taught.
+    How tissue looks that is drawn larger is learned only from files finer than the model's scale: enlarging
+    coarse ones would show blur, not detail.
     """
     chosen = pairs[:: -(-len(pairs) // _MOST_IMAGES)]
     seen, seen_in, scaled, scaled_in, octaves = [], [], [], [], []
