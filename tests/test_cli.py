@@ -24,8 +24,8 @@ from glomtile.errors import ConfigError, InputError
 from glomtile.types import SILENT
 
 COMMANDS = (
-    "prepare", "stats", "train", "evaluate", "crossval", "infer", "tiled-infer", "inspect", "segment", "score",
-    "report", "export", "import-weights", "demo", "info", "config",
+    "prepare", "stats", "train", "evaluate", "crossval", "infer", "tiled-infer", "inspect", "segment",
+    "score", "report", "export", "import-weights", "demo", "info", "config",
 )  # fmt: skip
 SCORE = ["score", "a", "b", "-o", "c"]
 
