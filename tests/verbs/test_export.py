@@ -166,6 +166,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training.compile(keras.optimizers.Adam(0.005), build_loss(settings))
     painted = [paint(seed, (128, 128), 4.0) for seed in range(8)]
     pictures, labels = (np.stack([getattr(p, name) for p in painted]) for name in ("image", "labels"))
+    keras.utils.set_random_seed(1)
     training.fit(pictures, labels, batch_size=4, epochs=30, verbose=0)
     seen = geometry(settings)
     card = ModelCard(
@@ -204,9 +205,12 @@ def _dice(mask: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
 
 
-def test_int8_goes_into_the_folder_too(trained: Path, images: Path, tmp_path: Path) -> None:
+def test_int8_goes_into_the_folder_too(trained: Path, tmp_path: Path) -> None:
     model = shutil.copytree(trained, tmp_path / "copied")
-    export(model, precision="int8", calibration=images, mpp=4.0)
+    (tmp_path / "images").mkdir()
+    for seed in range(100, 104):
+        write_png(tmp_path / "images" / f"{seed}.png", paint(seed, (256, 256), 4.0).image)
+    export(model, precision="int8", calibration=tmp_path / "images", mpp=4.0)
     told = read_card(model).runtime
     assert told is not None
     assert (told.precision, told.calibration_images > 0) == ("int8", True)
