@@ -51,6 +51,25 @@ def purple_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Segmenter, "load", load)
 
 
+def test_a_card_of_another_scale_or_class_makes_other_results() -> None:
+    """Its weights are the same file: the digest of that alone passed stale results off as done."""
+    card = Segmenter.load("any").card
+    told = card.model_copy(update={"scores": {"test": 1}, "versions": {"keras": "9"}, "epoch": 7})
+    assert told.deciding_digest == card.deciding_digest
+    renamed = card.classes[1].model_copy(update={"name": "tubule"})
+    for change in ({"mpp": 1.0}, {"classes": (card.classes[0], renamed)}, {"color_order": "BGR"}):
+        other = card.model_copy(update=change)
+        assert Segmenter(Purple(), other).identity != Segmenter(Purple(), card).identity
+
+
+def test_only_files_that_exist_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    result = segment([tmp_path / "broken.png"], tmp_path / "out", Request(tmp_path, 0.5))
+    assert len(result.failed) == 1
+    assert all(path.exists() for path in result.paths)
+    assert (tmp_path / "out/run.json") in result.paths
+
+
 def picture(path: Path) -> Path:
     pixels = np.full((300, 400, 3), (200, 120, 170), np.uint8)
     pixels[disk((150, 220), 40)] = (120, 40, 120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,20 @@ from glomtile.core.palette import Palette
 from glomtile.errors import ModelError
 
 FILE_NAME = "model.json"
+
+_TOLD_ONLY = (
+    "scores",
+    "versions",
+    "data",
+    "epoch",
+    "seed",
+    "sha256",
+    "runtime",
+    "bytes_per_px",
+    "tta",
+    "objects",
+)
+"""What no result depends on, or is told of by itself (files' digests, turned copies, object rules)."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Mpp = Annotated[float, Field(ge=0.05, le=20)]
@@ -242,6 +257,12 @@ class ModelCard(_Record):
     def local(self) -> bool:
         """Whether a pixel's answer depends on its surroundings only, not on the whole window."""
         return self.network.norm not in NORMS_OF_THE_WINDOW
+
+    @property
+    def deciding_digest(self) -> str:
+        """SHA-256 over what of the card decides results: scale, classes, geometry, how tissue looked."""
+        told = self.model_dump_json(exclude=set(_TOLD_ONLY))
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def palette(self) -> Palette:
         """Classes, names and colours, as masks are written with."""

@@ -117,6 +117,7 @@ class Segmenter:
         """What decides the pixels besides the slide, as JSON has it."""
         return {
             "model": self._card.sha256,
+            "card": self._card.deciding_digest,
             "runtime": getattr(self._predictor, "runtime", None),
             "precision": getattr(self._predictor, "precision", None),
             "tta": self._card.tta,

@@ -41,7 +41,7 @@ class SegmentResult:
     failed : tuple of (Path, str)
         The others, each with the reason.
     paths : tuple of Path
-        ``summary.csv``, ``run.json`` and the folders of outputs.
+        ``summary.csv``, ``run.json`` and the folders of outputs, those that exist.
     """
 
     done: tuple[Path, ...]
@@ -156,7 +156,9 @@ def _all(
     _write_summary(out)
     told = _write_run(out, segmenter, request, done, skipped, failed)
     folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
-    return SegmentResult(tuple(done), tuple(skipped), tuple(failed), (*folders, out / "summary.csv", told))
+    summary = out / "summary.csv"
+    written = (*folders, *((summary,) if summary.is_file() else ()), told)
+    return SegmentResult(tuple(done), tuple(skipped), tuple(failed), written)
 
 
 def survey(
