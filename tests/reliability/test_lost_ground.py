@@ -175,8 +175,9 @@ def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
         opened.append(self)
 
     def gone() -> None:
-        opened[0].close()
-        opened[0]._file = Gone()
+        with opened[0]._lock:  # between two reads, as a share goes: not closed under a thread that reads
+            opened[0].close()
+            opened[0]._file = Gone()
 
     monkeypatch.setattr(TiffPixels, "_open", remembered)
     network.at = {calls // 4: gone}
