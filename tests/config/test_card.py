@@ -78,3 +78,39 @@ def test_a_wrong_card_is_refused_with_the_file_and_the_place(card, change, place
 def test_what_is_no_card_is_refused(text):
     with pytest.raises(ModelError, match="expected a model card"):
         ModelCard.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"mpp": 2.0,', '"mpp": 2.1,'),
+        ('"min_area_um2": 1000.0', '"min_area_um2": 1001.0'),
+        ('"name": "glomerulus"', '"name": "glomerulux"'),
+        ('"epoch": 7', '"epoch": 8'),
+        ('"pooled_dice": [\n', '"pooled_dicf": [\n'),
+    ],
+)
+def test_one_changed_letter_of_a_card_is_noticed(card, before, after):
+    text = card.to_json()
+    changed = text.replace(before, after)
+    assert changed != text
+    with pytest.raises(ModelError, match=r"best/model.json: expected the content that its card_sha256 names"):
+        ModelCard.from_json(changed, "best/model.json")
+
+
+@pytest.mark.parametrize("digest", ["0f" * 32, "", None, 7, ["x"]])
+def test_a_damaged_digest_is_noticed_too(card, digest):
+    with pytest.raises(ModelError, match="card_sha256"):
+        ModelCard.from_json(json.dumps(json.loads(card.to_json()) | {"card_sha256": digest}))
+
+
+def test_a_card_written_before_cards_had_digests_is_read(card):
+    facts = json.loads(card.to_json())
+    del facts["card_sha256"]
+    assert ModelCard.from_json(json.dumps(facts)) == card
+
+
+def test_layout_and_order_of_a_card_are_no_damage(card):
+    facts = json.loads(card.to_json())
+    turned = json.dumps(dict(reversed(facts.items())), indent=7)
+    assert ModelCard.from_json(turned) == card

@@ -181,9 +181,22 @@ def test_without_a_folder_it_is_the_bundled_model_or_a_word(
 def test_an_older_folder_says_no_memory_and_windows_are_chosen_all_the_same(copied: Path) -> None:
     told = json.loads((copied / "model.json").read_text("utf-8"))
     measured = told.pop("bytes_per_px")
+    del told["card_sha256"]
     (copied / "model.json").write_text(json.dumps(told), "utf-8")
     guessed = OpenVinoPredictor(copied, read_card(copied)).bytes_per_px
     assert 0.5 * measured < guessed < 2 * measured
+
+
+def test_what_writes_a_model_folder_writes_the_digest_of_its_card(copied: Path) -> None:
+    assert modelfolder.bundled_folder() is not None
+    for folder in (copied, modelfolder.bundled_folder()):
+        assert "card_sha256" in json.loads((folder / "model.json").read_text("utf-8"))
+    modelfolder.add_scores(copied, {"test": {"dice": 0.5}})
+    text = (copied / "model.json").read_text("utf-8")
+    assert read_card(copied).scores == {"test": {"dice": 0.5}}
+    (copied / "model.json").write_text(text.replace('"mpp": 2.0', '"mpp": 2.5', 1), "utf-8")
+    with pytest.raises(ModelError, match="card_sha256"):
+        Segmenter.load(copied)
 
 
 def test_openvino_reports_to_nobody(exported_model: Path, tmp_path: Path) -> None:

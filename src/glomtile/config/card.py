@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ from glomtile.core.palette import Palette
 from glomtile.errors import ModelError
 
 FILE_NAME = "model.json"
+OWN_DIGEST = "card_sha256"
+"""Key of model.json under which the digest of all else in it stands."""
 
 _TOLD_ONLY = (
     "scores",
@@ -270,8 +273,9 @@ class ModelCard(_Record):
         return Palette.from_rgb_map(rgb_map, [entry.name for entry in self.classes])
 
     def to_json(self) -> str:
-        """The text of model.json."""
-        return self.model_dump_json(indent=1) + "\n"
+        """The text of model.json, with the digest of its own content, which detects damage."""
+        facts = json.loads(self.model_dump_json())
+        return json.dumps({**facts, OWN_DIGEST: _digest(facts)}, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def classes_of(palette: Palette) -> tuple[ModelClass, ...]:
@@ -282,13 +286,16 @@ class ModelCard(_Record):
     def from_json(cls, text: str, where: str | Path = FILE_NAME) -> ModelCard:
         """Read model.json.
 
+        A card without a digest of its own, as older ones are, is taken as it is.
+
         Raises
         ------
         ModelError
-            The text is no model card, or one of a later format.
+            The text is no model card, one of a later format, or another than was written.
         """
+        rest, expected = _without_digest(text)
         try:
-            return cls.model_validate_json(text)
+            card = cls.model_validate_json(rest)
         except ValidationError as problem:
             first = problem.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the file"
@@ -297,3 +304,29 @@ class ModelCard(_Record):
                 f"expected a model card, got {describe(first['input'])} for {place}: {first['msg'].lower()}",
                 hint="train or fetch the model again" if place == "the file" else None,
             ) from problem
+        if expected is not None and expected != (digest := _digest(json.loads(rest))):
+            raise ModelError(
+                where,
+                f"expected the content that its {OWN_DIGEST} names, {str(expected)[:12]}…, got {digest[:12]}…",
+                "the card is damaged: copy the whole model folder again; if it was changed on purpose, take "
+                f"the line {OWN_DIGEST} out",
+            )
+        return card
+
+
+def _without_digest(text: str) -> tuple[str, JsonValue]:
+    """The card as a text without its digest, and that; what is no JSON object is left to the validation."""
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        return text, None
+    if not isinstance(facts, dict) or OWN_DIGEST not in facts:
+        return text, None
+    expected = facts.pop(OWN_DIGEST)
+    return json.dumps(facts), "none" if expected is None else expected
+
+
+def _digest(facts: dict[str, JsonValue]) -> str:
+    """SHA-256 of a card's content, however its file is indented and ordered."""
+    plain = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(plain.encode()).hexdigest()
