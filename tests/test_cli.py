@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import glomtile
@@ -20,7 +21,11 @@ from glomtile.cli import run
 from glomtile.cli.backend import greeting_held_back
 from glomtile.cli.flags import NO_FLAGS, Flags, take_flags
 from glomtile.cli.progress import LINE_EVERY_S, PlainProgress, duration, shown, watching
+from glomtile.config.card import ModelCard
+from glomtile.config.schema import ModelSettings
+from glomtile.core.palette import GLOMERULI
 from glomtile.errors import ConfigError, InputError
+from glomtile.files.images import write_png
 from glomtile.types import SILENT
 
 COMMANDS = (
@@ -42,6 +47,16 @@ def _let_score(monkeypatch: pytest.MonkeyPatch, what: BaseException | SimpleName
 
     monkeypatch.setattr(glomtile.verbs.score, "score", verb)
     return called
+
+
+def _write_card(folder: Path) -> None:
+    """What there is to see of a trained model before its network is loaded."""
+    card = ModelCard(
+        network=ModelSettings(), classes=ModelCard.classes_of(GLOMERULI), tile_px=(64, 64), stride_px=16,
+        context_px=0,
+    )  # fmt: skip
+    (folder / "models" / "best").mkdir(parents=True)
+    (folder / "models" / "best" / "model.json").write_text(card.to_json())
 
 
 def _run_python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -92,6 +107,17 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["score", "a", "b"], "--out"),
         (["prepare", "a", "b", "-o", "c", "--tile", "x"], "--tile"),
         (["prepare", "a", "b", "-o", "c", "--keep-empty", "2"], "--keep-empty"),
+        (["prepare", "a", "b", "-o", "c", "--keep-empty", "nan"], "expected 0 to 1, got nan"),
+        (["prepare", "a", "b", "-o", "c", "--split", "nan", "0.5", "0.5"], "expected 0 to 1, got nan"),
+        (["segment", "a", "-o", "c", "--mpp", "nan"], "expected 0.05 to 20 µm per pixel, got nan"),
+        (["segment", "a", "-o", "c", "--mpp", "0"], "expected 0.05 to 20 µm per pixel, got 0.0"),
+        (["score", "a", "b", "-o", "c", "--mpp", "inf"], "expected 0.05 to 20 µm per pixel, got inf"),
+        (
+            ["segment", "a.png", "-o", "c", "--runtime", "foo"],
+            "error: --runtime: expected one of auto",
+        ),
+        (["segment", "a.png", "-o", "c", "--window", "16"], "error: --window: expected more than twice"),
+        (["segment", "a.png", "-o", "c", "-m", "no-such-folder"], "no-such-folder: expected a model folder"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "open('x')"], "--rgb-map"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0"], "--rgb-map"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "[1, 2]"], "--rgb-map"),
@@ -172,6 +198,82 @@ def test_a_stopped_training_says_how_to_go_on(
     assert re.fullmatch(r".*--resume.*\nstopped\n", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "infer", "tiled-infer"])
+def test_a_model_that_is_not_there_is_missed_before_the_backend_is_woken(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import glomtile.cli.commands
+
+    def wake() -> None:
+        raise AssertionError("the backend takes seconds to wake")
+
+    monkeypatch.setattr(glomtile.cli.commands, "wake_backend", wake)
+    config = tmp_path / "a.toml"
+    config.write_text("[model]\n")
+    assert run([command, str(config)]) == 2
+    assert (
+        f"{tmp_path / 'models' / 'best'}: expected a model folder with model.json" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
+def test_a_place_that_can_hold_no_results_is_a_wrong_line_and_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "a.png"
+    write_png(picture, np.full((64, 64, 3), 240, np.uint8), 2.0)
+    for place, reason in (
+        ("/proc/nope", "there is no such folder and none can be made"),
+        (str(picture / "below"), "a part of the path is a file, not a folder"),
+    ):
+        assert run(["segment", str(picture), "-o", place]) == 2
+        told = capsys.readouterr().err
+        assert f"expected to write here, got: {reason}" in told
+        assert "Errno" not in told
+
+
+def test_a_file_given_as_a_model_is_not_said_to_lie_in_one_where_it_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "best.h5").write_bytes(b"x")
+    line = ["segment", "a.png", "-o", str(tmp_path / "out"), "-m", str(tmp_path / "best.h5")]
+    assert run(line) == 2
+    told = capsys.readouterr().err
+    assert "expected a model folder, got a file (a model folder holds model.json and model.keras)" in told
+    (tmp_path / "model.json").write_text("{}")
+    assert run(line) == 2
+    assert f"(perhaps {tmp_path})" in capsys.readouterr().err
+
+
+def test_masks_of_inexact_colours_are_scored_with_a_tolerance(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((64, 64, 3), np.uint8)
+    mask[16:48, 16:48] = (251, 4, 3)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_png(tmp_path / name / "1.png", mask)
+    line = ["score", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "out")]
+    assert run(line) == 1
+    assert "--tolerance" in capsys.readouterr().err
+    assert run([*line, "--tolerance", "8"]) == 0
+    assert '"tolerance": 8' in (tmp_path / "out" / "run.json").read_text()
+
+
+def test_info_of_a_slide_tells_its_facts_and_misses_what_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "a.png"
+    write_png(picture, np.full((48, 64, 3), 240, np.uint8), 0.5)
+    assert run(["info", str(picture)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{picture}\n  kind          PNG\n  size          64 x 48 px\n")
+    assert "µm per pixel  0.5 (the picture's resolution)" in told
+    assert "level 0       64 x 48 px, 1/1" in told
+    assert run(["info", str(picture), str(tmp_path / "no.svs")]) == 1
+    assert capsys.readouterr().err.endswith("no.svs: expected a slide or picture, got nothing there\n")
+
+
 def test_failed_inputs_are_listed_last_and_end_with_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +281,7 @@ def test_failed_inputs_are_listed_last_and_end_with_1(
 
     config = tmp_path / "a.toml"
     config.write_text("[model]\n")
+    _write_card(tmp_path)
     outcome = SimpleNamespace(done=[Path("out/a.png")], failed=[(Path("b.png"), "truncated")])
     monkeypatch.setattr(glomtile.verbs.infer, "tiled_infer", lambda *_, **__: outcome)
     assert run(["tiled-infer", str(config)]) == 1
@@ -272,6 +375,7 @@ def test_findings_of_a_config_are_warned_of_before_work(
 
     odd = tmp_path / "odd.toml"
     odd.write_text("[train]\nepohs = 3\n")
+    _write_card(tmp_path)
     outcome = SimpleNamespace(done=[], failed=[])
     monkeypatch.setattr(glomtile.verbs.infer, "infer", lambda *_, **__: outcome)
     assert run(["infer", str(odd)]) == 0

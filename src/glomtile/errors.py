@@ -42,16 +42,47 @@ class ConfigError(GlomtileError):
     exit_code = 2
 
 
+class ArgumentError(UsageError):
+    """An argument of a function, or the command's option of that name, has a wrong type or value.
+
+    Parameters
+    ----------
+    name : str
+        As the function calls it; the command tells it as an option.
+    expected : str
+        In words.
+    received : object
+        What came: text is shown as text, anything else as its type and value.
+    hint : str, optional
+    """
+
+    def __init__(self, name: str, expected: str, received: object, hint: str | None = None) -> None:
+        shown = repr(received)
+        if len(shown) > 80:
+            shown = shown[:80] + "…"
+        if received is not None and not isinstance(received, str):
+            shown += f" ({type(received).__name__})"
+        super().__init__(name, f"expected {expected}, got {shown}", hint)
+
+
 class InputError(GlomtileError):
     """An image, mask or folder cannot be used."""
 
 
 class ModelError(GlomtileError):
-    """A model folder is damaged or does not fit what is asked of it."""
+    """A model folder is missing, damaged or does not fit what is asked of it: nothing can be begun."""
+
+    exit_code = 2
 
 
 class StorageError(GlomtileError):
     """An output cannot be written: no space, no permission, not a folder."""
+
+
+class PlaceError(StorageError):
+    """The place named for an output can be none: no permission, below a file, a read-only disk."""
+
+    exit_code = 2
 
 
 class MissingExtraError(GlomtileError):

@@ -159,7 +159,25 @@ def test_bare_glass_has_neither_distance_nor_promise(familiar: FamiliarTissue) -
     doubts = segmenter(familiar).segment(Slide(np.full((300, 400, 3), 243, np.uint8))).doubts
     assert dict(doubts.distances) == {}
     assert np.isnan(doubts.expected_dice)
-    assert doubts.warnings == ()
+    assert [text.partition(",")[0] for text in doubts.warnings] == ["tissue: none was found"]
+
+
+def test_a_dark_picture_without_tissue_is_held_against_training_all_the_same(
+    familiar: FamiliarTissue,
+) -> None:
+    """As of fluorescence: the tissue mask finds none, and its distances are what tells that it is no PAS."""
+    dark = np.full((300, 400, 3), (4, 4, 18), np.uint8)
+    dark[100:140, 100:140] = (30, 30, 200)
+    found = segmenter(familiar).segment(Slide(dark, plain=True))
+    assert found.tissue.area_mm2 == 0
+    assert found.doubts.distances["brightness"] > 1.25
+    assert found.doubts.warnings[0] == "tissue: none was found"
+
+
+def test_where_nothing_is_found_nothing_is_promised(familiar: FamiliarTissue) -> None:
+    doubts = segmenter(familiar, Reddish(0.0)).segment(Slide(biopsy(3), plain=True)).doubts
+    assert doubts.distances
+    assert doubts.figures()["expected_dice"] == ""
 
 
 def test_a_stopped_run_ends_with_the_same_doubts(familiar: FamiliarTissue, tmp_path: Path) -> None:
@@ -180,7 +198,7 @@ def test_the_card_keeps_what_is_familiar(familiar: FamiliarTissue) -> None:
 
 def test_a_card_of_before_says_nothing_of_it(familiar: FamiliarTissue) -> None:
     facts = json.loads(segmenter(familiar).card.to_json())
-    del facts["familiar"]
+    del facts["familiar"], facts["card_sha256"]
     assert ModelCard.from_json(json.dumps(facts)).familiar is None
 
 

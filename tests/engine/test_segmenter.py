@@ -16,7 +16,7 @@ from glomtile.engine.segmentation import Segmentation
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.errors import InputError
-from glomtile.types import SILENT, Box, Float32, UInt8
+from glomtile.types import Box, Float32, UInt8
 
 DISCS = ((300, 400, 40), (512, 1024, 45), (900, 300, 30), (1000, 1100, 50))
 
@@ -126,12 +126,11 @@ def test_a_slide_without_scale_or_too_coarse_is_refused() -> None:
         segmenter(Purple(), 128).segment(Slide(tissue_with_discs(), 4.5))
 
 
-@pytest.mark.parametrize(("mask", "warnings"), [(True, 1), (False, 0)])
-def test_a_slide_without_tissue_is_told_of(
-    mask: bool, warnings: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(SILENT, "warn", told.append)
+@pytest.mark.parametrize(
+    ("mask", "more"), [(True, ", so the network saw nothing; --no-tissue-mask looks everywhere"), (False, "")]
+)
+def test_a_slide_without_tissue_is_doubted(mask: bool, more: str) -> None:
     found = segmenter(Purple(), 128, mask).segment(Slide(np.full((300, 400, 3), 243, np.uint8)))
     assert not found.objects
-    assert sum("no tissue found; --no-tissue-mask" in text for text in told) == warnings
+    assert found.doubts.warnings == (f"tissue: none was found{more}",)
+    assert found.figures()["doubt"] == f"tissue: none was found{more}"

@@ -279,7 +279,7 @@ def test_a_place_where_no_folder_may_be_made_ends_the_run_at_once(open_place: Pa
         run(out, open_place / "a.ome.tif", open_place / "b.ome.tif")
     assert "expected to write here, got: permission denied" in str(told.value)
     assert str(out) in str(told.value)
-    assert told.value.exit_code == 1
+    assert told.value.exit_code == 2
     assert network.calls == 0
     assert list(out.parent.iterdir()) == []
 

@@ -173,7 +173,7 @@ def test_a_folder_below_a_file_cannot_be_written(model: Path, tmp_path: Path) ->
         command(model, tmp_path / "file" / "out", tmp_path / "a.ome.tif"), capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "expected to write here, got: a part of the path is a file, not a folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "file").read_text() == "mine"

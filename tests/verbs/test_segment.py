@@ -148,9 +148,12 @@ def test_doubts_are_warned_of_and_stand_in_summary_and_run(
 ) -> None:
     path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", Told()
     doubts = Doubts({"stain": 2.5, "brightness": 0.5}, 1.0, 0.61, ("stain: far", "unsure: very"))
-    monkeypatch.setattr(segmenter_module, "doubts_of", lambda *_: doubts)
+    monkeypatch.setattr(segmenter_module, "doubts_of", lambda *_, **__: doubts)
     segment([path], out, Request(tmp_path, mpp=2.0), progress=told)
     assert told.warnings == [f"{path}: doubtful: stain: far; unsure: very"]
+    again = Told()
+    assert segment([path], out, Request(tmp_path, mpp=2.0), progress=again).skipped == (path,)
+    assert again.warnings == told.warnings
     run = json.loads((out / "run.json").read_text("utf-8"))
     assert run["inputs"][str(path)]["doubts"] == ["stain: far", "unsure: very"]
     ((row,), columns) = read_summary(out)

@@ -9,10 +9,13 @@ import traceback
 from collections.abc import Sequence
 
 from glomtile.cli.flags import FLAGS, take_flags
-from glomtile.errors import GlomtileError
+from glomtile.errors import ArgumentError, GlomtileError
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 130
+
+_OPTIONS = {"window_px": "window", "memory_mb": "memory", "read_threads": "threads"}
+"""Arguments whose options have other names."""
 
 # Keras colours some of its messages for a terminal.
 _COLOURING = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -40,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     except GlomtileError as error:
         if flags.debug:
             traceback.print_exc()
-        _say(f"error: {error}")
+        _say(f"error: {_told(error)}")
         return error.exit_code
     except Exception as error:
         if flags.debug:
@@ -62,6 +65,14 @@ def _run_app(arguments: Sequence[str]) -> int:
             _say("stopped")
         return code if isinstance(code, int) else int(code is not None)
     return 0
+
+
+def _told(error: GlomtileError) -> str:
+    """The error's line; a function's argument is called by the option that it came from."""
+    if not isinstance(error, ArgumentError):
+        return str(error)
+    option = _OPTIONS.get(error.where, error.where.replace("_", "-"))
+    return f"--{option}{str(error).removeprefix(error.where)}"
 
 
 def _unexpected(error: Exception, arguments: Sequence[str]) -> str:

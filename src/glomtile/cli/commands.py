@@ -13,7 +13,9 @@ import glomtile
 from glomtile.cli import configs, models
 from glomtile.cli.backend import greeting_held_back, wake_backend
 from glomtile.cli.configs import ConfigFile, Overrides
+from glomtile.cli.numbers import plausible_mpp, share, shares
 from glomtile.cli.progress import watching
+from glomtile.errors import GlomtileError
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
@@ -36,6 +38,12 @@ RgbMap = Annotated[
     str | None,
     typer.Option(
         metavar="MAP", help='Colours of the masks\' classes, "{(0,0,0):0,(255,0,0):1}" when left out.'
+    ),
+]
+Tolerance = Annotated[
+    int,
+    typer.Option(
+        min=0, max=255, metavar="N", help="How far a mask's colour may be from its class's, as in JPEG masks."
     ),
 ]
 
@@ -72,7 +80,7 @@ def prepare(
     tile: Annotated[int, typer.Option(min=16, metavar="PX", help="Side of a tile.")] = 512,
     split: Annotated[
         tuple[float, float, float],
-        typer.Option(metavar="TRAIN VALID TEST", help="Shares of the images, summing to 1."),
+        typer.Option(metavar="TRAIN VALID TEST", callback=shares, help="Shares of the images, summing to 1."),
     ] = (0.7, 0.15, 0.15),
     groups: Annotated[
         Path | None,
@@ -80,7 +88,8 @@ def prepare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 137,
     keep_empty: Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Of the tiles without any class.")
+        float,
+        typer.Option(metavar="SHARE", callback=share, help="Of the tiles without any class."),
     ] = 1.0,
     mini_test: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also copy the whole test images and masks there.")
@@ -89,16 +98,16 @@ def prepare(
         str, typer.Option(metavar="reflect|even", help="Mirror the last tiles, or space them evenly.")
     ] = "reflect",
     rgb_map: RgbMap = None,
-    tolerance: Annotated[
-        int, typer.Option(min=0, metavar="N", help="How far a mask's colour may be from its class's.")
-    ] = 0,
+    tolerance: Tolerance = 0,
     indexed: Annotated[
         bool, typer.Option("--indexed", help="The masks hold class numbers, not colours.")
     ] = False,
     mpp: Annotated[
         float | None,
         typer.Option(
-            min=0.05, max=20, metavar="UM", help="Micrometres per pixel to read annotated slides at."
+            metavar="UM",
+            callback=plausible_mpp,
+            help="Micrometres per pixel to read annotated slides at.",
         ),
     ] = None,
 ) -> None:
@@ -165,7 +174,7 @@ def train(
 @app.command()
 def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Measure the trained network on the test images."""
-    with _at_work(config, overrides) as (settings, progress):
+    with _at_work(config, overrides, trained=True) as (settings, progress):
         from glomtile.verbs.evaluate import evaluate as verb
 
         result = verb(settings, progress=progress)
@@ -206,7 +215,7 @@ def crossval(
 @app.command()
 def infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label whole images, each shrunk to the network's input."""
-    with _at_work(config, overrides) as (settings, progress):
+    with _at_work(config, overrides, trained=True) as (settings, progress):
         from glomtile.verbs.infer import infer as verb
 
         result = verb(settings, progress=progress)
@@ -217,7 +226,7 @@ def infer(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def tiled_infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label images tile by tile at full scale, without seams."""
-    with _at_work(config, overrides) as (settings, progress):
+    with _at_work(config, overrides, trained=True) as (settings, progress):
         from glomtile.verbs.infer import tiled_infer as verb
 
         result = verb(settings, progress=progress)
@@ -256,7 +265,9 @@ def segment(
     mpp: Annotated[
         float | None,
         typer.Option(
-            min=0.05, max=20, metavar="UM", help="Micrometres per pixel, instead of the files' own."
+            metavar="UM",
+            callback=plausible_mpp,
+            help="Micrometres per pixel, instead of the files' own.",
         ),
     ] = None,
     no_tissue_mask: Annotated[
@@ -322,11 +333,13 @@ def score(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of true masks of the same names.")],
     out: OutFolder,
     rgb_map: RgbMap = None,
+    tolerance: Tolerance = 0,
     groups: Annotated[
         Path | None, typer.Option(metavar="CSV", help="stem,group: intervals are drawn over groups.")
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(min=0.05, max=20, metavar="UM", help="Micrometres per pixel.")
+        float | None,
+        typer.Option(metavar="UM", callback=plausible_mpp, help="Micrometres per pixel."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The images, for sheets of the worst first.")
@@ -344,6 +357,7 @@ def score(
             truth,
             out,
             palette=_palette(rgb_map),
+            tolerance=tolerance,
             groups=groups,
             mpp=mpp,
             images=images,
@@ -379,24 +393,44 @@ def demo(out: OutFolder) -> None:
 
 
 @app.command()
-def info() -> None:
-    """Tell versions, backend, devices and formats."""
-    from glomtile.verbs.info import info as verb
+def info(
+    slides: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SLIDE...]", help="Slides or pictures to tell of instead."),
+    ] = None,
+) -> None:
+    """Tell versions, backend, devices, or slides' facts."""
+    from glomtile.verbs import info as verb
 
-    with greeting_held_back():
-        result = verb()
-    typer.echo(str(result))
+    if not slides:
+        with greeting_held_back():
+            result = verb.info()
+        typer.echo(str(result))
+        return
+    failed = []
+    for path in slides:
+        try:
+            typer.echo(str(verb.slide_info(path)))
+        except GlomtileError as problem:
+            failed.append((path, problem.message))
+    _conclude(failed)
 
 
 @contextmanager
-def _at_work(config: Path, overrides: Sequence[str] | None) -> Iterator[tuple[Config, Progress]]:
-    """Load the settings, tell what is odd about them, and wake the backend."""
+def _at_work(
+    config: Path, overrides: Sequence[str] | None, *, trained: bool = False
+) -> Iterator[tuple[Config, Progress]]:
+    """Load the settings, tell what is odd about them, look for the model it takes, and wake the backend."""
     from glomtile.config.load import load_config
 
     with watching() as progress:
         settings = load_config(config, overrides or ())
         for finding in settings.findings:
             progress.warn(str(finding))
+        if trained:
+            from glomtile.engine.modelfolder import read_card, recover
+
+            read_card(recover(settings.resolve(settings.train.model_dir) / settings.train.use))
         wake_backend()
         yield settings, progress
 

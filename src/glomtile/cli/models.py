@@ -9,6 +9,7 @@ import typer
 
 from glomtile.cli.backend import wake_backend
 from glomtile.cli.configs import ConfigFile
+from glomtile.cli.numbers import plausible_mpp
 from glomtile.cli.progress import watching
 
 
@@ -30,7 +31,7 @@ def export(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(min=0.05, max=20, metavar="UM", help="Micrometres per pixel of those images."),
+        typer.Option(metavar="UM", callback=plausible_mpp, help="Micrometres per pixel of those images."),
     ] = None,
 ) -> None:
     """Write a model for other runtimes, checked."""

@@ -307,7 +307,8 @@ class ModelCard(_Record):
         if expected is not None and expected != (digest := _digest(json.loads(rest))):
             raise ModelError(
                 where,
-                f"expected the content that its {OWN_DIGEST} names, {str(expected)[:12]}…, got {digest[:12]}…",
+                f"expected the content that its {OWN_DIGEST} names, {str(expected)[:12]}…, "
+                f"got {digest[:12]}…",
                 "the card is damaged: copy the whole model folder again; if it was changed on purpose, take "
                 f"the line {OWN_DIGEST} out",
             )

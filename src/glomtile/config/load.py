@@ -17,6 +17,8 @@ from glomtile.config.names import Place, place
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import Section, expectation, is_path, is_scalar
 from glomtile.config.toml import parse_toml, template, to_toml
+from glomtile.core.arguments import path_argument
+from glomtile.errors import ArgumentError
 
 __all__ = ["Config", "Finding", "check_config", "load_config", "make_config", "template", "to_toml"]
 
@@ -44,11 +46,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises
     ------
+    ArgumentError
+        `path` is none, or `overrides` are no texts.
     ConfigError
         The file cannot be read; a value is code, of the wrong type or out of range; an override
         names no setting. All of them are told at once.
     """
-    config, findings = _examine(Path(path), overrides)
+    path = path_argument("path", path)
+    if isinstance(overrides, str) or not all(isinstance(one, str) for one in overrides):
+        raise ArgumentError("overrides", "texts section.key=value in a list or tuple", overrides)
+    config, findings = _examine(path, overrides)
     if config is None:
         raise refusal(findings)
     return config

@@ -33,6 +33,9 @@ _SURE_PX, _MOST_SURE = 512, 64
 FAR, LEAST_EXPECTED_DICE = 1.25, 0.8
 """Distance from which on, and promised Dice below which, a result is doubted."""
 
+_BARE = "tissue: none was found"
+_UNSEEN = f"{_BARE}, so the network saw nothing; --no-tissue-mask looks everywhere"
+
 
 @dataclass(frozen=True)
 class Doubts:
@@ -42,11 +45,12 @@ class Doubts:
     ----------
     distances : dict of str to float
         By aspect (``stain``, ``brightness``, ``sharpness``, ``scale``); 1 is the limit. Empty where the model
-        does not say what it was trained on, or there is no tissue to judge by.
+        does not say what it was trained on, or fewer than 2,000 of the pixels looked at are dark enough to
+        have a hue. Whether they are tissue is not asked: a dark picture of another kind is to be far away.
     enlargement : float
         How large the tissue seems to be drawn beside that of training; NaN as above.
     expected_dice : float
-        What the network's probabilities promise; NaN where there is nothing to judge by.
+        What the network's probabilities promise; NaN where it found nothing, and nearly nothing either.
     warnings : tuple of str
         What gives reason to doubt the result, in words and numbers; empty where nothing does.
     """
@@ -68,14 +72,21 @@ class Doubts:
 
 
 def doubts_of(
-    card: ModelCard, slide: SlideLike, tissue: TissueMap, zoom: float, labels: Any, confidence: Any
+    card: ModelCard,
+    slide: SlideLike,
+    tissue: TissueMap,
+    zoom: float,
+    labels: Any,
+    confidence: Any,
+    *,
+    masked: bool = False,
 ) -> Doubts:
     """What there is to doubt of one segmented slide or picture.
 
     Parameters
     ----------
     card : ModelCard
-        A model that says nothing of its training images has no doubts.
+        A model that says nothing of its training images doubts nothing but the want of tissue.
     slide : SlideLike
         Of known scale.
     tissue : TissueMap
@@ -84,14 +95,17 @@ def doubts_of(
         Full-resolution pixels per pixel of the planes.
     labels, confidence : (H, W) uint8 planes
         Class numbers, and 0 to 255 for how probable a class above 0 is.
+    masked : bool
+        Whether the network looked at tissue only.
 
     Returns
     -------
     Doubts
         A function of slide, model and planes, however the planes came about.
     """
+    bare = () if tissue.tissue.any() else (_UNSEEN if masked else _BARE,)
     if card.familiar is None or card.familiar.edition != EDITION or slide.mpp is None:
-        return Doubts()
+        return Doubts(warnings=bare)
     reader = slide.at(card.mpp)
     at_scale = replace(tissue, zoom=tissue.zoom * zoom / reader.zoom)
     boxes = sampled_boxes(reader.size_px, at_scale)
@@ -100,7 +114,7 @@ def doubts_of(
     called, uncalled = _histograms(labels, confidence, tissue)
     least_px = card.objects.min_area_um2 / (slide.mpp * zoom) ** 2
     promised = expected_dice(called, uncalled, least_px)
-    return Doubts(away, enlargement, promised, tuple(_warnings(away, enlargement, promised)))
+    return Doubts(away, enlargement, promised, (*bare, *_warnings(away, enlargement, promised)))
 
 
 def sampled_boxes(

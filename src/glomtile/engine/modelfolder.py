@@ -131,7 +131,10 @@ def checked_file(folder: Path, card: ModelCard, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        raise ModelError(folder, f"expected {name} beside {CARD}, found none")
+        again = "" if name == NETWORK else ", or make it again with glomtile export MODEL"
+        raise ModelError(
+            folder, f"expected {name} beside {CARD}, found none", f"copy the whole model folder again{again}"
+        )
     digest = workspace.sha256(path)
     expected = card.sha256.get(name, "none")
     if digest != expected:
@@ -164,7 +167,12 @@ def model_folder(folder: str | Path | None) -> Path:
         return bundled
     folder = Path(folder)
     if folder.is_file():
-        raise ModelError(folder, "expected a model folder, got a file", f"perhaps {folder.parent}")
+        inside = (folder.parent / CARD).is_file()
+        raise ModelError(
+            folder,
+            "expected a model folder, got a file",
+            f"perhaps {folder.parent}" if inside else f"a model folder holds {CARD} and {NETWORK}",
+        )
     if not (folder / CARD).exists() and (folder / "best" / CARD).exists():
         raise ModelError(
             folder, "expected a model folder, got that of a training run", f"perhaps {folder / 'best'}"

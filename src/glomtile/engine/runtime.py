@@ -13,7 +13,7 @@ from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
 from glomtile.engine.modelfolder import checked_file
 from glomtile.engine.predictor import Network, TilePredictor
-from glomtile.errors import MissingExtraError, ModelError, UsageError
+from glomtile.errors import ArgumentError, MissingExtraError, ModelError
 from glomtile.types import Float32, UInt8
 
 Runtime = Literal["auto", "openvino", "keras"]
@@ -53,7 +53,7 @@ def chosen_runtime(card: ModelCard, wanted: str, where: object) -> str:
         When the runtime is not installed, or none of `auto` is.
     """
     if wanted not in get_args(Runtime):
-        raise UsageError("--runtime", f"expected one of {', '.join(get_args(Runtime))}, got {wanted!r}")
+        raise ArgumentError("runtime", f"one of {', '.join(get_args(Runtime))}", wanted)
     installed = installed_runtimes()
     if wanted == "auto":
         if card.runtime is not None and "openvino" in installed:
@@ -75,7 +75,7 @@ def chosen_runtime(card: ModelCard, wanted: str, where: object) -> str:
         )
     if wanted not in installed:
         hint = "pip install 'glomtile[cpu]'" if wanted == "keras" else "pip install openvino"
-        raise MissingExtraError("--runtime", f"expected {wanted} to be installed, it is not", hint)
+        raise MissingExtraError(wanted, "expected this runtime to be installed, it is not", hint)
     return wanted
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from shapely import affinity
 
+from glomtile.core.arguments import path_argument
 from glomtile.core.extract import FoundObject
 from glomtile.core.palette import Palette
 from glomtile.core.tissuemap import TissueMap
@@ -175,10 +176,12 @@ class Segmentation:
 
         Raises
         ------
+        ArgumentError
+            `out` is no path.
         StorageError
             Something cannot be written; every file that stands is whole.
         """
-        out = Path(out)
+        out = path_argument("out", out)
         paths = output_paths(out, self.name, self.small, zarr)
         if self.small:
             height, width = self.levels[0].shape

@@ -8,13 +8,15 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from glomtile.config.card import ModelCard
+from glomtile.core.arguments import choice_argument, path_argument, typed_argument
 from glomtile.core.extract import FoundObject
 from glomtile.core.grid import Plan
 from glomtile.core.shaping import ShapingRules
@@ -23,10 +25,11 @@ from glomtile.engine.answers import answer_picture, fill_store
 from glomtile.engine.doubts import Doubts, doubts_of
 from glomtile.engine.objectstream import ObjectFinder, ObjectStream
 from glomtile.engine.pictures import Tiling
+from glomtile.engine.predictor import Tta
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
-from glomtile.errors import InputError, UsageError
+from glomtile.errors import ArgumentError, InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import LabelStore, panels_of
 from glomtile.files.planes import CachedPlane
@@ -84,17 +87,20 @@ class Segmenter:
         ------
         ModelError
             The folder is no model, or damaged, or has no file for the runtime.
-        UsageError
-            `tta` or `runtime` is unknown.
+        ArgumentError
+            `folder` or `settings` is none, `tta` or `runtime` is unknown.
         MissingExtraError
             The runtime is not installed.
         """
         from glomtile.engine import modelfolder
         from glomtile.engine.runtime import OpenVinoPredictor, chosen_runtime
 
-        place = modelfolder.model_folder(folder)
+        if settings is not None:
+            typed_argument("settings", settings, Settings, "Settings")
+        place = modelfolder.model_folder(None if folder is None else path_argument("folder", folder))
         card = modelfolder.read_card(place)
         if tta is not None:
+            choice_argument("tta", tta, get_args(Tta))
             card = card.model_copy(update={"tta": tta})
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
@@ -157,14 +163,20 @@ class Segmenter:
 
         Raises
         ------
+        ArgumentError
+            `source` is neither a path nor a slide, or `mpp` is not plausible.
         InputError
             The slide cannot be read, has no scale, or is much too coarse for the model.
         StorageError
             Rows cannot be written.
         """
-        if isinstance(source, (str, Path)):
-            with open_slide(Path(source), mpp=mpp, progress=progress) as slide:
+        work = None if work is None else path_argument("work", work)
+        if not all(hasattr(source, name) for name in ("at", "thumbnail", "size_px", "mpp")):
+            if not isinstance(source, str | PathLike):
+                raise ArgumentError("source", "a path or a slide", source)
+            with open_slide(source, mpp=mpp, progress=progress) as slide:
                 return self._segment(Path(source).name, slide, work, identity or {}, progress)
+        assert not isinstance(source, str | Path)
         return self._segment("slide", source, work, identity or {}, progress)
 
     def plan(self, slide: SlideLike, where: str | Path = "slide") -> tuple[Plan, TissueMap]:
@@ -236,8 +248,6 @@ class Segmenter:
         reader = slide.at(self._predictor.mpp)
         look = look_at(slide, scale, reader.zoom)
         tissue_s = perf_counter() - began
-        if self._settings.tissue_mask and not look.tissue.tissue.any():
-            progress.warn(f"{name}: no tissue found; --no-tissue-mask looks everywhere")
         plan, mpp = self._plan(reader.size_px), reader.mpp
         assert mpp is not None
         panels = panels_of(reader.size_px[1], panel_px(plan, self._predictor.num_classes))
@@ -261,7 +271,10 @@ class Segmenter:
         effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
         return self._segmentation(
             name, slide, mpp=mpp, zoom=reader.zoom, levels=planes, objects=objects, look=look, effort=effort,
-            doubts=doubts_of(self._card, slide, look.tissue, reader.zoom, labels, confidence),
+            doubts=doubts_of(
+                self._card, slide, look.tissue, reader.zoom, labels, confidence,
+                masked=self._settings.tissue_mask,
+            ),
             keep=keep,
         )  # fmt: skip
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glomtile.config.card import ModelCard
+from glomtile.core.arguments import typed_argument, whole_argument
 from glomtile.core.grid import Plan, plan_windows, round_up
 from glomtile.engine.predictor import MeasuredPredictor
-from glomtile.errors import UsageError
+from glomtile.errors import ArgumentError
 from glomtile.types import Predictor
 
 WINDOW_PX = 1024
@@ -33,6 +34,11 @@ class Settings:
         What the network's forward pass may take, by which the window is chosen.
     force : bool
         Segment slides too coarse for the model too.
+
+    Raises
+    ------
+    ArgumentError
+        One of them has a wrong type or is out of range.
     """
 
     tissue_mask: bool = True
@@ -42,6 +48,15 @@ class Settings:
     read_threads: int = 2
     memory_mb: int = 1536
     force: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("tissue_mask", "force"):
+            typed_argument(name, getattr(self, name), bool, "True or False")
+        for name, least in (("window_px", 1), ("overlap_px", 0)):
+            if getattr(self, name) is not None:
+                whole_argument(name, getattr(self, name), least)
+        for name in ("batch_size", "read_threads", "memory_mb"):
+            whole_argument(name, getattr(self, name), 1)
 
 
 def slide_plan(size_px: tuple[int, int], window_px: int, overlap_px: int, stride_px: int) -> Plan:
@@ -64,10 +79,10 @@ def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> 
     overlap = round_up(settings.overlap_px if settings.overlap_px is not None else overlap, stride)
     if settings.window_px is not None:
         if round_up(settings.window_px, stride) <= 2 * overlap:
-            raise UsageError(
-                "--window",
-                f"expected more than twice the margin of {overlap} px that this network needs, "
-                f"got {settings.window_px} px",
+            raise ArgumentError(
+                "window_px",
+                f"more than twice the margin of {overlap} px that this network needs",
+                settings.window_px,
             )
         return round_up(settings.window_px, stride), overlap
     if not local:

@@ -177,7 +177,7 @@ def read_image(path: Path, max_px: int = MAX_PX) -> UInt8:
         try:
             return _rgb(picture)
         except _BROKEN as error:
-            raise InputError(path, f"expected a whole image, got: {_reason(error)}") from error
+            raise damaged(path, "image", error) from error
 
 
 def require_plain(picture: Image.Image, path: Path, max_px: int = MAX_PX) -> None:
@@ -237,7 +237,7 @@ def _refuse_stack(picture: Image.Image, path: Path) -> None:
         second = picture.size
         picture.seek(0)
     except _BROKEN as error:
-        raise InputError(path, f"expected a whole image, got: {_reason(error)}") from error
+        raise damaged(path, "image", error) from error
     if second == first:
         raise InputError(
             path, f"expected one picture, got a stack of {pages} pages", hint="save the page you want"
@@ -250,6 +250,17 @@ def _rgb(picture: Image.Image) -> UInt8:
         glass = Image.new("RGBA", seen.size, (255, 255, 255, 255))
         return np.array(Image.alpha_composite(glass, seen).convert("RGB"))
     return np.array(picture.convert("RGB"))
+
+
+def damaged(path: Path, kind: str, error: BaseException) -> InputError:
+    """The error that tells of pixels that cannot be had: by the system's word, or last the decoder's own."""
+    if isinstance(error, OSError) and error.errno:
+        return InputError(path, f"expected a whole {kind}, got: {_reason(error)}")
+    return InputError(
+        path,
+        f"expected a whole {kind}, got: data that cannot be read; its decoder says: {_reason(error)}",
+        "the file may be damaged or cut off: copy it again",
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from glomtile.errors import InputError
 from glomtile.files.images import (
     IMAGE_SUFFIXES,
     MAX_PX,
+    damaged,
     image_size,
     opened,
     png_bytes,
@@ -111,7 +112,7 @@ def _decoded(path: Path, mode: str | None) -> UInt8:
         try:
             return np.array(picture.convert(mode) if mode else picture)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise InputError(path, f"expected a whole image, got: {error}") from error
+            raise damaged(path, "image", error) from error
 
 
 def _read_indices(path: Path, palette: Palette) -> UInt8:
@@ -136,7 +137,7 @@ def _read_painted_indices(path: Path, palette: Palette, tolerance: int) -> UInt8
             indices = np.array(picture)
             flat = picture.getpalette("RGB") or []
         except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise InputError(path, f"expected a whole image, got: {error}") from error
+            raise damaged(path, "image", error) from error
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(flat) // 3] = np.array(flat, np.uint8).reshape(-1, 3)
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))

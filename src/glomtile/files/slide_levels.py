@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from glomtile.errors import InputError
-from glomtile.files.images import image_mpp, read_image, readable_size
+from glomtile.files.images import damaged, image_mpp, read_image, readable_size
 from glomtile.files.scale import square_mpp, tiff_words_mpp
 from glomtile.types import SILENT, Box, Progress, UInt8
 
@@ -118,7 +118,7 @@ class OpenSlidePixels:
         try:
             region = self._slide.read_region(place, level, (box.width, box.height))
         except (self._trouble, OSError, ValueError) as problem:
-            raise InputError(self._path, f"expected a whole slide, got: {problem}") from problem
+            raise damaged(self._path, "slide", problem) from problem
         return on_glass(np.asarray(region))
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class TiffPixels:
             raise
         except Exception as problem:
             # tifffile meets a cut-off directory in many ways; which one says nothing to the user.
-            raise InputError(path, f"expected a whole TIFF file, got: {problem!r}") from problem
+            raise damaged(path, "TIFF file", problem) from problem
         self._lock = threading.Lock()
         self._segments = _Kept(_CACHE_BYTES)
         self.kind = "OME-TIFF" if is_ome else "TIFF"
@@ -292,7 +292,7 @@ class _Page:
             pixels, _, shape = self._page.decode(data, index, jpegtables=self._page.jpegtables)
         except Exception as problem:
             # Each codec has errors of its own; all mean that this piece of the file is damaged.
-            raise InputError(self._path, f"expected a whole tile, got: {problem}") from problem
+            raise damaged(self._path, "tile", problem) from problem
         if pixels is None:
             raise InputError(self._path, "expected a whole tile, got nothing")
         return np.asarray(pixels, np.uint8).reshape(shape[-3], shape[-2], -1)
@@ -327,7 +327,7 @@ class PicturePixels:
             raise
         except Exception as problem:
             # Pillow looks at further pages late, and meets a cut-off one in many ways.
-            raise InputError(path, f"expected a whole picture, got: {problem}") from problem
+            raise damaged(path, "picture", problem) from problem
         self.levels = levels_of([size_px])
         self.kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}.get(
             path.suffix.lower(), path.suffix[1:].upper()

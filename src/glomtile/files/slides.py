@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from glomtile.core.arguments import number_argument, path_argument
 from glomtile.core.grid import Span
 from glomtile.errors import InputError, UsageError
 from glomtile.files.images import IMAGE_SUFFIXES, list_images, mirrored_indices
@@ -238,8 +239,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress
     ------
     InputError
         The file is missing, damaged, or none of these.
-    UsageError
-        `mpp` is not plausible.
+    ArgumentError
+        `path` is none, or `mpp` is not plausible.
 
     Notes
     -----
@@ -247,9 +248,9 @@ def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress
     SubIFDs. So is what OpenSlide would take as a generic TIFF: there it narrows 16 bits to 8 without a word,
     takes a stack for a pyramid, and cannot place a level exactly. A scanner's own format goes to OpenSlide.
     """
-    path = Path(path)
-    if mpp is not None and not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
-        raise UsageError("mpp", f"expected {PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]} µm per pixel, got {mpp}")
+    path = path_argument("path", path)
+    if mpp is not None:
+        mpp = number_argument("mpp", mpp, *PLAUSIBLE_MPP, "µm per pixel")
     _require_file(path)
     pixels = _pixels(path, progress)
     if mpp is not None and pixels.mpp is not None and abs(mpp / pixels.mpp - 1) > _SAME:

@@ -16,17 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from glomtile.errors import StorageError
+from glomtile.errors import PlaceError, StorageError
 
 _UNFINISHED, _WHOLE, _REPLACED = ".glomtile-unfinished", ".glomtile-whole", ".glomtile-replaced"
 _DISK_TROUBLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
     errno.EFBIG: "the file is too large for the file system",
     errno.EIO: "the disk reports an input/output error",
 }
+_PLACE_TROUBLE = {errno.EROFS: "the file system is read-only"}
 _PATH_TROUBLE = {
+    errno.ENOENT: "there is no such folder and none can be made",
+    errno.ELOOP: "it is a loop of links",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
@@ -263,7 +265,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def storage_errors(path: object, inside: Path | None = None) -> Iterator[None]:
-    """Turn the operating system's refusals into `StorageError`.
+    """Turn the operating system's refusals into `StorageError`, those of the place into `PlaceError`.
 
     With `inside`, a refusal other than a full disk counts only if it is about a path in there:
     code that fills an output also reads inputs, whose errors are not ours to rename.
@@ -271,15 +273,17 @@ def storage_errors(path: object, inside: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _DISK_TROUBLE.get(error.errno or 0)
+        code = error.errno or 0
+        reason = _DISK_TROUBLE.get(code) or _PLACE_TROUBLE.get(code)
         if reason is None and "no space left" in str(error).lower():
             reason = _DISK_TROUBLE[errno.ENOSPC]
         about = str(error.filename or "")
         if reason is None and (inside is None or about.startswith(str(inside))):
-            reason = _PATH_TROUBLE.get(error.errno or 0, str(error))
+            reason = _PATH_TROUBLE.get(code, error.strerror or str(error))
         if reason is None:
             raise
-        raise StorageError(path, f"expected to write here, got: {reason}") from error
+        kind = PlaceError if code in _PLACE_TROUBLE or code in _PATH_TROUBLE else StorageError
+        raise kind(path, f"expected to write here, got: {reason}") from error
 
 
 def _beside(final: Path) -> tuple[Path, Path]:

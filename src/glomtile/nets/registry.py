@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from glomtile.config.schema_model import NETWORK_NAMES, NORMS_OF_THE_WINDOW, ModelSettings
+from glomtile.core.arguments import typed_argument
 from glomtile.errors import ConfigError
 from glomtile.nets import flexunet
 
@@ -95,9 +96,12 @@ def build_model(
 
     Raises
     ------
+    ArgumentError
+        When the settings are none of a model.
     ConfigError
         When the network is not built here or the settings contradict each other.
     """
+    typed_argument("settings", settings, ModelSettings, "[model] of a config, as load_config(…).model")
     return network(settings.model).build(settings, precision=precision, seed=seed)
 
 

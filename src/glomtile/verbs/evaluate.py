@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glomtile.config.schema import Config
+from glomtile.core.arguments import typed_argument
 from glomtile.core.scores import ImageScore, Scores, score_image
 from glomtile.core.seams import SeamCount, count_seams
 from glomtile.files import workspace
@@ -19,7 +21,6 @@ from glomtile.verbs.score import read_groups
 from glomtile.verbs.scorefiles import PerImage, worst_first, write_run, write_scores, write_sheets
 
 if TYPE_CHECKING:
-    from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
     from glomtile.engine.modelfolder import LoadedModel
     from glomtile.files.pairs import Pair
@@ -67,12 +68,15 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
 
     Raises
     ------
+    ArgumentError
+        When `config` is none.
     InputError
         When images and masks do not pair or cannot be read: figures over a part would mislead.
     ModelError
         When the model is damaged or of other classes.
     """
     began = time.perf_counter()
+    typed_argument("config", config, Config, "a config, as load_config(…) gives")
     from glomtile.engine import modelfolder
 
     palette = config.palette()

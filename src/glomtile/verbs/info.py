@@ -1,4 +1,4 @@
-"""What this installation is made of: versions, backend, devices, formats."""
+"""What this installation is made of, and what a slide says of itself."""
 
 from __future__ import annotations
 
@@ -100,6 +100,58 @@ def info() -> Info:
         image_formats=images,
         mask_formats=(*images, ".npz"),
     )
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """A slide or picture in facts; ``str()`` of it is what the command prints.
+
+    Attributes
+    ----------
+    path : Path
+    kind : str
+        Of scanner or file, as ``OpenSlide aperio``.
+    size_px : (int, int)
+        ``(H, W)`` at full resolution.
+    levels : tuple of ((int, int), float)
+        Size ``(H, W)`` and full-resolution pixels per pixel, from fine to coarse.
+    mpp : float or None
+        Micrometres per pixel that the file tells, and who says so.
+    mpp_source : str or None
+    """
+
+    path: Path
+    kind: str
+    size_px: tuple[int, int]
+    levels: tuple[tuple[tuple[int, int], float], ...]
+    mpp: float | None
+    mpp_source: str | None
+
+    def __str__(self) -> str:
+        height, width = self.size_px
+        scale = "not told by the file: give segment --mpp, 20x is usually about 0.5, 40x about 0.25"
+        if self.mpp is not None:
+            scale = f"{self.mpp:.4g} ({self.mpp_source})"
+        rows = [("kind", self.kind), ("size", f"{width:,} x {height:,} px"), ("µm per pixel", scale)]
+        for number, ((high, wide), zoom) in enumerate(self.levels):
+            rows.append((f"level {number}", f"{wide:,} x {high:,} px, 1/{zoom:.4g}"))
+        column = max(len(name) for name, _ in rows)
+        return "\n".join([str(self.path), *(f"  {name:<{column}}  {value}" for name, value in rows)])
+
+
+def slide_info(path: Path) -> SlideInfo:
+    """What a slide or picture says of itself; tissue and windows are what ``segment --dry-run`` tells.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or none that can be read.
+    """
+    from glomtile.files.slides import open_slide
+
+    with open_slide(path) as slide:
+        levels = tuple((level.size_px, max(level.downsample)) for level in slide.levels)
+        return SlideInfo(Path(path), slide.kind, slide.size_px, levels, slide.mpp, slide.mpp_source)
 
 
 def _cores() -> int:

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from glomtile.core.arguments import number_argument, path_argument, typed_argument, whole_argument
 from glomtile.core.bootstrap import DRAWS, SEED
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.scores import ImageScore, Scores, paired_difference, score_image
 from glomtile.errors import GlomtileError, InputError
 from glomtile.files.images import image_size, read_image
 from glomtile.files.masks import MASK_SUFFIXES, mask_size, read_mask
+from glomtile.files.scale import PLAUSIBLE_MPP
 from glomtile.files.tables import read_csv
 from glomtile.files.workspace import move_aside
-from glomtile.types import SILENT, Progress
+from glomtile.types import SILENT, Progress, UInt8
 from glomtile.verbs.scorefiles import PerImage, Triple, worst_first, write_run, write_scores, write_sheets
 
 __all__ = ["ScoreResult", "read_groups", "score", "worst_first", "write_run", "write_scores", "write_sheets"]
@@ -41,15 +43,16 @@ class ScoreResult:
 
 
 def score(
-    predictions: Path,
-    truth: Path,
-    out: Path,
+    predictions: str | Path,
+    truth: str | Path,
+    out: str | Path,
     *,
     palette: Palette = GLOMERULI,
-    groups: Path | None = None,
+    tolerance: int = 0,
+    groups: str | Path | None = None,
     mpp: float | None = None,
-    images: Path | None = None,
-    against: Path | None = None,
+    images: str | Path | None = None,
+    against: str | Path | None = None,
     draws: int = DRAWS,
     seed: int = SEED,
     progress: Progress = SILENT,
@@ -65,6 +68,9 @@ def score(
         ``sheets/``.
     palette : Palette
         Which colour is which class.
+    tolerance : int
+        How far red, green and blue of a mask may each lie from a class's colour: masks stored as JPEG have no
+        exact ones. 0 to 255.
     groups : Path, optional
         CSV with the columns ``stem,group``: intervals then draw whole groups.
     mpp : float, optional
@@ -84,20 +90,34 @@ def score(
 
     Raises
     ------
+    ArgumentError
+        When an argument has a wrong type or is out of range.
     InputError
         When a mask has no partner, two partners or another size than its partner, cannot be read or holds
         what the palette does not; all such masks are named. Nothing is written then.
     """
     began = time.perf_counter()
+    predictions, truth, out = (
+        path_argument(name, value)
+        for name, value in (("predictions", predictions), ("truth", truth), ("out", out))
+    )
+    groups, images, against = (
+        None if value is None else path_argument(name, value)
+        for name, value in (("groups", groups), ("images", images), ("against", against))
+    )
+    typed_argument("palette", palette, Palette, "a Palette")
+    reading = _Reading(palette, whole_argument("tolerance", tolerance, 0, 255))
+    if mpp is not None:
+        mpp = number_argument("mpp", mpp, *PLAUSIBLE_MPP, "µm per pixel")
     pairs = _pair(predictions, truth)
     if predictions.resolve() == truth.resolve():
         progress.warn(f"predictions and truth are the same folder, {truth}: every figure will be perfect")
     known = read_groups(groups, list(pairs)) if groups is not None else None
     pictures = _pictures(images, pairs) if images is not None else {}
-    per_image = _score_pairs(pairs, palette, mpp, progress)
+    per_image = _score_pairs(pairs, reading, mpp, progress)
     difference = None
     if against is not None:
-        other = _score_pairs(_pair(against, truth), palette, mpp, progress)
+        other = _score_pairs(_pair(against, truth), reading, mpp, progress)
         ordered = [known[stem] for stem, _ in per_image] if known is not None else None
         difference = paired_difference(
             [s for _, s in other], [s for _, s in per_image], groups=ordered, draws=draws, seed=seed
@@ -109,7 +129,7 @@ def score(
 
         def load(stem: str) -> Triple:
             predicted, true = pairs[stem]
-            return read_image(pictures[stem]), read_mask(true, palette), read_mask(predicted, palette)
+            return read_image(pictures[stem]), reading.labels(true), reading.labels(predicted)
 
         paths += write_sheets(out, per_image, palette, load, progress=progress)
     else:
@@ -119,6 +139,7 @@ def score(
         "truth": truth.name,
         "against": against.name if against else None,
         "groups": groups.name if groups else None,
+        "tolerance": tolerance,
         "mpp": mpp,
         "draws": draws,
         "seed": seed,
@@ -158,13 +179,13 @@ def read_groups(path: Path, stems: Iterable[str]) -> dict[str, str]:
 
 
 def _score_pairs(
-    pairs: Mapping[str, tuple[Path, Path]], palette: Palette, mpp: float | None, progress: Progress
+    pairs: Mapping[str, tuple[Path, Path]], reading: _Reading, mpp: float | None, progress: Progress
 ) -> PerImage:
     progress.start("score", len(pairs))
     per_image, failed = [], []
     for stem, (predicted, true) in pairs.items():
         try:
-            per_image.append((stem, _score_pair(predicted, true, palette, mpp)))
+            per_image.append((stem, _score_pair(predicted, true, reading, mpp)))
         except GlomtileError as error:
             failed.append(error)
         progress.advance()
@@ -178,13 +199,24 @@ def _score_pairs(
     return per_image
 
 
-def _score_pair(predicted: Path, true: Path, palette: Palette, mpp: float | None) -> ImageScore:
-    prediction, truth = read_mask(predicted, palette), read_mask(true, palette)
+@dataclass(frozen=True)
+class _Reading:
+    """How the masks of both folders are read."""
+
+    palette: Palette
+    tolerance: int
+
+    def labels(self, path: Path) -> UInt8:
+        return read_mask(path, self.palette, tolerance=self.tolerance)
+
+
+def _score_pair(predicted: Path, true: Path, reading: _Reading, mpp: float | None) -> ImageScore:
+    prediction, truth = reading.labels(predicted), reading.labels(true)
     if prediction.shape != truth.shape:
         got, expected = (f"{w} x {h} px" for h, w in (prediction.shape, truth.shape))
         raise InputError(predicted, f"expected the size of {true.name}, {expected}, got {got}")
     try:
-        return score_image(prediction, truth, len(palette.classes), mpp)
+        return score_image(prediction, truth, reading.palette.num_classes, mpp)
     except InputError as error:
         raise InputError(predicted, f"{error.where}: {error.message}", error.hint) from error
 

@@ -247,6 +247,7 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
         missing_zarr = request.zarr and not any(name.startswith("zarr/") for name in record["files"])
         if not missing_zarr and all((out / name).exists() for name in record["files"]):
             progress.note(f"{path}: done before")
+            _warn_of_doubts(path, record.get("doubts", ()), progress)
             return False
     work = own / f"{slide_name(path)}.work"
     found = segmenter.segment(path, mpp=request.mpp, work=work, identity=identity, progress=progress)
@@ -269,9 +270,13 @@ def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress
         f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
     )
     progress.note(f"{path}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
-    if found.doubts.warnings:
-        progress.warn(f"{path}: doubtful: {'; '.join(found.doubts.warnings)}")
+    _warn_of_doubts(path, found.doubts.warnings, progress)
     return True
+
+
+def _warn_of_doubts(path: Path, doubts: Sequence[str], progress: Progress) -> None:
+    if doubts:
+        progress.warn(f"{path}: doubtful: {'; '.join(doubts)}")
 
 
 def _identity(path: Path, segmenter: Segmenter, request: Request) -> dict[str, Any]:

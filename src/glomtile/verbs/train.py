@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
+from glomtile.core.arguments import typed_argument
 from glomtile.errors import ConfigError
 from glomtile.files import workspace
 from glomtile.types import SILENT, Progress
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     import keras
 
     from glomtile.config.card import ModelCard
-    from glomtile.config.schema import Config
     from glomtile.engine.callbacks import History, Listener
     from glomtile.engine.training import Protocol
     from glomtile.files.pairs import Pair
@@ -90,6 +91,8 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
 
     Raises
     ------
+    ArgumentError
+        When `config` is none.
     ConfigError
         When the settings contradict each other or, resuming, those the run began with.
     InputError
@@ -97,6 +100,7 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     StorageError
         When there is no space for the models.
     """
+    typed_argument("config", config, Config, "a config, as load_config(…) gives")
     _require_sense(config, resume)
     from glomtile.engine.previews import asked_previews
     from glomtile.engine.sources import judging_source, require_every_class, split_pairs, training_source

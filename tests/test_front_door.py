@@ -1,0 +1,128 @@
+"""The public Python names: a wrong argument is told by name, with what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import glomtile
+from glomtile.config.card import ModelCard
+from glomtile.config.schema import ModelSettings
+from glomtile.core.palette import GLOMERULI
+from glomtile.engine.segmenter import Segmenter
+from glomtile.engine.windows import Settings
+from glomtile.errors import ArgumentError, UsageError
+
+
+class Blank:
+    """Finds nothing."""
+
+    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return np.stack([np.ones(batch.shape[:3], np.float32), np.zeros(batch.shape[:3], np.float32)], -1)
+
+
+def segmenter() -> Segmenter:
+    card = ModelCard(
+        network=ModelSettings(num_classes=2, mpp=2.0), classes=ModelCard.classes_of(GLOMERULI), mpp=2.0,
+        tile_px=(64, 64), stride_px=16, context_px=0,
+    )  # fmt: skip
+    return Segmenter(Blank(), card)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: segmenter().segment(3), "source: expected a path or a slide, got 3 (int)"),
+        (lambda: segmenter().segment(None), "source: expected a path or a slide, got None"),
+        (
+            lambda: segmenter().segment("a.png", mpp="0.5"),
+            "mpp: expected 0.05 to 20 µm per pixel, got '0.5'",
+        ),
+        (
+            lambda: segmenter().segment("a.png", mpp=float("nan")),
+            "mpp: expected 0.05 to 20 µm per pixel, got nan (float)",
+        ),
+        (lambda: segmenter().segment("a.png", work=1), "work: expected a path, got 1 (int)"),
+        (lambda: Segmenter.load(5), "folder: expected a path, got 5 (int)"),
+        (lambda: Segmenter.load(settings=5), "settings: expected Settings, got 5 (int)"),
+        (
+            lambda: Segmenter.load(tta="x"),
+            "tta: expected one of none, flips, rotations, all, got 'x'",
+        ),
+        (
+            lambda: Segmenter.load(runtime="foo"),
+            "runtime: expected one of auto, openvino, keras, got 'foo'",
+        ),
+        (
+            lambda: Settings(window_px="x"),
+            "window_px: expected a whole number of at least 1, got 'x'",
+        ),
+        (
+            lambda: Settings(batch_size=0),
+            "batch_size: expected a whole number of at least 1, got 0 (int)",
+        ),
+        (
+            lambda: Settings(read_threads=1.5),
+            "read_threads: expected a whole number of at least 1, got 1.5 (float)",
+        ),
+        (lambda: Settings(force="no"), "force: expected True or False, got 'no'"),
+        (lambda: glomtile.open_slide(7), "path: expected a path, got 7 (int)"),
+        (lambda: glomtile.load_config(None), "path: expected a path, got None"),
+        (
+            lambda: glomtile.load_config("a.toml", "train.epochs=2"),
+            "overrides: expected texts section.key=value in a list or tuple, got 'train.epochs=2'",
+        ),
+        (
+            lambda: glomtile.train("a.toml"),
+            "config: expected a config, as load_config(…) gives, got 'a.toml'",
+        ),
+        (
+            lambda: glomtile.evaluate("a.toml"),
+            "config: expected a config, as load_config(…) gives, got 'a.toml'",
+        ),
+        (lambda: glomtile.score(1, "b", "c"), "predictions: expected a path, got 1 (int)"),
+        (lambda: glomtile.score("a", "b", "c", palette=3), "palette: expected a Palette, got 3 (int)"),
+        (
+            lambda: glomtile.score("a", "b", "c", tolerance=256),
+            "tolerance: expected a whole number from 0 to 255, got 256 (int)",
+        ),
+        (
+            lambda: glomtile.build_model("FlexUNet"),
+            "settings: expected [model] of a config, as load_config(…).model, got 'FlexUNet'",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named_with_what_was_expected_and_what_came(
+    call: Callable[[], object], told: str
+) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        call()
+    assert str(caught.value) == told
+    assert isinstance(caught.value, UsageError)
+
+
+def test_a_long_argument_is_cut() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        Segmenter.load(runtime="x" * 10_000)
+    assert len(str(caught.value)) < 200
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Settings(window_px=np.int64(64)).window_px == 64
+
+
+def test_folders_may_be_texts(tmp_path: Path) -> None:
+    from glomtile.files.images import write_png
+
+    for name in ("a", "b"):
+        mask = np.zeros((32, 32, 3), np.uint8)
+        mask[8:24, 8:24, 0] = 255
+        (tmp_path / name).mkdir()
+        write_png(tmp_path / name / "1.png", mask)
+    result = glomtile.score(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "out"))
+    assert result.scores.classes[0].figures["pooled_dice"].value == 1
