@@ -20,9 +20,10 @@ import glomtile.verbs.score
 from glomtile.cli import run
 from glomtile.cli.backend import greeting_held_back
 from glomtile.cli.flags import NO_FLAGS, Flags, take_flags
-from glomtile.cli.progress import LINE_EVERY_S, PlainProgress, duration, shown, watching
+from glomtile.cli.progress import LINE_EVERY_S, PlainProgress, shown, watching
 from glomtile.config.card import ModelCard
 from glomtile.config.schema import ModelSettings
+from glomtile.core.durations import duration
 from glomtile.core.palette import GLOMERULI
 from glomtile.errors import ConfigError, InputError
 from glomtile.files.images import write_png
@@ -318,8 +319,10 @@ def test_options_reach_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_switches_may_stand_anywhere(place: int) -> None:
     line = list(SCORE)
     line.insert(place, "-q")
-    assert take_flags(line) == (SCORE, Flags(quiet=True, debug=False))
+    assert take_flags(line) == (SCORE, Flags(quiet=True))
     assert take_flags([*SCORE, "--", "-q"]) == ([*SCORE, "--", "-q"], NO_FLAGS)
+    line[place : place + 1] = ["-v", "--json", "--debug"]
+    assert take_flags(line) == (SCORE, Flags(debug=True, verbose=True, json=True))
 
 
 # --- config -------------------------------------------------------------------------------------------
@@ -399,7 +402,7 @@ def test_a_log_gets_a_status_line_now_and_then() -> None:
     progress.note("done")
     progress.close()
     lines = stream.getvalue().splitlines()
-    assert lines[0] == f"tiles: 20 of 100, {duration(4 * LINE_EVERY_S)} left · loss 0.25"
+    assert lines[0] == f"tiles: 20 of 100, 1.3/s, {duration(4 * LINE_EVERY_S)} left · loss 0.25"
     assert lines[-2:] == [f"tiles: 100 of 100 in {duration(5 * LINE_EVERY_S)} · loss 0.25", "done"]
     assert len(lines) == 6
 

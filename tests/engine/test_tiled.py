@@ -325,6 +325,27 @@ def test_progress_is_told_of_every_window():
     assert sum(steps) == 9
 
 
+def test_progress_counts_what_the_network_sees_and_tells_what_it_skips():
+    told = []
+
+    class Watcher:
+        def start(self, title, total=None):
+            told.append((title, total))
+
+        def advance(self, steps=1, **figures):
+            told.append((steps, figures))
+
+        def note(self, text): ...
+
+        def warn(self, text): ...
+
+    predict_tiled(
+        ArrayReader(picture(40, 40)), Identity(), plan_windows((40, 40), 16, 0), Rows(),
+        skip=lambda window: window.own.top > 0, progress=Watcher(),
+    )  # fmt: skip
+    assert told == [("windows", 3), *[(1, {"glass": "6 skipped"})] * 3]
+
+
 def test_a_run_says_where_its_time_went():
     run = predict_tiled(ArrayReader(picture(40, 40)), Identity(), plan_windows((40, 40), 16, 0), Rows())
     assert isinstance(run, TiledRun)

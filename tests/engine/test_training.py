@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -180,17 +181,24 @@ def test_a_run_whose_epochs_are_raised_ends_as_if_it_had_never_stopped(
 def test_the_stop_file_ends_training_after_the_epoch_and_resume_goes_on(
     dataset: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
+    notes = []
+
     class StopSoon:
         def start(self, title: str, total: int | None = None) -> None:
             if title == "epoch 2/4":
                 (tmp_path / "break_training").touch()
 
         def advance(self, steps: int = 1, **figures: float | str) -> None: ...
-        def note(self, text: str) -> None: ...
         def warn(self, text: str) -> None: ...
+
+        def note(self, text: str) -> None:
+            notes.append(text)
 
     result = train(make_config(settings(dataset), tmp_path), progress=StopSoon())
     assert len(result.history) == 2
+    told = [text for text in notes if text.startswith("epoch ")]
+    assert len(told) == 2
+    assert all(re.search(r" · [\d.:]+ (s|min), [\d.:]+ (s|min) left$", text) for text in told)
     assert "break_training" in result.reason
     assert not (tmp_path / "break_training").exists()
     train(make_config(settings(dataset), tmp_path), resume=True)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from glomtile.cli.flags import FLAGS, take_flags
-from glomtile.errors import ArgumentError, GlomtileError
+from glomtile.errors import ArgumentError, GlomtileError, UsageError
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 130
@@ -36,6 +36,9 @@ def run(argv: Sequence[str]) -> int:
     """
     arguments, flags = take_flags(argv)
     FLAGS.set(flags)
+    if flags.quiet and flags.verbose:
+        _say("error: --verbose: expected one of --quiet and --verbose, got both")
+        return UsageError.exit_code
     # TensorFlow greets on stderr while it is imported, between our progress lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if flags.debug else "2")
     try:
@@ -44,12 +47,16 @@ def run(argv: Sequence[str]) -> int:
         if flags.debug:
             traceback.print_exc()
         _say(f"error: {_told(error)}")
+        if flags.json:
+            _print_failure(arguments, error.exit_code, error.where, error.message, error.hint)
         return error.exit_code
     except Exception as error:
         if flags.debug:
             traceback.print_exc()
         else:
             _say(_unexpected(error, arguments))
+        if flags.json:
+            _print_failure(arguments, EXIT_FAILED, type(error).__name__, _words(error), None)
         return EXIT_FAILED
 
 
@@ -75,10 +82,23 @@ def _told(error: GlomtileError) -> str:
     return f"--{option}{str(error).removeprefix(error.where)}"
 
 
-def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
+def _print_failure(arguments: Sequence[str], code: int, where: str, message: str, hint: str | None) -> None:
+    """The object of a command that was asked for JSON and could do nothing."""
+    from glomtile.cli.outcome import print_object
+
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    error = {"where": where, "message": message, "hint": hint}
+    print_object(command, {"exit_code": code, "error": error})
+
+
+def _words(error: Exception) -> str:
+    """What an exception says, in one short line."""
     words = " ".join(_COLOURING.sub("", str(error)).split()) or "no message"
-    if len(words) > 300:
-        words = words[:300] + " …"
+    return words if len(words) <= 300 else words[:300] + " …"
+
+
+def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
+    words = _words(error)
     again = " ".join(["glomtile --debug", *arguments])
     return (
         f"unexpected error: {type(error).__name__}: {words}\n"

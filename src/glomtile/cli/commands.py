@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,14 +14,16 @@ import glomtile
 from glomtile.cli import configs, models
 from glomtile.cli.backend import greeting_held_back, wake_backend
 from glomtile.cli.configs import ConfigFile, Overrides
+from glomtile.cli.flags import FLAGS
 from glomtile.cli.numbers import plausible_mpp, share, shares
-from glomtile.cli.progress import watching
+from glomtile.cli.outcome import print_object, tell
+from glomtile.cli.progress import PlainProgress, watching
 from glomtile.errors import GlomtileError
 
 if TYPE_CHECKING:
+    from glomtile.cli.summaries import Table
     from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
-    from glomtile.types import Progress
 
 app = typer.Typer(
     name="glomtile",
@@ -57,6 +60,8 @@ def _tell_version(asked: bool) -> None:
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell only warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell of every stage.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of paths.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Tell the version.")
@@ -64,7 +69,7 @@ def options(
 ) -> None:
     # The switches are taken out of the line before it comes here, so that they may stand anywhere in it;
     # they are declared for --help. This text would replace the app's own, hence a comment.
-    del quiet, debug, version
+    del quiet, verbose, json, debug, version
 
 
 @app.command()
@@ -132,7 +137,8 @@ def prepare(
             mpp=mpp,
             progress=progress,
         )
-    _print(result.paths)
+    facts = {"images": result.images, "tiles": result.tiles}
+    tell("prepare", result.paths, warnings=progress.warnings, facts=facts)
 
 
 @app.command()
@@ -150,7 +156,7 @@ def stats(
 
     with watching() as progress:
         result = verb(target, out, augmented=augmented, progress=progress)
-    _print(result.paths)
+    tell("stats", result.paths, warnings=progress.warnings)
 
 
 @app.command()
@@ -168,7 +174,16 @@ def train(
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line with --resume goes on from the last epoch")
             raise
-    _print(result.paths)
+        progress.note(f"best epoch {result.best_epoch} of {len(result.history)}; {result.reason}")
+    facts = {
+        "best": str(result.best),
+        "last": str(result.last),
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        "reason": result.reason,
+        "figures": result.history[result.best_epoch - 1] if result.history else {},
+    }
+    tell("train", result.paths, warnings=progress.warnings, facts=facts)
 
 
 @app.command()
@@ -178,7 +193,9 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
         from glomtile.verbs.evaluate import evaluate as verb
 
         result = verb(settings, progress=progress)
-    _print(result.paths)
+    outcome = _figures_of(result.paths)
+    facts = {**outcome, "loss": result.loss, "metric": result.metric}
+    tell("evaluate", result.paths, warnings=progress.warnings, facts=facts, tables=_tables_of(outcome))
 
 
 @app.command()
@@ -209,7 +226,11 @@ def crossval(
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from the last epoch")
             raise
-    _print(result.paths)
+    everything = _figures_of(result.scores.paths)
+    trusted = _figures_of(result.trusted.paths) if result.trusted else {}
+    facts = {**everything, "trusted": trusted or None, "folds": [str(fold) for fold in result.folds]}
+    tables = [*_tables_of(everything), *_tables_of(trusted, "that are trained on too")]
+    tell("crossval", result.paths, warnings=progress.warnings, facts=facts, tables=tables)
 
 
 @app.command()
@@ -219,8 +240,7 @@ def infer(config: ConfigFile, overrides: Overrides = None) -> None:
         from glomtile.verbs.infer import infer as verb
 
         result = verb(settings, progress=progress)
-    _print(result.done)
-    _conclude(result.failed)
+    tell("infer", result.done, failed=result.failed, warnings=progress.warnings)
 
 
 @app.command()
@@ -230,8 +250,7 @@ def tiled_infer(config: ConfigFile, overrides: Overrides = None) -> None:
         from glomtile.verbs.infer import tiled_infer as verb
 
         result = verb(settings, progress=progress)
-    _print(result.done)
-    _conclude(result.failed)
+    tell("tiled-infer", result.done, failed=result.failed, warnings=progress.warnings)
 
 
 @app.command()
@@ -243,11 +262,11 @@ def inspect(
     ] = None,
 ) -> None:
     """Draw the network, estimate its memory and work."""
-    with _at_work(config, overrides) as (settings, _):
+    with _at_work(config, overrides) as (settings, progress):
         from glomtile.verbs.inspect import inspect as verb
 
         result = verb(settings, out)
-    _print(result.paths)
+    tell("inspect", result.paths, warnings=progress.warnings)
 
 
 @app.command()
@@ -313,18 +332,27 @@ def segment(
         wake_backend()
     with watching() as progress:
         if dry_run:
-            lines, failed = verb.survey(inputs, request, progress=progress)
-            for line in lines:
-                typer.echo(line)
-            _conclude(failed)
+            plans, failed = verb.survey(inputs, request, progress=progress)
+            facts = {"plan": [plan.to_dict() for plan in plans]}
+            tell("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
             return
         try:
             result = verb.segment(inputs, out, request, progress=progress)
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from there")
             raise
-    _print(result.paths)
-    _conclude(result.failed)
+    from glomtile.cli.summaries import slides_table
+    from glomtile.verbs.outcomes import slides_outcome
+
+    images = slides_outcome(out)
+    tell(
+        "segment",
+        result.paths,
+        failed=result.failed,
+        warnings=progress.warnings,
+        facts={"images": images},
+        tables=[slides_table(images, result.failed)],
+    )
 
 
 @app.command()
@@ -364,7 +392,8 @@ def score(
             against=against,
             progress=progress,
         )
-    _print(result.paths)
+    outcome = _figures_of(result.paths)
+    tell("score", result.paths, warnings=progress.warnings, facts=outcome, tables=_tables_of(outcome))
 
 
 @app.command()
@@ -374,7 +403,7 @@ def report(
     """Write the report.html of a folder of results again."""
     from glomtile.verbs.report import report as verb
 
-    _print([verb(folder)])
+    tell("report", [verb(folder)])
 
 
 app.command()(models.export)
@@ -389,7 +418,7 @@ def demo(out: OutFolder) -> None:
 
     with watching() as progress:
         result = verb(out, progress=progress)
-    _print(result.paths)
+    tell("demo", result.paths, warnings=progress.warnings)
 
 
 @app.command()
@@ -405,21 +434,24 @@ def info(
     if not slides:
         with greeting_held_back():
             result = verb.info()
-        typer.echo(str(result))
+        if FLAGS.get().json:
+            print_object("info", {"exit_code": 0, "installation": asdict(result)})
+        else:
+            typer.echo(str(result))
         return
-    failed = []
+    found, failed = [], []
     for path in slides:
         try:
-            typer.echo(str(verb.slide_info(path)))
+            found.append(verb.slide_info(path))
         except GlomtileError as problem:
             failed.append((path, problem.message))
-    _conclude(failed)
+    tell("info", (), found, failed=failed, facts={"slides": [asdict(one) for one in found]})
 
 
 @contextmanager
 def _at_work(
     config: Path, overrides: Sequence[str] | None, *, trained: bool = False
-) -> Iterator[tuple[Config, Progress]]:
+) -> Iterator[tuple[Config, PlainProgress]]:
     """Load the settings, tell what is odd about them, look for the model it takes, and wake the backend."""
     from glomtile.config.load import load_config
 
@@ -451,15 +483,15 @@ def _palette(rgb_map: str | None) -> Palette:
     return Palette.from_rgb_map(colours)
 
 
-def _print(paths: Iterable[Path]) -> None:
-    for path in paths:
-        typer.echo(str(path))
+def _figures_of(paths: Iterable[Path]) -> dict[str, Any]:
+    """The figures that stand in the folder of a result's ``scores.json``; none where it wrote none."""
+    from glomtile.verbs.outcomes import scores_outcome
+
+    written = next((path for path in paths if path.name == "scores.json" and path.is_file()), None)
+    return {} if written is None else scores_outcome(written.parent)
 
 
-def _conclude(failed: Sequence[tuple[object, str]]) -> None:
-    """End with 1 and the reasons when some inputs failed; the others are done."""
-    if failed:
-        typer.echo(f"failed: {len(failed)}", err=True)
-        for where, reason in failed:
-            typer.echo(f"  {where}: {reason}", err=True)
-        raise typer.Exit(1)
+def _tables_of(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
+    from glomtile.cli.summaries import scores_tables
+
+    return scores_tables(outcome, title) if outcome else []

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glomtile.cli.flags import FLAGS
+from glomtile.cli.outcome import print_object, refuse_json
 
 app = typer.Typer(help="Check a config file, convert it to TOML, or begin one.", no_args_is_help=True)
 
@@ -24,11 +25,22 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
     from glomtile.config.load import check_config
 
     findings = check_config(config, overrides or ())
+    wrong = any(finding.severity == "error" for finding in findings)
+    if FLAGS.get().json:
+        told = [
+            {
+                "severity": one.severity, "file": one.file, "line": one.line, "section": one.section,
+                "key": one.key, "message": one.message,
+            }
+            for one in findings
+        ]  # fmt: skip
+        print_object("config check", {"exit_code": 2 if wrong else 0, "findings": told})
+        raise typer.Exit(2 if wrong else 0)
     if not findings and not FLAGS.get().quiet:
         typer.echo(f"{config}: no findings", err=True)
     for finding in findings:
         typer.echo(f"{finding.severity}: {finding}")
-    if any(finding.severity == "error" for finding in findings):
+    if wrong:
         raise typer.Exit(2)
 
 
@@ -38,6 +50,7 @@ def convert(config: ConfigFile, overrides: Overrides = None) -> None:
     from glomtile.config.load import load_config
     from glomtile.config.toml import to_toml
 
+    refuse_json("config convert")
     typer.echo(to_toml(load_config(config, overrides or ())), nl=False)
 
 
@@ -46,4 +59,5 @@ def init() -> None:
     """Print a commented TOML to start from."""
     from glomtile.config.toml import template
 
+    refuse_json("config init")
     typer.echo(template(), nl=False)

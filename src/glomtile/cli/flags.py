@@ -1,4 +1,4 @@
-"""The two switches that every command knows, wherever they stand on the line."""
+"""The switches that every command knows, wherever they stand on the line."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import NamedTuple
 
 
 class Flags(NamedTuple):
-    """How much this run tells."""
+    """How much this run tells, and in which form."""
 
     quiet: bool = False
     debug: bool = False
+    verbose: bool = False
+    json: bool = False
 
 
 NO_FLAGS = Flags()
 FLAGS: ContextVar[Flags] = ContextVar("flags", default=NO_FLAGS)
 
-QUIET_NAMES = ("--quiet", "-q")
-DEBUG_NAMES = ("--debug",)
+_NAMES = {
+    "--quiet": "quiet",
+    "-q": "quiet",
+    "--debug": "debug",
+    "--verbose": "verbose",
+    "-v": "verbose",
+    "--json": "json",
+}
 
 
 def take_flags(argv: Sequence[str]) -> tuple[list[str], Flags]:
@@ -27,13 +35,9 @@ def take_flags(argv: Sequence[str]) -> tuple[list[str], Flags]:
     Examples
     --------
     >>> take_flags(["train", "a.toml", "--quiet"])
-    (['train', 'a.toml'], Flags(quiet=True, debug=False))
+    (['train', 'a.toml'], Flags(quiet=True, debug=False, verbose=False, json=False))
     """
     end = argv.index("--") if "--" in argv else len(argv)
     head, tail = argv[:end], argv[end:]
-    flags = Flags(
-        quiet=any(word in QUIET_NAMES for word in head),
-        debug=any(word in DEBUG_NAMES for word in head),
-    )
-    rest = [word for word in head if word not in QUIET_NAMES and word not in DEBUG_NAMES]
-    return [*rest, *tail], flags
+    flags = Flags(**dict.fromkeys((_NAMES[word] for word in head if word in _NAMES), True))
+    return [*(word for word in head if word not in _NAMES), *tail], flags

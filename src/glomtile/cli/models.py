@@ -10,6 +10,7 @@ import typer
 from glomtile.cli.backend import wake_backend
 from glomtile.cli.configs import ConfigFile
 from glomtile.cli.numbers import plausible_mpp
+from glomtile.cli.outcome import tell
 from glomtile.cli.progress import watching
 
 
@@ -43,7 +44,12 @@ def export(
             model, out, fmt=fmt, precision=precision, calibration=calibration, mpp=mpp, progress=progress
         )
         progress.note(f"{result.precision}, {result.bytes:,} bytes; {result.parity}")
-    typer.echo(str(result.path))
+    facts = {
+        "precision": result.precision,
+        "bytes": result.bytes,
+        "largest_difference": result.parity.largest,
+    }
+    tell("export", [result.path], warnings=progress.warnings, facts=facts)
 
 
 def import_weights(
@@ -62,4 +68,4 @@ def import_weights(
         from glomtile.verbs.importweights import import_weights as verb
 
         path = verb(weights, settings, out, progress=progress)
-    typer.echo(str(path))
+    tell("import-weights", [path], warnings=progress.warnings)

@@ -50,7 +50,7 @@ def number_argument(name: str, value: object, low: float, high: float, unit: str
     ArgumentError
         It is none, or outside.
     """
-    if isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high:
+    if isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high:
         return float(value)
     raise ArgumentError(name, f"{low:g} to {high:g}{unit and ' '}{unit}", value)
 

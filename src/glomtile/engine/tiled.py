@@ -111,7 +111,10 @@ def predict_tiled(
     begin = before - before % batch_size
     asked = (plan.window(*at) for at in _places(wanted, strip.columns, begin))
     clock, windows = _Clock(), len(strip.rows) * len(strip.columns)
-    progress.start("windows", windows)
+    seen = int(wanted[strip.rows.start :].sum())
+    skipped = windows - seen
+    told = {"glass": f"{skipped:,} skipped"} if skipped else {}
+    progress.start("windows", seen)
     with ExitStack() as stack:
         readers = _pool(stack, read_threads, "glomtile-read")
         network = _pool(stack, 1, "glomtile-network")
@@ -120,17 +123,16 @@ def predict_tiled(
         for _ in range(before - begin):
             next(answers)
         for row in strip.rows:
-            for column, seen in zip(strip.columns, wanted[row], strict=True):
-                if seen:
+            for column, is_seen in zip(strip.columns, wanted[row], strict=True):
+                if is_seen:
                     strip.add(row, column, next(answers))
+                    progress.advance(1, **told)
                 else:
                     strip.add_background(row, column)
-                progress.advance(1)
             top, rows = strip.finish(row)
             if rows.shape[0]:
                 sink(top, rows)
             del rows
-    skipped = windows - int(wanted[strip.rows.start :].sum())
     return TiledRun(windows, skipped, clock.calls, clock.seconds, perf_counter() - started)
 
 

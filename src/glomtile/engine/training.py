@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 from zipfile import BadZipFile
 
@@ -20,6 +21,7 @@ import keras
 import numpy as np
 
 from glomtile.config.card import ModelCard
+from glomtile.core.durations import duration
 from glomtile.engine import modelfolder
 from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, values
 from glomtile.engine.dataset import Source, batches
@@ -206,6 +208,7 @@ class Training:
     def _epoch(
         self, training: Source, validation: Source | None, listeners: Sequence[Listener], progress: Progress
     ) -> None:
+        began, whole = perf_counter(), self._epoch_start == 0
         protocol, number = self._protocol, len(self._history)
         self._set_rate()
         if self._epoch_start == 0:
@@ -241,7 +244,10 @@ class Training:
             for listener in listeners:
                 listener(end)
         self._save_last(0)
-        progress.note(_line(number + 1, protocol.epochs, self._history[-1]))
+        line = _line(number + 1, protocol.epochs, self._history[-1])
+        epoch_s, left = perf_counter() - began, protocol.epochs - number - 1
+        ending = f", {duration(left * epoch_s)} left" if left and whole else ""
+        progress.note(f"{line} · {duration(epoch_s)}{ending}")
 
     @contextmanager
     def _judged_weights(self) -> Iterator[None]:

@@ -137,12 +137,12 @@ def _all(
     done: list[Path] = []
     skipped: list[Path] = []
     names: dict[str, Path] = {}
-    for path in files:
+    for number, path in enumerate(files, 1):
         first = names.setdefault(slide_name(path).casefold(), path)
         if first != path:
             failed.append((path, f"expected a name of its own, got that of {first}: their results would mix"))
             continue
-        progress.note(f"{path}")
+        progress.note(f"{path} ({number} of {len(files)})" if len(files) > 1 else f"{path}")
         try:
             fresh = _one(path, out, segmenter, request, progress)
         except (GlomtileError, MemoryError, OSError) as problem:
@@ -161,10 +161,54 @@ def _all(
     return SegmentResult(tuple(done), tuple(skipped), tuple(failed), written)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What there is to do for one input; ``str()`` of it is a line.
+
+    Attributes
+    ----------
+    input : Path
+    kind : str
+    size_px : (int, int)
+        ``(H, W)`` at full resolution.
+    mpp : float
+    mpp_source : str
+    tissue_mm2 : float
+    windows, windows_seen : int
+        All, and those that the network will look at.
+    """
+
+    input: Path
+    kind: str
+    size_px: tuple[int, int]
+    mpp: float
+    mpp_source: str
+    tissue_mm2: float
+    windows: int
+    windows_seen: int
+
+    def __str__(self) -> str:
+        height, width = self.size_px
+        return (
+            f"{self.input}: {self.kind}, {width:,} x {height:,} px at {self.mpp:.4g} µm "
+            f"({self.mpp_source}), {self.tissue_mm2:.3g} mm² of tissue, "
+            f"{self.windows_seen} of {self.windows} windows"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        height, width = self.size_px
+        return {
+            "input": str(self.input), "kind": self.kind, "width_px": width, "height_px": height,
+            "mpp": self.mpp, "mpp_source": self.mpp_source, "tissue_mm2": self.tissue_mm2,
+            "windows": self.windows, "windows_seen": self.windows_seen,
+        }  # fmt: skip
+
+
 def survey(
     inputs: Sequence[Path], request: Request, *, progress: Progress = SILENT
-) -> tuple[list[str], list[tuple[Path, str]]]:
-    """What `segment` would do with each input, a line each, and what of them cannot be done.
+) -> tuple[list[Planned], list[tuple[Path, str]]]:
+    """What `segment` would do with each input, and what of them cannot be done.
 
     Raises
     ------
@@ -175,22 +219,23 @@ def survey(
 
     files, failed = _files(inputs)
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
-    lines = []
+    plans = []
     for path in files:
         try:
             with open_slide(path, mpp=request.mpp, progress=progress) as slide:
                 plan, tissue = segmenter.plan(slide, path)
                 masked = not slide.plain and (request.settings is None or request.settings.tissue_mask)
                 seen = sum(not masked or tissue.near_tissue(window.own) for window in plan)
-                height, width = slide.size_px
-                lines.append(
-                    f"{path}: {slide.kind}, {width:,} x {height:,} px at {slide.mpp:.4g} µm "
-                    f"({slide.mpp_source}), {tissue.area_mm2:.3g} mm² of tissue, "
-                    f"{seen} of {len(plan)} windows"
-                )
+                assert slide.mpp is not None
+                plans.append(
+                    Planned(
+                        path, slide.kind, slide.size_px, slide.mpp, slide.mpp_source or "given",
+                        tissue.area_mm2, len(plan), seen,
+                    )
+                )  # fmt: skip
         except GlomtileError as problem:
             failed.append((path, _reason(problem, path)))
-    return lines, failed
+    return plans, failed
 
 
 def runtime_of(request: Request) -> str:

@@ -1,0 +1,135 @@
+"""Which figures of a result stand in the table that a command ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from glomtile.cli.tables import Column
+from glomtile.core.durations import duration
+
+MOST_ROWS = 24
+_FIGURES = {
+    "pooled_dice": "pooled Dice",
+    "mean_dice": "mean Dice",
+    "pooled_precision": "pooled precision",
+    "pooled_recall": "pooled recall",
+    "object_f1": "object F1",
+}
+
+
+class Table(NamedTuple):
+    """A table, and lines that follow it.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+    rows : list of (list of str, str)
+        Cells, and the row's style: ``""``, ``"yellow"`` or ``"red"``.
+    closing : tuple of str
+    """
+
+    columns: tuple[Column, ...]
+    rows: list[tuple[list[str], str]]
+    closing: tuple[str, ...] = ()
+
+
+def slides_table(images: Sequence[Mapping[str, Any]], failed: Sequence[tuple[object, str]]) -> Table:
+    """What `segment` found: a row for each slide, of many those first that ask for a look.
+
+    Parameters
+    ----------
+    images : sequence of mapping
+        As of `glomtile.verbs.outcomes.slides_outcome`.
+    failed : sequence of (path, reason)
+    """
+    keys = dict.fromkeys(key for image in images for key in image)
+    classes = [key.removesuffix("_count") for key in keys if key.endswith("_count")]
+    one = len(classes) == 1
+    columns = [
+        Column("image", 9),
+        *(Column(name, 8, right=True) for name in classes),
+        *([Column("mean µm²", 3, right=True), Column("per mm²", 4, right=True)] if one else []),
+        Column("tissue mm²", 2, right=True),
+        Column("time", 1, right=True),
+        Column("note", 7),
+    ]
+    rows = []
+    for image in images:
+        name = classes[0] if one else ""
+        cells = [
+            str(image["image"]),
+            *(_shown(image.get(f"{each}_count")) for each in classes),
+            *([_shown(image.get(f"{name}_{key}")) for key in ("area_um2_mean", "per_mm2")] if one else []),
+            _shown(image.get("tissue_mm2")),
+            "" if image["seconds"] is None or image["status"] != "done" else duration(image["seconds"]),
+            _slide_note(image),
+        ]
+        rows.append((cells, "yellow" if image["doubts"] else ""))
+    blank = [""] * (len(columns) - 2)
+    rows += [([str(path), *blank, "failed"], "red") for path, _ in failed]
+    left = len(rows) - MOST_ROWS
+    if left > 0:
+        urgent = {"red": 0, "yellow": 1, "": 2}
+        rows = sorted(rows, key=lambda row: urgent[row[1]])[:MOST_ROWS]
+    more = (f"… and {left:,} more in summary.csv",) if left > 0 else ()
+    return Table(tuple(columns), rows, (*more, _slides_line(images, failed)))
+
+
+def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
+    """Figures with their intervals, a table for each class, the worst images behind the last.
+
+    Parameters
+    ----------
+    outcome : mapping
+        As of `glomtile.verbs.outcomes.scores_outcome`.
+    title : str
+        Which images, where that has to be said.
+    """
+    scores = outcome["scores"]
+    tables = []
+    for entry in scores["classes"]:
+        heading = f"{entry['name']}, {scores['images']} images{title and ' '}{title}"
+        columns = (Column(heading, 9), Column("value", 9), Column("95 % interval", 9))
+        rows = []
+        for key, words in _FIGURES.items():
+            figure = entry["figures"][key]
+            low, high = figure["low"], figure["high"]
+            interval = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+            value = figure["value"]
+            rows.append(([words, "undefined" if value is None else f"{value:.3f}", interval], ""))
+        objects = entry["objects"]
+        line = f"objects: {objects['found']} found, {objects['false']} invented, {objects['missed']} missed"
+        tables.append(Table(columns, rows, (line,)))
+    worst = ", ".join(f"{each['image']} {each['dice']:.3f}" for each in outcome["worst"])
+    if worst and tables:
+        tables[-1] = tables[-1]._replace(closing=(*tables[-1].closing, f"worst images by Dice: {worst}"))
+    return tables
+
+
+def _slide_note(image: Mapping[str, Any]) -> str:
+    aspects = ", ".join(str(doubt).partition(":")[0] for doubt in image["doubts"])
+    before = "done before" if image["status"] == "skipped" else ""
+    return "; ".join(filter(None, (f"doubtful: {aspects}" if aspects else "", before)))
+
+
+def _slides_line(images: Sequence[Mapping[str, Any]], failed: Sequence[object]) -> str:
+    states = [image["status"] for image in images]
+    counts = {
+        "done": states.count("done"),
+        "done before": states.count("skipped"),
+        "failed": len(failed),
+        "doubtful": sum(bool(image["doubts"]) for image in images),
+    }
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    fresh = [image for image in images if image["status"] == "done"]
+    windows, glass = (sum(image[key] or 0 for image in fresh) for key in ("windows", "windows_skipped"))
+    number = len(images) + len(failed)
+    line = f"{number} image{'' if number == 1 else 's'}: {told}"
+    return f"{line}; {glass:,} of {windows:,} windows skipped as glass" if glass else line
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

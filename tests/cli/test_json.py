@@ -1,0 +1,250 @@
+"""With --json a command prints one object and nothing else, of fields that docs/outputs.md lists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import glomtile.cli.commands
+import glomtile.engine.segmenter
+import glomtile.verbs.crossval
+import glomtile.verbs.train
+from glomtile.cli import run
+from glomtile.config.card import ModelCard, ObjectSettings
+from glomtile.config.schema import ModelSettings
+from glomtile.core.palette import GLOMERULI
+from glomtile.engine.segmenter import Segmenter
+from glomtile.engine.windows import Settings
+from glomtile.files.images import write_png
+from glomtile.verbs import segment as segment_verb
+from glomtile.verbs.crossval import CrossvalResult
+from glomtile.verbs.score import score
+from glomtile.verbs.train import TrainResult
+
+
+class Purple:
+    """Calls a pixel a glomerulus where it is dark."""
+
+    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        hit = (batch[..., 1] < 80).astype(np.float32)
+        return np.stack([1 - hit, hit], -1)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = ModelCard(
+        network=ModelSettings(num_classes=2, mpp=2.0), classes=ModelCard.classes_of(GLOMERULI), mpp=2.0,
+        tile_px=(256, 256), stride_px=16, context_px=0, objects=ObjectSettings(split=False, smooth_um=0),
+    )  # fmt: skip
+
+    def load(*_: Any, settings: Settings | None = None, **__: Any) -> Segmenter:
+        return Segmenter(Purple(), card, settings)
+
+    monkeypatch.setattr(glomtile.engine.segmenter.Segmenter, "load", load)
+    monkeypatch.setattr(segment_verb, "runtime_of", lambda _: "openvino")
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any], str]]:
+    """Runs a line with --json: its exit code, its object, and what stood on stderr."""
+
+    def run_it(*line: object) -> tuple[int, dict[str, Any], str]:
+        code = run([*map(str, line), "--json"])
+        seen = capsys.readouterr()
+        assert seen.out.count("\n") == 1
+        return code, json.loads(seen.out), seen.err
+
+    return run_it
+
+
+def pictures(folder: Path) -> Path:
+    folder.mkdir()
+    tissue = np.full((300, 400, 3), (200, 120, 170), np.uint8)
+    tissue[100:160, 100:180] = (120, 40, 120)
+    write_png(folder / "a.png", tissue, 2.0)
+    write_png(folder / "glass.png", np.full((300, 400, 3), 243, np.uint8), 2.0)
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def masks(folder: Path, shift: int = 0) -> Path:
+    folder.mkdir()
+    for number in range(3):
+        mask = np.zeros((64, 64, 3), np.uint8)
+        mask[8 + shift : 40 + shift, 8:40, 0] = 255
+        write_png(folder / f"{number}.png", mask)
+    return folder
+
+
+@pytest.mark.usefixtures("network")
+def test_segment_tells_every_image_its_doubts_and_what_failed(told: Any, tmp_path: Path) -> None:
+    images, out = pictures(tmp_path / "in"), tmp_path / "out"
+    code, result, _ = told("segment", images, "-o", out)
+    assert code == result["exit_code"] == 1
+    assert (result["format"], result["command"]) == (1, "segment")
+    assert str(out / "summary.csv") in result["paths"]
+    assert [Path(entry["input"]).name for entry in result["failed"]] == ["broken.png"]
+    assert "expected PNG, JPEG, TIFF or BMP" in result["failed"][0]["reason"]
+    first, glass = result["images"]
+    assert (first["input"], first["status"], first["image"]) == (str(images / "a.png"), "done", "a")
+    assert (first["glomerulus_count"], first["width_px"], first["mpp"]) == (1, 400, 2)
+    assert first["glomerulus_area_um2_mean"] == 60 * 80 * 4
+    assert (first["doubts"], first["stain_distance"], first["windows_skipped"]) == ([], None, 0)
+    assert glass["doubts"] == ["tissue: none was found"]
+    assert any("glass.png: doubtful: tissue: none was found" in text for text in result["warnings"])
+
+
+@pytest.mark.usefixtures("network")
+def test_segment_again_tells_what_was_done_before(told: Any, tmp_path: Path) -> None:
+    images, out = pictures(tmp_path / "in"), tmp_path / "out"
+    told("segment", images, "-o", out)
+    _, result, _ = told("segment", images, "-o", out)
+    assert [(one["image"], one["status"]) for one in result["images"]] == [
+        ("a", "skipped"), ("glass", "skipped"),
+    ]  # fmt: skip
+    assert result["images"][1]["doubts"] == ["tissue: none was found"]
+
+
+@pytest.mark.usefixtures("network")
+def test_a_dry_run_tells_its_plan(told: Any, tmp_path: Path) -> None:
+    code, result, _ = told(
+        "segment", pictures(tmp_path / "in") / "a.png", "-o", tmp_path / "out", "--dry-run"
+    )
+    assert code == 0
+    (plan,) = result["plan"]
+    assert (plan["kind"], plan["width_px"], plan["height_px"], plan["mpp"]) == ("PNG", 400, 300, 2.0)
+    assert plan["windows_seen"] == plan["windows"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("network")
+def test_people_get_a_table_on_stderr_and_paths_on_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = pictures(tmp_path / "in"), tmp_path / "out"
+    assert run(["segment", str(images), "-o", str(out)]) == 1
+    seen = capsys.readouterr()
+    assert seen.out.splitlines()[0] == str(out / "masks")
+    assert all(Path(line).exists() for line in seen.out.splitlines())
+    assert re.search(
+        r"^image +glomerulus +mean µm² +per mm² +tissue mm² +time +note$", seen.err, re.MULTILINE
+    )
+    assert re.search(r"^glass +0 .*doubtful: tissue$", seen.err, re.MULTILINE)
+    assert re.search(r"^\S+broken\.png +failed$", seen.err, re.MULTILINE)
+    assert "3 images: 2 done, 1 failed, 1 doubtful\n" in seen.err
+    assert run(["segment", str(images), "-o", str(out), "-q"]) == 1
+    assert "done before" not in capsys.readouterr().err
+
+
+def test_score_tells_its_figures_and_the_worst_images(
+    told: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ("score", masks(tmp_path / "a", 4), masks(tmp_path / "b"), "-o", tmp_path / "out")
+    code, result, _ = told(*line)
+    assert code == 0
+    assert result["scores"] == json.loads((tmp_path / "out" / "scores.json").read_text())
+    dice = result["scores"]["classes"][0]["figures"]["pooled_dice"]["value"]
+    assert result["worst"][0] == {"image": "0", "class": "glomerulus", "dice": pytest.approx(dice)}
+    assert len(result["worst"]) == 3
+    assert run([*map(str, line)]) == 0
+    told_on_stderr = capsys.readouterr().err
+    assert re.search(rf"^pooled Dice +{dice:.3f} +0\.\d+ to 0\.\d+$", told_on_stderr, re.MULTILINE)
+    assert "objects: 3 found, 0 invented, 0 missed\n" in told_on_stderr
+
+
+def test_an_error_is_an_object_too(told: Any, tmp_path: Path) -> None:
+    code, result, stderr = told("segment", "a.png", "-o", tmp_path / "out", "-m", tmp_path / "no")
+    assert code == result["exit_code"] == 2
+    assert result["command"] == "segment"
+    assert result["error"]["where"] == str(tmp_path / "no")
+    assert result["error"]["message"].startswith("expected a model folder with model.json")
+    assert stderr.startswith("error: ")
+
+
+def test_config_check_tells_findings_as_fields(told: Any, tmp_path: Path) -> None:
+    config = tmp_path / "a.toml"
+    config.write_text('[train]\nepohs = 3\nepochs = "ten"\n')
+    code, result, _ = told("config", "check", config)
+    assert code == result["exit_code"] == 2
+    (wrong,) = (one for one in result["findings"] if one["severity"] == "error")
+    assert (wrong["file"], wrong["line"], wrong["section"], wrong["key"]) == (
+        str(config),
+        3,
+        "train",
+        "epochs",
+    )
+
+
+def test_info_of_a_slide_tells_levels_as_numbers(told: Any, tmp_path: Path) -> None:
+    _, result, _ = told("info", pictures(tmp_path / "in") / "a.png")
+    (slide,) = result["slides"]
+    assert slide["size_px"] == [300, 400]
+    assert slide["levels"] == [[[300, 400], 1.0]]
+    assert slide["mpp"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("command", ["init", "convert a.toml"])
+def test_a_command_that_prints_a_config_refuses(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.toml").write_text("[model]\n")
+    assert run(["config", *command.split(), "--json"]) == 2
+    assert "expected a command with results" in capsys.readouterr().err
+
+
+def test_quiet_and_verbose_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "-q", "-v"]) == 2
+    assert "expected one of --quiet and --verbose" in capsys.readouterr().err
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config whose commands need no backend, because their verbs are replaced."""
+    monkeypatch.setattr(glomtile.cli.commands, "wake_backend", lambda: None)
+    path = tmp_path / "a.toml"
+    path.write_text("[model]\n")
+    return path
+
+
+def test_train_tells_why_it_ended_and_its_best_epoch(
+    told: Any, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = [{"loss": 0.5, "val_loss": 0.4}, {"loss": 0.3, "val_loss": 0.6}]
+    result = TrainResult(Path("m/best"), Path("m/last"), history, 1, "all epochs done", (Path("m/best"),))
+    monkeypatch.setattr(glomtile.verbs.train, "train", lambda *_, **__: result)
+    code, told_of, stderr = told("train", config)
+    assert code == 0
+    assert {key: told_of[key] for key in ("best", "last", "epochs", "best_epoch", "reason", "figures")} == {
+        "best": "m/best", "last": "m/last", "epochs": 2, "best_epoch": 1, "reason": "all epochs done",
+        "figures": history[0],
+    }  # fmt: skip
+    assert "best epoch 1 of 2; all epochs done" in stderr
+
+
+def test_crossval_tells_all_images_and_the_trusted_ones(
+    told: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    scored = score(masks(tmp_path / "a", 4), masks(tmp_path / "b"), tmp_path / "out")
+    result = CrossvalResult(scored, None, (tmp_path / "fold-1",), scored.paths)
+    monkeypatch.setattr(glomtile.verbs.crossval, "crossval", lambda *_, **__: result)
+    _, told_of, _ = told("crossval", config, "-o", tmp_path / "runs")
+    assert told_of["scores"]["images"] == 3
+    assert told_of["trusted"] is None
+    assert told_of["folds"] == [str(tmp_path / "fold-1")]
+    trusting = CrossvalResult(scored, scored, (), scored.paths)
+    monkeypatch.setattr(glomtile.verbs.crossval, "crossval", lambda *_, **__: trusting)
+    assert told("crossval", config, "-o", tmp_path / "runs")[1]["trusted"]["scores"]["images"] == 3
+    assert run(["crossval", str(config), "-o", str(tmp_path / "runs")]) == 0
+    seen = capsys.readouterr().err
+    assert re.search(r"^glomerulus, 3 images +value +95 % interval$", seen, re.MULTILINE)
+    assert re.search(r"^glomerulus, 3 images that are trained on too +value", seen, re.MULTILINE)
