@@ -223,11 +223,11 @@ def whole(told: argparse.Namespace) -> None:
 
 def tissue(told: argparse.Namespace) -> None:
     """A slide mostly of tissue and one mostly of glass: each with the mask and without, in turn."""
-    write_slide(told.slide)
-    for name, slide, window_px in (
-        ("the pyramid", told.slide, 384),
-        (f"lazy slide of {told.lazy:,} px, thin cores", LazySlide(told.lazy), None),
-    ):
+    kinds = [(f"lazy slide of {told.lazy:,} px, thin cores", LazySlide(told.lazy), None)]
+    if not told.thin_only:
+        write_slide(told.slide)
+        kinds.append(("the pyramid", told.slide, 384))
+    for name, slide, window_px in kinds:
         ratios = []
         for _ in range(told.rounds):
             masked, with_s, cpu = segmented(told.model, slide, Settings(window_px=window_px))
@@ -394,6 +394,7 @@ def main() -> None:
         one.add_argument("--kills", type=int, default=50)
         one.add_argument("--side", type=int, default=8000)
         one.add_argument("--lazy", type=int, default=10_000)
+        one.add_argument("--thin-only", action="store_true", help="without the slide that is mostly tissue")
     one = what.add_parser("objects")
     one.add_argument("model", type=Path)
     one.add_argument("--pictures", type=int, default=40)
