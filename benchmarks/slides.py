@@ -64,13 +64,14 @@ class LazySlide:
     def at(self, mpp: float | None) -> LazySlide:
         return self
 
-    def is_tissue(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return np.broadcast_to((columns[None, :] % self.pitch_px) < self.core_px, (len(rows), len(columns)))
+    def is_tissue(self, columns: np.ndarray) -> np.ndarray:
+        return columns % self.pitch_px < self.core_px
 
     def _sample(self, rows: np.ndarray, columns: np.ndarray) -> UInt8:
         rows, columns = np.clip(rows, 0, self.size_px[0] - 1), np.clip(columns, 0, self.size_px[1] - 1)
-        pixels = self._pattern[rows[:, None] % 2048, columns % self.pitch_px % 2048].copy()
-        pixels[~self.is_tissue(rows, columns)] = GLASS
+        inside = self.is_tissue(columns)
+        pixels = np.full((len(rows), len(columns), 3), GLASS, np.uint8)
+        pixels[:, inside] = self._pattern[rows % 2048][:, columns[inside] % self.pitch_px]
         return pixels
 
     def read(self, box: Box) -> UInt8:
