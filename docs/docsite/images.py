@@ -166,15 +166,22 @@ def flexunet() -> None:
     wide = around_a_glomerulus(33, tile + 2 * margin, 0.5)
     at = wide[margin:-margin, margin:-margin]
     shrunk = cv2.resize(wide, (tile, tile), interpolation=cv2.INTER_AREA)
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.5))
-    bare(axes[0], "trained on: a tile of 512 px").imshow(at)
-    bare(axes[1], "there: tile and margins, 640 px, shrunk to 512").imshow(shrunk)
-    bare(axes[2], "here: windows at the scale of training").imshow(
-        wide, extent=(-margin, tile + margin, tile + margin, -margin)
-    )
-    for axis, box in ((axes[1], (margin * 0.8, margin * 0.8, tile * 0.8)), (axes[2], (0, 0, tile))):
-        axis.add_patch(Rectangle(box[:2], box[2], box[2], fill=False, ec=RED, lw=1.6))
-    axes[2].set_xlim(-margin, tile + margin)
+    side, gap = tile + 2 * margin, 48
+    canvas = np.full((side, 2 * tile + side + 2 * gap, 3), 255, np.uint8)
+    lefts = (0, tile + gap, 2 * (tile + gap))
+    for left, picture in zip(lefts, (at, shrunk, wide), strict=True):
+        top = (side - picture.shape[0]) // 2
+        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    figure, axis = plt.subplots(figsize=(9.5, 3.7))
+    bare(axis).imshow(canvas)
+    titles = ("trained on: a tile of 512 px", "there: 640 px, shrunk to 512", "here: 640 px at that scale")
+    for left, width, title in zip(lefts, (tile, tile, side), titles, strict=True):
+        axis.text(left + width / 2, -18, title, ha="center", fontsize=9)
+    inner = round(tile * tile / side)
+    for left, top, width in ((lefts[1], margin, inner), (lefts[2], margin, tile)):
+        step = (tile - inner) / 2 if width == inner else 0
+        corner = left + (step or margin), top + step
+        axis.add_patch(Rectangle(corner, width, width, fill=False, ec=RED, lw=1.6))
     keep("flexunet.jpg", figure)
 
 

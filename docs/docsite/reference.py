@@ -40,10 +40,11 @@ def config_page() -> str:
     """Every key of every section: what it is, what it may be, unit, default."""
     parts = [
         "# Settings\n",
-        "Every key that a config may hold. TOML and the reference system's INI dialect have the same sections",
-        "and keys; `glomtile config init` prints them as a file to fill in, and `glomtile config check FILE`",
-        "tells what is wrong with one. Values are written as TOML has them. Paths are relative to the config's folder. "
-        "`--set section.key=value` on a command's line changes one.\n",
+        "Every key that a config may hold. TOML and the reference system's INI dialect have the same",
+        "sections and keys; `glomtile config init` prints them as a file to fill in, and",
+        "`glomtile config check FILE` tells what is wrong with one. Values are written as TOML has them.",
+        "Paths are relative to the config's folder. `--set section.key=value` on a command's line changes",
+        "one.\n",
         "**+** marks a key that the reference system does not know.\n",
     ]
     for name, settings in SECTIONS.items():

@@ -1,8 +1,9 @@
 """Every command that README and site show: it runs on painted tissue, or says why not and at least parses.
 
 What a page calls ``images``, ``slides/``, ``biopsy.png``, ``models/best`` and so on is laid out for it by
-`stage`, small. Nothing else is changed in what the page says, but for two things: a config that ``config init``
-printed, and that the reader is told to fill in, is replaced by the stage's, and the demo is made small.
+`stage`, small. Nothing else is changed in what the page says, but for two things: a config that
+``config init`` printed, and that the reader is told to fill in, is replaced by the stage's, and the demo
+is made small.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tifffile
 import typer
 from typer.main import get_command
 
@@ -42,6 +44,9 @@ RUN = (
     "README.md",
     *(name for name in PAGES if name.startswith(("docs/howto", "docs/explanation", "docs/tut", "docs/outp"))),
 )
+FROM_NOTHING = "docs/tutorial.md"
+"""The page that begins in an empty folder."""
+
 TOOLS = {"cp", "touch", "cat", "ls", "head", "cut"}
 """Programs beside ours that a block may use."""
 
@@ -146,7 +151,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, exported_model: Path) -> Pat
         (folder / "geojson").mkdir(exist_ok=True)
         (folder / "geojson" / f"case{number}.geojson").write_text(json.dumps(_outline()), "utf-8")
     write_png(folder / "biopsy.png", paint(70, (256, 256), 2.0).image)
-    shutil.copy(folder / "slides" / "case1.png", folder / "scan.svs")
+    scan = paint(71, (256, 256), 2.0).image
+    tifffile.imwrite(folder / "scan.svs", scan, photometric="rgb", tile=(64, 64), compression="jpeg")
     shutil.copytree(exported_model, folder / "models" / "best")
     (folder / "glomeruli.toml").write_text(SMALL, "utf-8")
     (folder / "train_eval_infer.config").write_text(INI, "utf-8")
@@ -236,11 +242,11 @@ def test_what_a_page_says_can_be_typed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "work"
-    shutil.copytree(stage, folder)
-    monkeypatch.chdir(folder)
-    if name.endswith("tutorial.md"):  # it begins with an empty folder
-        shutil.rmtree(folder)
+    if name == FROM_NOTHING:
         folder.mkdir()
+    else:
+        shutil.copytree(stage, folder)
+    monkeypatch.chdir(folder)
     _trained_weights(name, folder)
     reader = Reader(folder, stage)
     for block in read_blocks(PAGES[name]):
@@ -266,7 +272,7 @@ def _trained_weights(name: str, folder: Path) -> None:
     config = load_config(folder / "train_eval_infer.config", ["model.mpp=2.0"])
     (folder / "best_model.h5").unlink(missing_ok=True)
     build_model(config.model, seed=1).save(folder / "best_model.h5")
-    text = INI.replace("[model]", "[model]\nmpp = 2.0")
+    text = INI.replace("[model]", "[dataset]\nimage_mpp = 2.0\n[model]\nmpp = 2.0")
     (folder / "train_eval_infer.config").write_text(text, "utf-8")
 
 
