@@ -528,7 +528,7 @@ def tutorial(work: Path) -> None:
     """What the tutorial's commands drew, made small."""
     sheet = sorted((work / "evaluation" / "sheets").glob("01_*.png"))[0]
     keep("tutorial-sheet.jpg", picture=_rgb(sheet))
-    keep("tutorial-augmented.jpg", picture=_rgb(next(work.rglob("*_Augmented.png"))))
+    keep("tutorial-augmented.jpg", picture=_rgb(next(work.rglob("*_Augmented.png")), widest_px=900))
     keep("tutorial-network.png", picture=_rgb(work / "model.png"))
     curves = [_rgb(work / "eval" / f"train_{name}.png") for name in ("losses", "metrics")]
     height = min(curve.shape[0] for curve in curves)
@@ -536,8 +536,10 @@ def tutorial(work: Path) -> None:
     keep("tutorial-overlay.jpg", picture=_rgb(sorted((work / "out" / "overlays").glob("*.jpg"))[0]))
 
 
-def _rgb(path: Path) -> Any:
-    return np.asarray(Image.open(path).convert("RGB"))
+def _rgb(path: Path, widest_px: int = WIDEST_PX) -> Any:
+    picture = Image.open(path).convert("RGB")
+    picture.thumbnail((widest_px, 10 * widest_px), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 PICTURES: dict[str, Callable[[], None]] = {
