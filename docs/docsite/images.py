@@ -528,12 +528,12 @@ def tutorial(work: Path) -> None:
     """What the tutorial's commands drew, made small."""
     sheet = sorted((work / "evaluation" / "sheets").glob("01_*.png"))[0]
     keep("tutorial-sheet.jpg", picture=_rgb(sheet))
-    keep("tutorial-augmented.jpg", picture=_rgb(next(work.rglob("*_Augmented.png")), widest_px=900))
+    keep("tutorial-augmented.jpg", picture=_rgb(next(work.rglob("*_Augmented.png")), widest_px=800))
     keep("tutorial-network.png", picture=_rgb(work / "model.png"))
     curves = [_rgb(work / "eval" / f"train_{name}.png") for name in ("losses", "metrics")]
     height = min(curve.shape[0] for curve in curves)
     keep("tutorial-curves.png", picture=np.hstack([curve[:height] for curve in curves]))
-    keep("tutorial-overlay.jpg", picture=_rgb(sorted((work / "out" / "overlays").glob("*.jpg"))[0]))
+    keep("tutorial-overlay.jpg", picture=_rgb(sorted((work / "out" / "overlays").glob("*.jpg"))[1]))
 
 
 def _rgb(path: Path, widest_px: int = WIDEST_PX) -> Any:

@@ -21,7 +21,7 @@ from docsite.blocks import Block, read_blocks
 
 SHELL = 'glomtile() { "$PYTHON" -m glomtile "$@"; }\nset -e\n'
 WIDEST = 130
-STATUS = re.compile(r"[^:]+: (\d+ of \d+( in |, | ·|$)|[\d.:]+ (s|min)$)")
+STATUS = re.compile(r"[^:]+: (\d+ of \d+( in |, | ·|$)|\d+ done( in |$)|[\d.:]+ (s|min)$)")
 """A log's lines of how far the work is, written by the clock and so never twice the same."""
 
 

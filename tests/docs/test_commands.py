@@ -436,6 +436,6 @@ def test_wrong_options_and_commands_are_found() -> None:
 
 
 def test_the_status_of_a_log_is_not_recorded(tmp_path: Path) -> None:
-    status = "epoch 1/2: 3 of 9, 4 s left · loss 1\nsheets: 6 of 6 in 1 s\n"
+    status = "epoch 1/2: 3 of 9, 4 s left · loss 1\nsheets: 6 of 6 in 1 s\nobjects: 1 done\ndrawing: 20 s\n"
     text = f"{status}{tmp_path}/models/best\nprepared 6 of 7 images\n"
     assert tidy(text, tmp_path) == "models/best\nprepared 6 of 7 images"
