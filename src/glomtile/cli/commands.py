@@ -94,7 +94,7 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 137,
     keep_empty: Annotated[
         float,
-        typer.Option(metavar="SHARE", callback=share, help="Of the tiles without any class."),
+        typer.Option(metavar="SHARE", callback=share, help="Of the tiles without any class, 0 to 1."),
     ] = 1.0,
     mini_test: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also copy the whole test images and masks there.")
@@ -112,7 +112,7 @@ def prepare(
         typer.Option(
             metavar="UM",
             callback=plausible_mpp,
-            help="Micrometres per pixel to read annotated slides at.",
+            help="Micrometres per pixel to read annotated slides at, 0.05 to 20.",
         ),
     ] = None,
 ) -> None:
@@ -286,7 +286,7 @@ def segment(
         typer.Option(
             metavar="UM",
             callback=plausible_mpp,
-            help="Micrometres per pixel, instead of the files' own.",
+            help="Micrometres per pixel, 0.05 to 20, instead of the files' own.",
         ),
     ] = None,
     no_tissue_mask: Annotated[
@@ -367,7 +367,7 @@ def score(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(metavar="UM", callback=plausible_mpp, help="Micrometres per pixel."),
+        typer.Option(metavar="UM", callback=plausible_mpp, help="Micrometres per pixel, 0.05 to 20."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The images, for sheets of the worst first.")

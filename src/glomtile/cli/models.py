@@ -32,7 +32,9 @@ def export(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(metavar="UM", callback=plausible_mpp, help="Micrometres per pixel of those images."),
+        typer.Option(
+            metavar="UM", callback=plausible_mpp, help="Micrometres per pixel of those images, 0.05 to 20."
+        ),
     ] = None,
 ) -> None:
     """Write a model for other runtimes, checked."""

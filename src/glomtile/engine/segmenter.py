@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 from glomtile.config.card import ModelCard
-from glomtile.core.arguments import choice_argument, path_argument, typed_argument
+from glomtile.core.arguments import choice_argument, number_argument, path_argument, typed_argument
 from glomtile.core.extract import FoundObject
 from glomtile.core.grid import Plan
 from glomtile.core.shaping import ShapingRules
@@ -28,7 +28,7 @@ from glomtile.engine.pictures import Tiling
 from glomtile.engine.predictor import Tta
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
-from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
+from glomtile.engine.windows import Settings, chosen_window, panel_px, picture_margin, slide_plan
 from glomtile.errors import ArgumentError, InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import LabelStore, panels_of
@@ -69,6 +69,7 @@ class Segmenter:
         settings: Settings | None = None,
         tta: Any = None,
         *,
+        threshold: float | None = None,
         runtime: str = "auto",
     ) -> Segmenter:
         """Load a model folder.
@@ -80,6 +81,8 @@ class Segmenter:
         settings : Settings, optional
         tta : {"none", "flips", "rotations", "all"}, optional
             Over which turned copies of a window the answer is averaged; the model's own choice by default.
+        threshold : float, optional
+            Probability from which a pixel is no background; the model's own by default.
         runtime : {"auto", "openvino", "keras"}
             What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
 
@@ -88,7 +91,9 @@ class Segmenter:
         ModelError
             The folder is no model, or damaged, or has no file for the runtime.
         ArgumentError
-            `folder` or `settings` is none, `tta` or `runtime` is unknown.
+            `folder` or `settings` is none, `tta` or `runtime` is unknown, `threshold` no number.
+        UsageError
+            `threshold` is not between 0 and 1.
         MissingExtraError
             The runtime is not installed.
         """
@@ -102,6 +107,9 @@ class Segmenter:
         if tta is not None:
             choice_argument("tta", tta, get_args(Tta))
             card = card.model_copy(update={"tta": tta})
+        if threshold is not None:
+            threshold = number_argument("threshold", threshold, 0, 1)
+            card = card.model_copy(update={"threshold": threshold})
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
             return cls(OpenVinoPredictor(place, card), _of_file(card, card.runtime.name), settings)
@@ -109,7 +117,7 @@ class Segmenter:
 
         loaded = modelfolder.load_model_folder(place)
         predictor = KerasPredictor(
-            loaded.model, loaded.geometry, card.mpp, tta=card.tta, color_order=card.color_order
+            loaded.model, loaded.geometry, card.mpp, card.tta, card.color_order, card.threshold
         )
         return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
 
@@ -127,6 +135,7 @@ class Segmenter:
             "runtime": getattr(self._predictor, "runtime", None),
             "precision": getattr(self._predictor, "precision", None),
             "tta": self._card.tta,
+            "threshold": self._card.threshold,
             "objects": self._card.objects.model_dump(mode="json"),
             "window_px": self._window[0],
             "overlap_px": self._window[1],
@@ -209,7 +218,9 @@ class Segmenter:
 
     def _picture(self, name: str, slide: SlideLike, scale: float, progress: Progress) -> Segmentation:
         """A picture in memory, labelled at its own size."""
-        window, overlap = self._window
+        window = self._window[0]
+        size = slide.at(self._predictor.mpp).size_px
+        overlap = picture_margin(size, self._window, self._settings, self._predictor.stride_px)
         tiling = Tiling(window - 2 * overlap, overlap, batch_size=self._settings.batch_size)
         said = answer_picture(slide, scale, self._predictor, tiling, progress)
         began = perf_counter()
