@@ -112,10 +112,12 @@ def commands_page() -> str:
     tree = command_tree()
     parts = [
         "# Commands\n",
-        "`glomtile COMMAND --help` says the same. `--quiet` tells only warnings and errors, `--debug` shows",
-        "where an error came from; both may stand anywhere on the line. Paths of results go to stdout,",
-        "progress to stderr. Exit codes: 0 done, 1 some inputs failed (they are listed last), 2 a wrong",
-        "command line or config, 130 stopped.\n",
+        "`glomtile COMMAND --help` says the same. `--quiet` tells only warnings and errors, `--verbose` of",
+        "every stage, `--debug` shows where an error came from; they may stand anywhere on the line.",
+        "Paths of results go to stdout, progress to stderr; `--json` prints",
+        "[one object](outputs.md#the-object-of-json) instead. Exit codes: 0 done, 1 some inputs failed (they",
+        "are listed last), 2 nothing could begin (a wrong command line, config, model or place for results),",
+        "130 stopped.\n",
     ]
     listed = [name for _, names in COMMAND_ORDER for name in names]
     for title, names in (*COMMAND_ORDER, ("Others", tuple(sorted(set(tree) - set(listed))))):
