@@ -1,0 +1,100 @@
+"""What the command about slides takes: segment, and its dry run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glomtile.cli.backend import wake_backend
+from glomtile.cli.numbers import plausible_mpp
+from glomtile.cli.outcome import tell
+from glomtile.cli.progress import watching
+
+OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
+
+
+def segment(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Slides, pictures, folders of them.")
+    ],
+    out: OutFolder,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", "-m", metavar="DIR", help="best/ or last/ of a training, instead of the bundled model."
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            metavar="UM",
+            callback=plausible_mpp,
+            help="Micrometres per pixel, 0.05 to 20, instead of the files' own.",
+        ),
+    ] = None,
+    no_tissue_mask: Annotated[
+        bool, typer.Option("--no-tissue-mask", help="Look at windows of bare glass too.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that other settings made.")
+    ] = False,
+    zarr: Annotated[bool, typer.Option("--zarr", help="Also write the masks as OME-Zarr.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also segment slides far coarser than the model's training.")
+    ] = False,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|flips|rotations|all", help="Turned copies to average, instead of the model's."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=16, metavar="PX", help="Side of a window, instead of the largest that fits."),
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(min=64, metavar="MIB", help="What the network's work on a window may take.")
+    ] = 1536,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="That read and decode.")] = 2,
+    runtime: Annotated[
+        str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
+    ] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what each input is and how much there is to do.")
+    ] = False,
+) -> None:
+    """Find, outline and measure glomeruli on slides."""
+    from glomtile.engine.windows import Settings
+    from glomtile.verbs import segment as verb
+
+    settings = Settings(
+        tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
+    )
+    request = verb.Request(model, mpp, settings, tta, overwrite, zarr, runtime)
+    if verb.runtime_of(request) == "keras":
+        wake_backend()
+    with watching() as progress:
+        if dry_run:
+            plans, failed = verb.survey(inputs, request, progress=progress)
+            facts = {"plan": [plan.to_dict() for plan in plans]}
+            tell("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
+            return
+        try:
+            result = verb.segment(inputs, out, request, progress=progress)
+        except KeyboardInterrupt:
+            progress.note("what is finished is kept: the same line goes on from there")
+            raise
+    from glomtile.cli.summaries import slides_table
+    from glomtile.verbs.outcomes import slides_outcome
+
+    images = slides_outcome(out)
+    tell(
+        "segment",
+        result.paths,
+        failed=result.failed,
+        warnings=progress.warnings,
+        facts={"images": images},
+        tables=[slides_table(images, result.failed)],
+    )
