@@ -18,6 +18,7 @@ from glomtile.files.lock import sole_run
 from glomtile.files.slides import list_slides, open_slide, slide_name
 from glomtile.files.tables import write_csv
 from glomtile.types import SILENT, Progress
+from glomtile.verbs.report import report
 
 if TYPE_CHECKING:
     from glomtile.engine.segmenter import Segmenter
@@ -41,7 +42,7 @@ class SegmentResult:
     failed : tuple of (Path, str)
         The others, each with the reason.
     paths : tuple of Path
-        ``summary.csv``, ``run.json`` and the folders of outputs, those that exist.
+        ``summary.csv``, ``run.json``, ``report.html`` and the folders of outputs, those that exist.
     """
 
     done: tuple[Path, ...]
@@ -155,10 +156,20 @@ def _all(
         _write_summary(out)
     _write_summary(out)
     told = _write_run(out, segmenter, request, done, skipped, failed)
+    page = _report(out, progress)
     folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
     summary = out / "summary.csv"
-    written = (*folders, *((summary,) if summary.is_file() else ()), told)
+    written = (*folders, *((summary,) if summary.is_file() else ()), told, *page)
     return SegmentResult(tuple(done), tuple(skipped), tuple(failed), written)
+
+
+def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
+    """The page over all results of the folder; what keeps it from being written is a warning."""
+    try:
+        return (report(out),)
+    except InputError as problem:
+        progress.warn(f"no report: {problem}")
+        return ()
 
 
 def survey(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glomtile.core.bootstrap import Figure
+
 FEW_IMAGES = 10
+_LEANING = 0.1
+"""Difference of precision and recall from which on outlines are called too large or too small."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,25 @@ HEADLINES = (
     "hd95",
 )
 LOWER_IS_BETTER = ("count_error", "hd95")
+
+
+GALLERY_OF = {
+    "missed": (("missed",), "truth"),
+    "invented": (("invented",), "prediction"),
+    "split": (("split",), "truth"),
+    "merged": (("merged",), "truth"),
+    "outlines": (("loose", "found"), "truth"),
+}
+"""Galleries of objects: which outcomes of which side are in each."""
+
+GALLERIES = {
+    "missed": ("Missed", "True objects that nothing was predicted for, the largest first."),
+    "invented": ("Invented", "Predicted where the truth has nothing, the largest first."),
+    "split": ("Split", "One true object that was predicted in pieces."),
+    "merged": ("Merged", "Several true objects that were predicted as one."),
+    "outlines": ("Worst outlines", "Seen, but drawn too far off; the least overlap first."),
+}
+"""What each gallery is called, and a sentence on it."""
 
 
 def headlines(entry: Mapping[str, Any], unit: str) -> list[Shown]:
@@ -156,3 +180,115 @@ def _sentence(name: str, entry: Mapping[str, Any], unit: str) -> str:
     away = number(name, figure["value"], unit)
     over = objects["found"]
     return f"95 % of a found object's outline lies within {away} of the true one, on average over {over}."
+
+
+def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The outcome in a few plain sentences: what was found, and which image is worst and why."""
+    images = scores["images"]
+    sentences = []
+    for entry in scores["classes"]:
+        objects = entry["objects"]
+        if objects["truth"] + objects["predicted"] == 0:
+            continue
+        sentences.append(
+            f"In {counted(images, 'image')}, {objects['found']} of {counted(objects['truth'], 'true object')} of "
+            f"class {entry['name']} were found, {objects['missed']} were missed, and {objects['false']} were "
+            "predicted where there is none or too far off."
+        )
+    failed = list(dict.fromkeys(row["image"] for row in rows if int(row["missed"]) or int(row["false"])))
+    judged = list(dict.fromkeys(row["image"] for row in rows))
+    if judged and not failed:
+        sentences.append("Every object of every image was found, and none was invented.")
+    elif failed:
+        worst = judged[0]
+        why = reason([row for row in rows if row["image"] == worst])
+        sentences.append(
+            f"{counted(len(failed), 'image')} of {len(judged)} had an object missed or invented; the worst is "
+            f"{worst}{': ' + why if why else ''}."
+        )
+    return sentences
+
+
+def found_headlines(
+    name: str, count: int, slides: int, tissue_mm2: float, figures: Sequence[tuple[str, Figure, str]]
+) -> list[Shown]:
+    """Headlines of what was found where there is no truth to hold it against.
+
+    Parameters
+    ----------
+    name : str
+        The class.
+    count, slides : int
+    tissue_mm2 : float
+        Of all slides.
+    figures : sequence of (str, Figure, str)
+        What each is of, the figure, and how its number is written.
+    """
+    sentences = (
+        "A slide has so many on average.",
+        "Found objects over the tissue that was seen.",
+        "Of the found objects, those at an edge included.",
+    )
+    shown = [
+        Shown(
+            f"{name}: found",
+            f"{count:,}",
+            "",
+            f"{counted(count, name + ' object')} on {counted(slides, 'slide')} with {tissue_mm2:.3g} mm² of tissue.",
+            None,
+        )
+    ]
+    for (what, figure, form), sentence in zip(figures, sentences, strict=True):
+        known = math.isfinite(figure.value)
+        ends = "" if not math.isfinite(figure.low) else f"{figure.low:{form}} to {figure.high:{form}}"
+        shown.append(
+            Shown(f"{name}: {what}", f"{figure.value:{form}}" if known else "–", ends if known else "", sentence, None)
+        )
+    return shown
+
+
+def reason(rows: Sequence[Mapping[str, str]]) -> str:
+    """What went wrong in an image, from its rows of ``per_image.csv``; empty where nothing did."""
+    several = len(rows) > 1
+    parts = []
+    for row in rows:
+        wrong = _wrong(row)
+        if wrong:
+            parts.append(f"{row['name']}: {wrong}" if several else wrong)
+    return "; ".join(parts)
+
+
+def _wrong(row: Mapping[str, str]) -> str:
+    said = []
+    missed, invented, truth = (int(row[name]) for name in ("missed", "false", "truth_objects"))
+    if missed:
+        said.append(f"{missed} of {truth} missed")
+    if invented:
+        said.append(f"{invented} invented or too far off")
+    if row["precision"] and row["recall"] and int(row["found"]):
+        leaning = float(row["precision"]) - float(row["recall"])
+        if leaning > _LEANING:
+            said.append("too little area")
+        elif leaning < -_LEANING:
+            said.append("too much area")
+    return ", ".join(said)
+
+
+def crop_caption(kind: str, row: Mapping[str, str]) -> str:
+    """One line under an object of a gallery."""
+    size = f"{float(row['area_um2']):,.0f} µm²" if row["area_um2"] else f"{int(row['area_px']):,} px"
+    if kind == "outlines":
+        hd95 = f", HD95 {float(row['hd95_px']):.1f} px" if row["hd95_px"] else ""
+        return f"IoU {float(row['iou']):.2f}{hd95}, {size}"
+    return size
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is not 1."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def colour(rgb: Sequence[int]) -> str:
+    """A colour as CSS writes it."""
+    red, green, blue = (int(part) for part in rgb)
+    return f"#{red:02x}{green:02x}{blue:02x}"
