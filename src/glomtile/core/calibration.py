@@ -100,9 +100,7 @@ def reliability(counts: NDArray[np.int64], bins: int = BINS) -> tuple[list[Bin],
     pixels = np.bincount(which, counts[0], bins)
     said, true = np.bincount(which, counts[0] * levels, bins), np.bincount(which, counts[1], bins)
     held = [number for number in range(bins) if pixels[number] > 0]
-    found = [
-        Bin(float(said[i] / pixels[i]), float(true[i] / pixels[i]), int(pixels[i])) for i in held
-    ]
+    found = [Bin(float(said[i] / pixels[i]), float(true[i] / pixels[i]), int(pixels[i])) for i in held]
     return found, _error(found)
 
 

@@ -145,7 +145,9 @@ def read_picture_list(folder: Path) -> PictureList | None:
 def _parsed(content: Mapping[str, Any], folder: Path) -> PictureList:
     palette = Palette(
         tuple(
-            PaletteClass(int(c["number"]), str(c["name"]), (int(c["rgb"][0]), int(c["rgb"][1]), int(c["rgb"][2])))
+            PaletteClass(
+                int(c["number"]), str(c["name"]), (int(c["rgb"][0]), int(c["rgb"][1]), int(c["rgb"][2]))
+            )
             for c in content["classes"]
         )
     )

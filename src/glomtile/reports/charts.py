@@ -11,7 +11,7 @@ from glomtile.files.figures import Curves
 
 WIDTH, HEIGHT = 640, 280
 SQUARE = 340
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 44
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ def area_histogram(
         for value in _ratios(low, high)
     )
     middle = [f"{_median(values):,.0f} {unit}" if values else "none" for values in (truth, prediction)]
-    sentence = f"Half of the true objects are larger than {middle[0]}, half of the predicted than {middle[1]}."
+    sentence = (
+        f"Half of the true objects are larger than {middle[0]}, half of the predicted than {middle[1]}."
+    )
     if not truth:
         sentence = f"Half of the objects are larger than {middle[1]}."
     down = tuple((_place(t, 0, y_ticks[-1], HEIGHT - BOTTOM, TOP), f"{t:g}") for t in y_ticks)
@@ -244,7 +246,9 @@ def calibration_chart(title: str, name: str, bins: Sequence[Bin], error: float) 
     )
     steps = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     joined = " ".join(f"{x},{y}" for x, y, _, _ in circles)
-    return Scatter(title, "probability said", "share that is true", _both_ways(steps), circles, sentence, joined)
+    return Scatter(
+        title, "probability said", "share that is true", _both_ways(steps), circles, sentence, joined
+    )
 
 
 def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:

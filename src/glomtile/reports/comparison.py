@@ -139,7 +139,7 @@ def cards_and_crops(
     if len(stems) > most:
         notes.append(f"pictures of the {len(stems) - most} best images: only the {most} worst are shown")
         stems = stems[:most]
-    rows_of = _grouped(rows)
+    rows_of, objects_of = _grouped(rows), _grouped(objects)
     wanted = worth_a_look(objects, set(stems))
     album = Album(CARD_BYTES, shares_of(len(stems)))
     cards: list[Card] = []
@@ -159,13 +159,15 @@ def cards_and_crops(
                 truth.shape,
                 layers_of(truth, prediction, pictures.palette),
                 mask_path(truth == IGNORE, _TOLERANCE * max(truth.shape)),
-                **_said(rows_of[stem]),
+                **_said(rows_of[stem], objects_of[stem]),
                 doubt=doubts.get(stem, ""),
             )
         )
         for kind, rank, row in wanted.get(stem, ()):
             crops[kind].append((rank, _crop(key, stem, image, truth.shape, kind, row)))
-    ordered = {kind: [crop for _, crop in sorted(found, key=lambda one: one[0])] for kind, found in crops.items()}
+    ordered = {
+        kind: [crop for _, crop in sorted(found, key=lambda one: one[0])] for kind, found in crops.items()
+    }
     return cards, {kind: ordered[kind] for kind in text.GALLERIES if kind in ordered}
 
 
@@ -232,7 +234,7 @@ def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return grouped
 
 
-def _said(rows: Sequence[Row]) -> dict[str, Any]:
+def _said(rows: Sequence[Row], objects: Sequence[Row]) -> dict[str, Any]:
     """Dice, counts and the reason of an image, over its classes."""
     dice = [float(row["dice"]) for row in rows if row["dice"]]
     columns = {"truth": "truth_objects", "predicted": "predicted_objects", "found": "found",
@@ -240,7 +242,7 @@ def _said(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "dice": float(np.mean(dice)) if dice else None,
         "counts": {key: sum(int(row[column]) for row in rows) for key, column in columns.items()},
-        "reason": text.reason(rows),
+        "reason": text.reason(rows, objects),
     }
 
 
@@ -252,7 +254,9 @@ def _severity(kind: str, row: Row) -> float:
 
 def _unlike(rows: Iterable[Row]) -> list[Row]:
     """One row for what is the same place: two true objects merged into one are one mistake."""
-    seen = {(row["image"], row["top"], row["left"], row["bottom"], row["right"]): row for row in reversed([*rows])}
+    seen = {
+        (row["image"], row["top"], row["left"], row["bottom"], row["right"]): row for row in reversed([*rows])
+    }
     return [*seen.values()][::-1]
 
 

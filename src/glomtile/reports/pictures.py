@@ -149,4 +149,3 @@ def crop_picture(rgb: UInt8, box: Box, side_px: int) -> Picture:
     part = rgb[box.top : box.bottom, box.left : box.right]
     small = shrunk(part, side_px / max(part.shape[:2]))
     return as_picture(jpeg(small), small)
-

@@ -83,6 +83,8 @@ class Results:
         Charts.
     doubts : list of (str, str)
         Image or slide, and the warnings.
+    doubt_rows : list of dict
+        ``doubts.csv``.
     failed : list of (str, str)
         Inputs that were not done, and why.
     settings, versions, digests : list of (str, str)
@@ -108,6 +110,7 @@ class Results:
     counts: list[Scatter] = field(default_factory=list)
     calibration: list[Scatter] = field(default_factory=list)
     doubts: list[tuple[str, str]] = field(default_factory=list)
+    doubt_rows: list[dict[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     settings: list[tuple[str, str]] = field(default_factory=list)
     versions: list[tuple[str, str]] = field(default_factory=list)
@@ -135,13 +138,14 @@ def read_results(folder: Path) -> Results:
     run = _read_json(folder / "run.json") or {}
     rows = _table(folder / "per_image.csv", _IMAGE_COLUMNS, found.notes)
     found.rows, found.rows_left_out = rows[:MOST_ROWS], max(0, len(rows) - MOST_ROWS)
+    objects = _table(folder / "objects.csv", _OBJECT_COLUMNS, found.notes)
     found.facts = _facts(scores, run)
     if scores is not None:
         found.scores = _sections(folder / "scores.json", scores)
-        found.verdict = text.verdict_sentences(scores, rows)
+        found.verdict = text.verdict_sentences(scores, rows, objects)
     _read_doubts(folder, found)
-    _read_images(folder, rows, found)
-    _read_distributions(folder, rows, found)
+    _read_images(folder, rows, objects, found)
+    _read_distributions(rows, objects, found)
     _read_slides(folder, found)
     found.curves = _charts(folder, found.notes)
     found.calibration = _calibration(folder, found.notes)
@@ -215,15 +219,18 @@ def _read_run(run: Mapping[str, Any], found: Results) -> None:
             if isinstance(record, Mapping) and "sha256" in record.get("identity", {})
         ]
     if "seconds" in run:
-        found.facts.append(f"took {run['seconds']} seconds")
+        found.facts.append(f"took {float(run['seconds']):.3g} seconds")
 
 
 def _read_doubts(folder: Path, found: Results) -> None:
     rows = _table(folder / "doubts.csv", ("image", "doubt"), found.notes)
+    found.doubt_rows = rows
     found.doubts = [(row["image"], row["doubt"]) for row in rows if row["doubt"]]
 
 
-def _read_images(folder: Path, rows: Sequence[Mapping[str, str]], found: Results) -> None:
+def _read_images(
+    folder: Path, rows: Sequence[Mapping[str, str]], objects: Sequence[Mapping[str, str]], found: Results
+) -> None:
     try:
         listed = read_picture_list(folder)
     except GlomtileError as error:
@@ -231,7 +238,6 @@ def _read_images(folder: Path, rows: Sequence[Mapping[str, str]], found: Results
         return
     if listed is None or not rows:
         return
-    objects = _table(folder / "objects.csv", _OBJECT_COLUMNS, found.notes)
     notes: list[str] = []
     found.cards, found.crops = cards_and_crops(listed, rows, objects, dict(found.doubts), notes)
     found.notes += notes if found.cards else [f"pictures: they no longer lie where they were ({notes[0]})"]
@@ -246,20 +252,23 @@ def _read_films(listed: PictureList, found: Results) -> None:
             found.notes.append(f"previews of {film.stem}: {error.message}")
 
 
-def _read_distributions(folder: Path, rows: Sequence[Mapping[str, str]], found: Results) -> None:
-    objects = _table(folder / "objects.csv", _OBJECT_COLUMNS, found.notes)
+def _read_distributions(
+    rows: Sequence[Mapping[str, str]], objects: Sequence[Mapping[str, str]], found: Results
+) -> None:
     for name in dict.fromkeys(row["name"] for row in rows):
         own = [row for row in objects if row["name"] == name]
         known = bool(own) and all(row["area_um2"] for row in own)
         column, unit = ("area_um2", "µm²") if known else ("area_px", "px")
-        sides = ([float(row[column]) for row in own if row["side"] == side] for side in ("truth", "prediction"))
-        histogram = area_histogram(f"Areas of {name}", *sides, unit)
+        sides = (
+            [float(row[column]) for row in own if row["side"] == side] for side in ("truth", "prediction")
+        )
+        histogram = area_histogram(f"Areas: {name}", *sides, unit)
         if histogram is not None:
             found.areas.append(histogram)
         pairs = [
             (int(row["truth_objects"]), int(row["predicted_objects"])) for row in rows if row["name"] == name
         ]
-        scatter = count_scatter(f"Number of {name} an image", pairs) if own else None
+        scatter = count_scatter(f"Objects in each image: {name}", pairs) if own else None
         if scatter is not None:
             found.counts.append(scatter)
 
@@ -286,7 +295,7 @@ def _read_slides(folder: Path, found: Results) -> None:
             for one in slide.found
             if one.row["class"] == name and one.row.get("area_um2")
         ]
-        histogram = area_histogram(f"Areas of {name}", (), areas, "µm²")
+        histogram = area_histogram(f"Areas: {name}", (), areas, "µm²")
         if histogram is not None:
             found.areas.append(histogram)
 
@@ -349,7 +358,7 @@ def _calibration(folder: Path, notes: list[str]) -> list[Scatter]:
         counts = np.array([[int(row[column]) for row in own] for column in ("pixels", "true_pixels")])
         bins, error = reliability(counts)
         if bins:
-            charts.append(calibration_chart(f"Probability of {name}", name, bins, error))
+            charts.append(calibration_chart(f"Probability: {name}", name, bins, error))
     return charts
 
 
@@ -375,9 +384,7 @@ def _pictures(folder: Path, drawn: set[str], notes: list[str]) -> list[NamedPict
     return _embedded([(path, path.stem, "") for path in found[:MOST_PICTURES]], PICTURE_WIDTH_PX, notes)
 
 
-def _embedded(
-    named: Iterable[tuple[Path, str, str]], width_px: int, notes: list[str]
-) -> list[NamedPicture]:
+def _embedded(named: Iterable[tuple[Path, str, str]], width_px: int, notes: list[str]) -> list[NamedPicture]:
     pictures = []
     for path, name, caption in named:
         try:
@@ -404,7 +411,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _flat(settings: Any, above: str = "") -> list[tuple[str, str]]:
     if not isinstance(settings, Mapping):
-        return [(above, settings if isinstance(settings, str) else json.dumps(settings, ensure_ascii=False))]
+        told = "–" if settings is None else json.dumps(settings, ensure_ascii=False)
+        return [(above, settings if isinstance(settings, str) else told)]
     return [
         item
         for key, value in settings.items()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from glomtile.core.bootstrap import Figure
+
+Row = Mapping[str, str]
+"""A line of a table, by column."""
 
 FEW_IMAGES = 10
 _LEANING = 0.1
@@ -182,18 +185,25 @@ def _sentence(name: str, entry: Mapping[str, Any], unit: str) -> str:
     return f"95 % of a found object's outline lies within {away} of the true one, on average over {over}."
 
 
-def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The outcome in a few plain sentences: what was found, and which image is worst and why."""
-    images = scores["images"]
+def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: Sequence[Row]) -> list[str]:
+    """The outcome in a few plain sentences: what was found, and which image is worst and why.
+
+    Parameters
+    ----------
+    scores : mapping
+        ``scores.json``.
+    rows, objects : sequence of mapping
+        ``per_image.csv``, the worst image first, and ``objects.csv``.
+    """
     sentences = []
     for entry in scores["classes"]:
-        objects = entry["objects"]
-        if objects["truth"] + objects["predicted"] == 0:
+        counts = entry["objects"]
+        if counts["truth"] + counts["predicted"] == 0:
             continue
         sentences.append(
-            f"In {counted(images, 'image')}, {objects['found']} of {counted(objects['truth'], 'true object')} of "
-            f"class {entry['name']} were found, {objects['missed']} were missed, and {objects['false']} were "
-            "predicted where there is none or too far off."
+            f"In {counted(scores['images'], 'image')}, {counts['found']} of "
+            f"{counted(counts['truth'], 'object')} of class {entry['name']} were found and {counts['missed']} "
+            f"were not; {counts['false']} were predicted where there is none or too far off."
         )
     failed = list(dict.fromkeys(row["image"] for row in rows if int(row["missed"]) or int(row["false"])))
     judged = list(dict.fromkeys(row["image"] for row in rows))
@@ -201,10 +211,10 @@ def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Mapping[str, str
         sentences.append("Every object of every image was found, and none was invented.")
     elif failed:
         worst = judged[0]
-        why = reason([row for row in rows if row["image"] == worst])
+        why = reason(*([row for row in table if row["image"] == worst] for table in (rows, objects)))
         sentences.append(
-            f"{counted(len(failed), 'image')} of {len(judged)} had an object missed or invented; the worst is "
-            f"{worst}{': ' + why if why else ''}."
+            f"{counted(len(failed), 'image')} of {len(judged)} {'has' if len(failed) == 1 else 'have'} an object "
+            f"missed or invented. The worst image is {worst}{': ' + why if why else ''}."
         )
     return sentences
 
@@ -242,39 +252,61 @@ def found_headlines(
         known = math.isfinite(figure.value)
         ends = "" if not math.isfinite(figure.low) else f"{figure.low:{form}} to {figure.high:{form}}"
         shown.append(
-            Shown(f"{name}: {what}", f"{figure.value:{form}}" if known else "–", ends if known else "", sentence, None)
+            Shown(
+                f"{name}: {what}",
+                f"{figure.value:{form}}" if known else "–",
+                ends if known else "",
+                sentence,
+                None,
+            )
         )
     return shown
 
 
-def reason(rows: Sequence[Mapping[str, str]]) -> str:
-    """What went wrong in an image, from its rows of ``per_image.csv``; empty where nothing did."""
+_WRONG = (
+    ("missed", "truth", "missed"),
+    ("split", "truth", "split into pieces"),
+    ("merged", "truth", "merged with another"),
+    ("loose", "truth", "drawn too far off"),
+    ("invented", "prediction", "invented"),
+)
+
+
+def reason(rows: Sequence[Row], objects: Sequence[Row]) -> str:
+    """What went wrong in an image, from its rows of both tables; empty where nothing did.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Of ``per_image.csv``, one a class.
+    objects : sequence of mapping
+        Of ``objects.csv``.
+    """
     several = len(rows) > 1
     parts = []
     for row in rows:
-        wrong = _wrong(row)
+        own = [one for one in objects if one["name"] == row["name"]]
+        wrong = ", ".join([*_wrong_objects(own), *_wrong_area(row)])
         if wrong:
             parts.append(f"{row['name']}: {wrong}" if several else wrong)
     return "; ".join(parts)
 
 
-def _wrong(row: Mapping[str, str]) -> str:
-    said = []
-    missed, invented, truth = (int(row[name]) for name in ("missed", "false", "truth_objects"))
-    if missed:
-        said.append(f"{missed} of {truth} missed")
-    if invented:
-        said.append(f"{invented} invented or too far off")
+def _wrong_objects(objects: Sequence[Row]) -> Iterator[str]:
+    for kind, side, said in _WRONG:
+        count = sum(one["outcome"] == kind and one["side"] == side for one in objects)
+        if count:
+            yield f"{count} {said}"
+
+
+def _wrong_area(row: Row) -> Iterator[str]:
     if row["precision"] and row["recall"] and int(row["found"]):
         leaning = float(row["precision"]) - float(row["recall"])
-        if leaning > _LEANING:
-            said.append("too little area")
-        elif leaning < -_LEANING:
-            said.append("too much area")
-    return ", ".join(said)
+        if abs(leaning) > _LEANING:
+            yield "too little area" if leaning > 0 else "too much area"
 
 
-def crop_caption(kind: str, row: Mapping[str, str]) -> str:
+def crop_caption(kind: str, row: Row) -> str:
     """One line under an object of a gallery."""
     size = f"{float(row['area_um2']):,.0f} µm²" if row["area_um2"] else f"{int(row['area_px']):,} px"
     if kind == "outlines":

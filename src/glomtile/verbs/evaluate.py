@@ -213,9 +213,7 @@ def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
 def _list_pictures(config: Config, palette: Palette, pairs: list[Pair], out: Path) -> Path:
     """Note where everything lies that the report shows."""
     predictions = out / "predictions"
-    trios = tuple(
-        Trio(pair.stem, pair.image, pair.mask, predictions / f"{pair.stem}.png") for pair in pairs
-    )
+    trios = tuple(Trio(pair.stem, pair.image, pair.mask, predictions / f"{pair.stem}.png") for pair in pairs)
     mask = config.mask
     return write_picture_list(
         out, PictureList(palette, trios, _films(config), mask.mask_datatype, mask.tolerance)

@@ -65,13 +65,17 @@ class Judged:
         """Write ``calibration.csv`` and ``doubts.csv``, each only where there is something to tell."""
         written = []
         if self.levels.any():
-            written.append(write_csv(out / CALIBRATION, _LEVEL_COLUMNS, _level_rows(self.levels, self.palette)))
+            written.append(
+                write_csv(out / CALIBRATION, _LEVEL_COLUMNS, _level_rows(self.levels, self.palette))
+            )
         if any(one.distances for one in self.doubts.values()):
             rows: Sequence[dict[str, Cell]] = [
                 {"image": stem, **one.figures()} for stem, one in self.doubts.items()
             ]
             columns = list(rows[0])
-            written.append(write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in rows]))
+            written.append(
+                write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in rows])
+            )
         return tuple(written)
 
 

@@ -116,7 +116,9 @@ def score(
         paths += write_sheets(out, per_image, palette, load, progress=progress)
     else:
         move_aside(out / "sheets")  # of an earlier run: they would stand in the report beside these figures
-    trios = tuple(Trio(stem, pictures.get(stem), true, predicted) for stem, (predicted, true) in pairs.items())
+    trios = tuple(
+        Trio(stem, pictures.get(stem), true, predicted) for stem, (predicted, true) in pairs.items()
+    )
     paths += (write_picture_list(out, PictureList(palette, trios)),)
     settings = {
         "predictions": predictions.name,

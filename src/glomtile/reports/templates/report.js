@@ -346,7 +346,7 @@
       for (const path of paths) path.classList.toggle("chosen", path.dataset.object === key);
       for (const other of all("table.objects tr.chosen")) other.classList.remove("chosen");
       row.classList.add("chosen");
-      one(".chosen", slide).replaceChildren(...described(row, paths.find((p) => p.dataset.object === key)));
+      one(".measures", slide).replaceChildren(...described(row, paths.find((p) => p.dataset.object === key)));
       const box = (row.dataset.box || "").split(" ").map(Number);
       if (near && box.length === 4) {
         stage.look(box[1] - 2 * (box[3] - box[1]), box[0] - 2 * (box[2] - box[0]), 5 * (box[3] - box[1]), 5 * (box[2] - box[0]));
