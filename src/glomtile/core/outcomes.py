@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,8 +40,8 @@ class Outcome:
     kind : str
         ``found``: matched, IoU above 0.5. The others are unmatched: ``split`` is a true object that falls
         into two or more predicted ones, and each of those; ``merged`` a predicted one that holds two or more
-        true ones, and each of those; ``loose`` overlaps one with an IoU of 0.1 to 0.5; else a true one is
-        ``missed`` and a predicted one ``invented``.
+        true ones, and each of those; ``loose`` overlaps another unmatched one with an IoU of 0.1 to 0.5; else
+        a true one is ``missed`` and a predicted one ``invented``.
     box : Box
         Around it and all that it was split into, merged with or matched to.
     area_px : int
@@ -105,7 +105,7 @@ def outcomes(
     found: list[Outcome] = []
     for t in range(1, truth.count + 1):
         own, met = truth.boxes[t - 1], by_truth[t]
-        kind, box = _judged(own, met, prediction, t in hd_of_truth, "missed", "prediction")
+        kind, box = _judged(own, met, prediction, t in hd_of_truth, hd_of_prediction, "prediction")
         if t in split:
             kind, box = "split", _around([own, *(prediction.boxes[p - 1] for p in split[t])])
         elif kind != "found" and t in held_by:
@@ -113,7 +113,7 @@ def outcomes(
         found.append(_outcome("truth", kind, box, truth, t, met, hd_of_truth))
     for p in range(1, prediction.count + 1):
         own, met = prediction.boxes[p - 1], by_prediction[p]
-        kind, box = _judged(own, met, truth, p in hd_of_prediction, "invented", "truth")
+        kind, box = _judged(own, met, truth, p in hd_of_prediction, hd_of_truth, "truth")
         if kind != "found" and p in merged:
             kind, box = "merged", _merged_box(p, merged, truth, prediction)
         elif kind != "found" and p in piece_of:
@@ -135,11 +135,13 @@ def _inside(met: Sequence[_Meeting], area_px: float, others: Objects, side: Side
 
 
 def _judged(
-    own: Box, met: Sequence[_Meeting], others: Objects, matched: bool, alone: str, side: Side
+    own: Box, met: Sequence[_Meeting], others: Objects, matched: bool, taken: Collection[int], side: Side
 ) -> tuple[str, Box]:
-    best = max(met, key=lambda meeting: meeting.iou, default=None)
+    """Kind and box by the best partner on the other `side`; one that is `taken` by its match is none."""
+    free = [meeting for meeting in met if matched or getattr(meeting, side) not in taken]
+    best = max(free, key=lambda meeting: meeting.iou, default=None)
     if best is None or (not matched and best.iou < _LOOSE_IOU):
-        return alone, own
+        return "missed" if side == "prediction" else "invented", own
     return "found" if matched else "loose", _around([own, others.boxes[getattr(best, side) - 1]])
 
 

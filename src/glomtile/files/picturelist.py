@@ -207,7 +207,7 @@ def preview_films(folder: Path, images: Path, most_images: int = 3) -> list[Film
         named = _PREVIEW.fullmatch(path.name)
         if named is not None:
             masks.setdefault(named["stem"], {})[int(named["epoch"])] = path
-    films = []
+    films: list[Film] = []
     for image in list_images(images):
         epochs = sorted(masks.get(image.stem, {}))
         if epochs and len(films) < most_images:

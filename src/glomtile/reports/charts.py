@@ -12,6 +12,7 @@ from glomtile.files.figures import Curves
 WIDTH, HEIGHT = 640, 280
 SQUARE = 340
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 44
+SQUARE_TOP = LEFT + RIGHT - BOTTOM
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Scatter:
     side: int = SQUARE
     left: int = LEFT
     right: int = SQUARE - RIGHT
-    top: int = TOP
+    top: int = SQUARE_TOP
     bottom: int = SQUARE - BOTTOM
 
 
@@ -173,11 +174,9 @@ def area_histogram(
         for value in _ratios(low, high)
     )
     middle = [f"{_median(values):,.0f} {unit}" if values else "none" for values in (truth, prediction)]
-    sentence = (
-        f"Half of the true objects are larger than {middle[0]}, half of the predicted than {middle[1]}."
-    )
+    sentence = f"Half of the true objects are above {middle[0]}, half of the predicted above {middle[1]}."
     if not truth:
-        sentence = f"Half of the objects are larger than {middle[1]}."
+        sentence = f"Half of the objects are above {middle[1]}."
     down = tuple((_place(t, 0, y_ticks[-1], HEIGHT - BOTTOM, TOP), f"{t:g}") for t in y_ticks)
     return Histogram(title, f"area, {unit}", x_ticks, down, drawn[0], drawn[1], sentence)
 
@@ -211,8 +210,8 @@ def count_scatter(title: str, counts: Sequence[tuple[int, int]]) -> Scatter | No
     )
     right = sum(number for (truth, predicted), number in images.items() if truth == predicted)
     sentence = (
-        f"In {right} of {len(counts)} images the number is right. Above the diagonal too many were predicted, "
-        "below it too few; a larger circle stands for more images."
+        f"In {right} of {len(counts)} images the number is right. Above the diagonal too many were "
+        "predicted, below it too few; a larger circle stands for more images."
     )
     return Scatter(title, "true objects", "predicted objects", _both_ways(steps), circles, sentence)
 
@@ -322,7 +321,7 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _square(x: float, y: float, most: float) -> tuple[float, float]:
-    return _place(x, 0, most, LEFT, SQUARE - RIGHT), _place(y, 0, most, SQUARE - BOTTOM, TOP)
+    return _place(x, 0, most, LEFT, SQUARE - RIGHT), _place(y, 0, most, SQUARE - BOTTOM, SQUARE_TOP)
 
 
 def _both_ways(steps: Sequence[float]) -> tuple[tuple[float, float, str], ...]:

@@ -18,10 +18,10 @@ from glomtile.reports import text
 from glomtile.reports.pictures import (
     Album,
     Picture,
+    as_picture,
     crop_around,
     crop_picture,
     jpeg,
-    as_picture,
     most_pictures,
     shares_of,
     shrunk,

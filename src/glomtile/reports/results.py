@@ -259,10 +259,10 @@ def _read_distributions(
         own = [row for row in objects if row["name"] == name]
         known = bool(own) and all(row["area_um2"] for row in own)
         column, unit = ("area_um2", "µm²") if known else ("area_px", "px")
-        sides = (
+        truth, prediction = (
             [float(row[column]) for row in own if row["side"] == side] for side in ("truth", "prediction")
         )
-        histogram = area_histogram(f"Areas: {name}", *sides, unit)
+        histogram = area_histogram(f"Areas: {name}", truth, prediction, unit)
         if histogram is not None:
             found.areas.append(histogram)
         pairs = [

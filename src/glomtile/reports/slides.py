@@ -187,13 +187,14 @@ def _objects(
 ) -> tuple[Found, ...]:
     rows = read_csv(folder / "objects" / f"{name}.csv", ("id", "class"))
     outlines = read_annotations(folder / "geojson" / f"{name}.geojson")
+    known: Sequence[Annotation | None] = outlines
     if len(outlines) != len(rows):
         notes.append(f"{name}: outlines, as there are {len(outlines)} of {len(rows)} objects")
-        outlines = []
+        known = [None] * len(rows)
     if len(rows) > crops.rows_left:
         notes.append(f"{name}: {len(rows) - crops.rows_left} more objects stand in objects/{name}.csv")
     found = []
-    for row, outline in zip(rows[: crops.rows_left], [*outlines] or [None] * len(rows), strict=False):
+    for row, outline in zip(rows[: crops.rows_left], known, strict=False):
         found.append(_found(f"{key}-{row['id']}", row, outline, size_px, slide, crops))
     crops.rows_left -= len(found)
     return tuple(found)

@@ -202,8 +202,9 @@ def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: S
             continue
         sentences.append(
             f"In {counted(scores['images'], 'image')}, {counts['found']} of "
-            f"{counted(counts['truth'], 'object')} of class {entry['name']} were found and {counts['missed']} "
-            f"were not; {counts['false']} were predicted where there is none or too far off."
+            f"{counted(counts['truth'], 'object')} of class {entry['name']} were found, "
+            f"{counts['missed']} were not; {counts['false']} were predicted where there is none or too far "
+            "off."
         )
     failed = list(dict.fromkeys(row["image"] for row in rows if int(row["missed"]) or int(row["false"])))
     judged = list(dict.fromkeys(row["image"] for row in rows))
@@ -213,8 +214,8 @@ def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: S
         worst = judged[0]
         why = reason(*([row for row in table if row["image"] == worst] for table in (rows, objects)))
         sentences.append(
-            f"{counted(len(failed), 'image')} of {len(judged)} {'has' if len(failed) == 1 else 'have'} an object "
-            f"missed or invented. The worst image is {worst}{': ' + why if why else ''}."
+            f"{counted(len(failed), 'image')} of {len(judged)} {'has' if len(failed) == 1 else 'have'} an "
+            f"object missed or invented. The worst image is {worst}{': ' + why if why else ''}."
         )
     return sentences
 
@@ -244,7 +245,8 @@ def found_headlines(
             f"{name}: found",
             f"{count:,}",
             "",
-            f"{counted(count, name + ' object')} on {counted(slides, 'slide')} with {tissue_mm2:.3g} mm² of tissue.",
+            f"{counted(count, name + ' object')} on {counted(slides, 'slide')} with {tissue_mm2:.3g} mm² of "
+            "tissue.",
             None,
         )
     ]

@@ -181,7 +181,7 @@ def _on_images(
 def _segmented(
     config: Config, loaded: LoadedModel, pairs: list[Pair]
 ) -> Iterator[tuple[Pair, Segmented, float | None, int]]:
-    """Each pair with what the network says of it, its scale, and how far apart window borders lie in them (0: one window)."""
+    """Each pair, what the network says of it, its scale, how far apart window borders lie (0: one window)."""
     from glomtile.engine.pictures import segment_image
     from glomtile.engine.predictor import KerasPredictor
     from glomtile.engine.sources import working_scale

@@ -1,4 +1,4 @@
-"""What is counted of a judged image beside its score: how its probabilities keep their word, what to doubt."""
+"""What is noted of a judged image beside its score: whether its probabilities keep their word, its doubts."""
 
 from __future__ import annotations
 

@@ -18,8 +18,9 @@ def report(folder: Path) -> Path:
     Parameters
     ----------
     folder : Path
-        What `score`, `evaluate`, `crossval`, `segment` or `train` wrote: figures and tables, ``pictures.json``
-        that says where the pictures lie, curves, ``summary.csv`` of slides. All but one may be missing.
+        What `score`, `evaluate`, `crossval`, `segment` or `train` wrote: figures and tables, curves,
+        ``pictures.json`` that says where the pictures lie, ``summary.csv`` of slides. All but one may be
+        missing.
 
     Returns
     -------

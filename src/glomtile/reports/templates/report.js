@@ -404,8 +404,7 @@
       frame.append(picture);
       if (path && row.dataset.box) {
         const [top, left, bottom, right] = row.dataset.box.split(" ").map(Number);
-        const marks = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-        marks.setAttribute("class", "marks");
+        const marks = path.ownerSVGElement.cloneNode(false);
         marks.setAttribute("viewBox", `${left} ${top} ${right - left} ${bottom - top}`);
         marks.setAttribute("aria-hidden", "true");
         const outline = path.cloneNode();
