@@ -15,14 +15,19 @@ from glomtile.verbs.score import score
 DESK, PHONE = (1280, 900), (390, 844)
 HOSTILE = "\"><img src=x onerror=alert(1)>&'"
 STEMS = [f"kidney {number}" for number in range(1, 8)]
-DECODED = """
-new MutationObserver((changes) => {
-  for (const change of changes) for (const node of change.addedNodes) {
-    if (node.nodeName !== "IMG" || node.seen) continue;
-    node.seen = true;
-    node.decode().then(() => (window.decoded = [...(window.decoded || []), performance.now()]));
-  }
-}).observe(document, { childList: true, subtree: true });
+WHEN_PAINTED = """
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntriesByName("first-contentful-paint")) window.painted = entry.startTime;
+}).observe({ type: "paint", buffered: true });
+"""
+LAST_DECODED = """
+async () => {
+  const last = [...document.images].at(-1);
+  const before = last.complete;
+  last.scrollIntoView();
+  await last.decode();
+  return [before, performance.now()];
+}
 """
 
 
@@ -40,6 +45,15 @@ def watched(page_path: Path, open_page: Callable[..., Any]) -> Any:
 
 def names(page: Any) -> list[str]:
     return page.locator(".card:visible h3").all_inner_texts()
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Playwright's own waiting needs eval, which the page forbids."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {expression}")
 
 
 def visible_layers(page: Any, within: str) -> set[str]:
@@ -70,7 +84,7 @@ def test_a_toggle_changes_what_every_image_shows(watched: Any) -> None:
     page = watched.page
     assert visible_layers(page, "#image-0") == {"errors"}
     for said, layers in (("Truth", {"truth"}), ("Both outlines", {"truth", "prediction"}), ("Image", set())):
-        page.locator("#images .modes").get_by_text(said, exact=True).click()
+        page.locator("#images .modes").get_by_label(said, exact=True).check()
         assert visible_layers(page, "#image-0") == layers == visible_layers(page, "#image-3")
 
 
@@ -115,7 +129,7 @@ def test_the_slider_parts_truth_from_prediction(watched: Any) -> None:
     page = watched.page
     page.locator(".card .open").first.click()
     assert not page.locator("#wipe").is_visible()
-    page.locator("#viewer .modes").get_by_text("Slider").click()
+    page.locator("#viewer .modes").get_by_label("Slider").check()
     assert visible_layers(page, "#viewer-stage") == {"truth", "prediction"}
     page.locator("#wipe").focus()
     page.keyboard.press("Home")
@@ -132,14 +146,14 @@ def test_the_wheel_zooms_around_the_pointer_and_a_drag_moves(watched: Any) -> No
     x, y = box["x"] + 0.25 * box["width"], box["y"] + 0.25 * box["height"]
     page.mouse.move(x, y)
     page.mouse.wheel(0, -400)
-    page.wait_for_function("Number(document.querySelector('#viewer-stage').dataset.scale) > 2")
+    wait_until(page, "Number(document.querySelector('#viewer-stage').dataset.scale) > 2")
     zoomed = canvas.bounding_box()
     assert (x - zoomed["x"]) / zoomed["width"] == pytest.approx(0.25, abs=0.02)
     page.mouse.down()
-    page.mouse.move(x + 60, y + 30, steps=3)
+    page.mouse.move(x - 60, y - 30, steps=3)
     page.mouse.up()
     moved = canvas.bounding_box()
-    assert (moved["x"] - zoomed["x"], moved["y"] - zoomed["y"]) == pytest.approx((60, 30), abs=1)
+    assert (moved["x"] - zoomed["x"], moved["y"] - zoomed["y"]) == pytest.approx((-60, -30), abs=1)
 
 
 def test_an_object_of_a_gallery_is_shown_in_its_image(watched: Any) -> None:
@@ -217,12 +231,11 @@ def test_the_first_paint_does_not_wait_for_the_last_picture(
 ) -> None:
     predictions, truth, images = scored_set(tmp_path, [f"i{n}" for n in range(30)], side_px=640)
     path = score(predictions, truth, tmp_path / "out", images=images, draws=10).paths[-1]
-    page = open_page(path, script=DECODED).page
-    page.wait_for_function("(window.decoded || []).length === document.images.length")
-    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    decoded = page.evaluate("window.decoded")
-    assert len(decoded) > 30
-    assert painted < max(decoded)
+    page = open_page(path, script=WHEN_PAINTED).page
+    wait_until(page, "window.painted > 0")
+    ready, decoded = page.evaluate(LAST_DECODED)
+    assert not ready
+    assert page.evaluate("window.painted") < decoded
 
 
 def test_a_hostile_name_is_only_a_name(

@@ -349,7 +349,8 @@
       one(".measures", slide).replaceChildren(...described(row, paths.find((p) => p.dataset.object === key)));
       const box = (row.dataset.box || "").split(" ").map(Number);
       if (near && box.length === 4) {
-        stage.look(box[1] - 2 * (box[3] - box[1]), box[0] - 2 * (box[2] - box[0]), 5 * (box[3] - box[1]), 5 * (box[2] - box[0]));
+        const [top, left, height, width] = [box[0], box[1], box[2] - box[0], box[3] - box[1]];
+        stage.look(left - width / 2, top - height / 2, 2 * width, 2 * height);
       }
     };
     const step = (by) => {
