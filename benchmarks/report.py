@@ -111,7 +111,9 @@ def main() -> None:
     ratio = statistics.median(b / a for a, b in zip(once, page, strict=True))
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     print(f"{options.images} images of {options.side} x {options.side} px, {options.rounds} rounds in turn")
-    print(f"decoding and scaling once: {statistics.median(once):.2f} CPU s ({min(once):.2f} to {max(once):.2f})")
+    print(
+        f"decoding and scaling once: {statistics.median(once):.2f} CPU s ({min(once):.2f} to {max(once):.2f})"
+    )
     print(f"the report: {statistics.median(page):.2f} CPU s ({min(page):.2f} to {max(page):.2f})")
     print(f"ratio {ratio:.2f} (asked: at most 2); page {size / 1e6:.1f} MB (asked: at most 15)")
 

@@ -25,7 +25,10 @@ def paint_slides(folder: Path) -> None:
     from glomtile.types import Box
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, seed, size, preset in (("biopsy A", 5, (3000, 5200), "plain"), ("biopsy B", 9, (2600, 4200), "hard")):
+    for name, seed, size, preset in (
+        ("biopsy A", 5, (3000, 5200), "plain"),
+        ("biopsy B", 9, (2600, 4200), "hard"),
+    ):
         tifffile.imwrite(
             folder / f"{name}.ome.tif",
             PhantomSlide(seed, size, 0.6, preset).read(Box(0, 0, *size)),
@@ -58,8 +61,10 @@ def opened(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light
 
 def top(page: Any, selector: str, above_px: int = 12) -> None:
     page.evaluate(
-        "([s, above]) => scrollTo({top: document.querySelector(s).getBoundingClientRect().top + scrollY - above,"
-        " behavior: 'instant'})",
+        """([s, above]) => {
+            const place = document.querySelector(s).getBoundingClientRect().top + scrollY - above;
+            scrollTo({ top: place, behavior: "instant" });
+        }""",
         [selector, above_px],
     )
 
@@ -98,7 +103,9 @@ def of_slides(browser: Any, path: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("demo", type=Path, nargs="?")
     parser.add_argument("--slides", type=Path)
     parser.add_argument("--paint", type=Path)

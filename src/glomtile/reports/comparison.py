@@ -26,10 +26,11 @@ from glomtile.reports.pictures import (
     shares_of,
     shrunk,
 )
-from glomtile.reports.shapes import mask_path
+from glomtile.reports.shapes import MOST_CHARACTERS, mask_path
 from glomtile.types import IGNORE, Box, UInt8
 
 CARD_BYTES = 9_500_000
+PATH_CHARACTERS = 2_500_000
 CROP_PX, FRAME_PX = 232, 320
 MOST_CROPS = 12
 _TOLERANCE = 0.6 / 1000
@@ -135,13 +136,15 @@ def cards_and_crops(
     """
     by_stem = {trio.stem: trio for trio in pictures.trios}
     stems = [stem for stem in dict.fromkeys(row["image"] for row in rows) if stem in by_stem]
-    most = most_pictures(CARD_BYTES)
-    if len(stems) > most:
-        notes.append(f"pictures of the {len(stems) - most} best images: only the {most} worst are shown")
-        stems = stems[:most]
+    room = most_pictures(CARD_BYTES)
+    if len(stems) > room:
+        notes.append(f"pictures of the {len(stems) - room} best images: only the {room} worst are shown")
+        stems = stems[:room]
     rows_of, objects_of = _grouped(rows), _grouped(objects)
     wanted = worth_a_look(objects, set(stems))
     album = Album(CARD_BYTES, shares_of(len(stems)))
+    paths = max(1, len(stems)) * (2 * pictures.palette.num_classes - 1)
+    most = min(MOST_CHARACTERS, PATH_CHARACTERS // paths)
     cards: list[Card] = []
     crops: dict[str, list[tuple[int, Crop]]] = defaultdict(list)
     for number, stem in enumerate(stems):
@@ -157,8 +160,8 @@ def cards_and_crops(
                 stem,
                 None if image is None else album.add(image),
                 truth.shape,
-                layers_of(truth, prediction, pictures.palette),
-                mask_path(truth == IGNORE, _TOLERANCE * max(truth.shape)),
+                layers_of(truth, prediction, pictures.palette, most),
+                mask_path(truth == IGNORE, _TOLERANCE * max(truth.shape), most),
                 **_said(rows_of[stem], objects_of[stem]),
                 doubt=doubts.get(stem, ""),
             )
@@ -207,15 +210,17 @@ def film_frames(film: Film, palette: Palette) -> list[Frame]:
     return frames
 
 
-def layers_of(truth: UInt8 | None, prediction: UInt8, palette: Palette) -> tuple[Layer, ...]:
-    """Outlines of every class above 0."""
+def layers_of(
+    truth: UInt8 | None, prediction: UInt8, palette: Palette, most: int = MOST_CHARACTERS
+) -> tuple[Layer, ...]:
+    """Outlines of every class above 0, each of at most so many characters."""
     tolerance = max(0.5, _TOLERANCE * max(prediction.shape))
     return tuple(
         Layer(
             entry.name,
             text.colour(entry.rgb),
-            "" if truth is None else mask_path(truth == entry.number, tolerance),
-            mask_path(prediction == entry.number, tolerance),
+            "" if truth is None else mask_path(truth == entry.number, tolerance, most),
+            mask_path(prediction == entry.number, tolerance, most),
         )
         for entry in palette.classes[1:]
     )

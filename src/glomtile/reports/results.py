@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ from glomtile.reports.charts import (
     line_chart,
 )
 from glomtile.reports.comparison import Card, Crop, Frame, cards_and_crops, film_frames
-from glomtile.reports.pictures import Picture, as_picture, jpeg, shrunk
+from glomtile.reports.pictures import Album, Picture
 from glomtile.reports.slides import ShownSlide, shown_slides
 
-SHEET_WIDTH_PX = 1600
-PICTURE_WIDTH_PX = 1100
+SHEET_PX = 1600
+PICTURE_PX = 1100
+PICTURE_BYTES = 4_000_000
+"""Of the sheets together, and of other pictures of the folder together."""
+
 MOST_SHEETS = 12
 MOST_PICTURES = 12
 MOST_ROWS = 500
@@ -374,26 +377,26 @@ def _sheets(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]) -
     for path in sorted((folder / "sheets").glob("*.png"))[:MOST_SHEETS]:
         stem = path.stem.partition("_")[2] or path.stem
         named.append((path, stem, "; ".join(captions.get(stem, []))))
-    return _embedded(named, SHEET_WIDTH_PX, notes)
+    return _embedded(named, SHEET_PX, notes)
 
 
 def _pictures(folder: Path, drawn: set[str], notes: list[str]) -> list[NamedPicture]:
     found = [path for path in sorted(folder.glob("*.png")) if path.stem not in drawn]
     if len(found) > MOST_PICTURES:
         notes.append(f"{len(found) - MOST_PICTURES} more pictures lie in the folder.")
-    return _embedded([(path, path.stem, "") for path in found[:MOST_PICTURES]], PICTURE_WIDTH_PX, notes)
+    return _embedded([(path, path.stem, "") for path in found[:MOST_PICTURES]], PICTURE_PX, notes)
 
 
-def _embedded(named: Iterable[tuple[Path, str, str]], width_px: int, notes: list[str]) -> list[NamedPicture]:
+def _embedded(
+    named: Sequence[tuple[Path, str, str]], longest_px: int, notes: list[str]
+) -> list[NamedPicture]:
+    album = Album(PICTURE_BYTES, [1.0] * len(named), longest_px)
     pictures = []
     for path, name, caption in named:
         try:
-            image = read_image(path)
+            pictures.append(NamedPicture(name, caption, album.add(read_image(path))))
         except GlomtileError as error:
             notes.append(f"{path.name}: {error.message}")
-            continue
-        small = shrunk(image, min(width_px / image.shape[1], 4 * width_px / image.shape[0]))
-        pictures.append(NamedPicture(name, caption, as_picture(jpeg(small), small)))
     return pictures
 
 
