@@ -1,4 +1,4 @@
-"""Whether probabilities keep their word: of the pixels said to be of a class with 0.8, are 0.8 of it?"""
+"""Whether probabilities keep their word: of pixels said to be of a class with 0.8, 0.8 should be of it."""
 
 from __future__ import annotations
 
