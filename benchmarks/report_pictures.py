@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 DESK, PHONE = (1200, 800), (390, 844)
-SHARPER, QUALITY = 1.5, 84
+SHARPER, QUALITY = 1.25, 80
 
 
 def paint_slides(folder: Path) -> None:
