@@ -319,14 +319,15 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
     from glomtile.files.planes import crop
     from glomtile.types import Box
 
-    tta = config.tiledinfer.tta
+    tta, threshold = config.tiledinfer.tta, config.tiledinfer.threshold
     if read_card(model).mpp is None:
         loaded = load_model_folder(model)
-        predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, config.image.color_order)
+        order = config.image.color_order
+        predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, order, threshold)
         for pair in pairs:
             yield pair, Said(segment_image(read_image(pair.image), predictor, config.tiledinfer).labels)
         return
-    segmenter = Segmenter.load(model, tta=tta)
+    segmenter = Segmenter.load(model, tta=tta, threshold=threshold)
     for pair in pairs:
         scale = working_scale(config, pair.image)
         assert scale is not None
@@ -418,6 +419,7 @@ def _add_row(
         "folds": folds,
         "epochs": config.train.epochs,
         "tta": config.tiledinfer.tta,
+        "threshold": config.tiledinfer.threshold,
         "seconds": round(seconds, 1),
     }
     for prefix, result in (("", scores), (f"{TRUSTED}_", trusted)):

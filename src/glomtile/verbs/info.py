@@ -12,7 +12,7 @@ PACKAGES = (
     "glomtile",
     "numpy",
     "opencv-python-headless",
-    "scikit-image",
+    "matplotlib",
     "openvino",
     "keras",
     "tensorflow",
