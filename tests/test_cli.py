@@ -257,7 +257,10 @@ def test_masks_of_inexact_colours_are_scored_with_a_tolerance(
     line = ["score", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "out")]
     assert run(line) == 1
     assert "--tolerance" in capsys.readouterr().err
-    assert run([*line, "--tolerance", "8"]) == 0
+    assert run([*line, "--images", str(tmp_path / "a"), "--tolerance", "8"]) == 0
+    told = capsys.readouterr()
+    assert "report.html" in told.out
+    assert "warning" not in told.err
     assert '"tolerance": 8' in (tmp_path / "out" / "run.json").read_text()
 
 

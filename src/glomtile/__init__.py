@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from glomtile.files.slides import open_slide
     from glomtile.nets.registry import build_model
     from glomtile.verbs.evaluate import evaluate
+    from glomtile.verbs.report import report
     from glomtile.verbs.score import score
     from glomtile.verbs.train import train
 
@@ -31,6 +32,7 @@ _HOMES = {
     "load_config": "glomtile.config.load",
     "open_slide": "glomtile.files.slides",
     "predict_tiled": "glomtile.engine.tiled",
+    "report": "glomtile.verbs.report",
     "score": "glomtile.verbs.score",
     "train": "glomtile.verbs.train",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "load_config",
     "open_slide",
     "predict_tiled",
+    "report",
     "score",
     "train",
 ]

@@ -91,7 +91,11 @@ def test_all_images_and_the_trusted_ones_are_scored(project: Path) -> None:
     assert (whole["images"], part["images"]) == (5, 4)
     assert (whole["groups"], part["groups"]) == (3, 3)
     assert whole["difference"][0]["figures"]["pooled_dice"]["value"] <= 0  # against the truth itself
-    assert (run / "report.html").is_file()
+    page = (run / "report.html").read_text()
+    assert page.count('<article class="card"') == 5
+    assert "fold-1: train_losses" in page
+    with (run / "calibration.csv").open() as table:
+        assert sum(int(row["pixels"]) for row in csv.DictReader(table)) == 5 * SIDE**2
     with (project / "runs/runs.csv").open() as table:
         (row,) = csv.DictReader(table)
     figure = whole["classes"][0]["figures"]["pooled_dice"]

@@ -115,6 +115,25 @@ def test_the_report_holds_its_pictures(trained: Path) -> None:
     assert 'src="http' not in page
 
 
+def test_the_report_shows_every_image_the_course_of_training_and_the_calibration(trained: Path) -> None:
+    page = (trained / "evaluation/report.html").read_text()
+    tests = list((trained / "evaluation/predictions").iterdir())
+    assert page.count('<article class="card"') == len(tests)
+    assert all(f"epoch {number}</figcaption>" in page for number in (1, EPOCHS // 2, EPOCHS))
+    assert "Do the probabilities keep their word?" in page
+    assert "Left out of this page" not in page
+
+
+def test_probabilities_are_counted_over_every_pixel_that_was_scored(trained: Path) -> None:
+    with (trained / "evaluation/calibration.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    tests = list((trained / "evaluation/predictions").iterdir())
+    true = sum(np.count_nonzero(read_mask(trained / "whole/masks" / path.name, GLOMERULI)) for path in tests)
+    assert len(rows) == 256
+    assert sum(int(row["pixels"]) for row in rows) == len(tests) * SIDE**2
+    assert sum(int(row["true_pixels"]) for row in rows) == true
+
+
 def test_the_models_card_knows_its_figures(trained: Path) -> None:
     card = json.loads((trained / "models/best/model.json").read_text())
     assert card["scores"]["validation"]["val_loss"] > 0

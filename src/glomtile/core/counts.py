@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.core.objects import find_objects, match_objects, matched_hausdorff_px
+from glomtile.core.outcomes import Outcome, outcomes
 from glomtile.errors import GlomtileError, InputError
 from glomtile.types import IGNORE, Float32, UInt8
 
@@ -26,6 +27,8 @@ class ClassScore:
         IoU of each matched pair, so its length is the number found.
     hd95_px : tuple of float
         HD95 of each matched pair, in pixels.
+    objects : tuple of Outcome
+        What became of each object, the true ones first; empty in a sum over images.
     """
 
     tp: int
@@ -35,6 +38,7 @@ class ClassScore:
     predicted_objects: int
     ious: tuple[float, ...]
     hd95_px: tuple[float, ...]
+    objects: tuple[Outcome, ...] = field(default=(), compare=False)
 
     @property
     def found(self) -> int:
@@ -176,6 +180,7 @@ def _score_class(
     true_objects = find_objects((truth == number) & counted)
     predicted_objects = find_objects((prediction == number) & counted)
     matching = match_objects(true_objects, predicted_objects)
+    hd95_px = matched_hausdorff_px(true_objects, predicted_objects, matching)
     return ClassScore(
         tp=tp,
         fp=int(confusion[:, number].sum()) - tp,
@@ -183,7 +188,8 @@ def _score_class(
         truth_objects=true_objects.count,
         predicted_objects=predicted_objects.count,
         ious=tuple(matching.ious.tolist()),
-        hd95_px=tuple(matched_hausdorff_px(true_objects, predicted_objects, matching).tolist()),
+        hd95_px=tuple(hd95_px.tolist()),
+        objects=outcomes(true_objects, predicted_objects, matching, hd95_px),
     )
 
 

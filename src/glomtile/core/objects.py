@@ -49,12 +49,15 @@ class Matching:
         IoU of each pair, all above `MATCH_IOU`.
     truth_count, predicted_count : int
         Objects on either side; what is in no pair is missed, or false.
+    overlaps : (N, 3) int64 ndarray
+        Of all that meet, matched or not: true object, predicted object, pixels they share.
     """
 
     pairs: NDArray[np.int64]
     ious: NDArray[np.float64]
     truth_count: int
     predicted_count: int
+    overlaps: NDArray[np.int64]
 
 
 def find_objects(mask: NDArray[np.bool_]) -> Objects:
@@ -106,7 +109,8 @@ def match_objects(truth: Objects, prediction: Objects) -> Matching:
     ious = overlap / union
     kept = ious > MATCH_IOU
     pairs = np.stack([truth_id[kept], predicted_id[kept]], axis=1)
-    return Matching(pairs, ious[kept], truth.count, prediction.count)
+    overlaps = np.stack([truth_id, predicted_id, overlap], axis=1)
+    return Matching(pairs, ious[kept], truth.count, prediction.count, overlaps)
 
 
 def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

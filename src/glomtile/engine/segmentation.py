@@ -104,6 +104,8 @@ class Segmentation:
         How far the picture is from what the model was trained on, and how sure the network is.
     model : str
         Digest of the model's weights.
+    confidence : (H, W) uint8 ndarray or None
+        Of a plain picture: how probable the most probable class above 0 is, 0 to 255. A slide's is not kept.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Segmentation:
     effort: Effort
     doubts: Doubts = field(default_factory=Doubts)
     model: str = ""
+    confidence: UInt8 | None = field(default=None, repr=False)
     keep: object = field(default=None, repr=False)
 
     @property

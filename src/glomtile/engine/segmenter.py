@@ -35,7 +35,7 @@ from glomtile.files.labelstore import LabelStore, panels_of
 from glomtile.files.planes import CachedPlane
 from glomtile.files.pyramid import halve, level_sizes
 from glomtile.files.slides import open_slide, slide_name
-from glomtile.types import SILENT, Predictor, Progress
+from glomtile.types import SILENT, Predictor, Progress, UInt8
 
 _COARSER = 2.0
 """How many times coarser than anything seen in training a slide may be."""
@@ -242,6 +242,7 @@ class Segmenter:
             look=said.look,
             effort=effort,
             doubts=doubts,
+            confidence=said.confidence,
         )
 
     def _streamed(
@@ -306,6 +307,7 @@ class Segmenter:
         look: Look,
         effort: Effort,
         doubts: Doubts,
+        confidence: UInt8 | None = None,
         keep: object = None,
     ) -> Segmentation:
         assert slide.mpp is not None
@@ -326,6 +328,7 @@ class Segmenter:
             effort=effort,
             doubts=doubts,
             model=",".join(sorted(self._card.sha256.values())),
+            confidence=confidence,
             keep=keep,
         )
 

@@ -19,13 +19,14 @@ from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.files.tables import Cell, read_csv, write_csv
 from glomtile.types import SILENT, Progress, UInt8
-from glomtile.verbs.report import report
+from glomtile.verbs.judgedimages import Judged
 from glomtile.verbs.score import ScoreResult, score
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
     from glomtile.core.scores import Figure
+    from glomtile.engine.doubts import Doubts
     from glomtile.files.pairs import Pair
 
 RUNS, SETTINGS, FOLD_CONFIG, HELD_OUT = "runs.csv", "settings.json", "fold.toml", "held_out.json"
@@ -141,13 +142,14 @@ def crossval(
     dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
     folder = Path(out) / (name or (config.source.stem if config.source else "crossval"))
     _require_same_run(folder, _identity(config, pool, dealt))
-    palette = config.palette()
+    judged = Judged(config.palette())
     fold_folders = []
     for fold in range(folds):
         held = [pair for pair, number in zip(pool.judged, dealt, strict=True) if number == fold]
         fold_folders.append(folder / f"fold-{fold + 1}")
         progress.note(f"fold {fold + 1} of {folds}: {', '.join(pair.stem for pair in held)} held out")
-        _run_fold(config, pool, held, fold_folders[-1], palette, progress)
+        _run_fold(config, pool, held, fold_folders[-1], judged, progress)
+    judged.write(folder)
     everything = {pair.stem: pair for pair in pool.judged}
     scores = _score(config, folder, list(everything), pool, everything, against, progress)
     trusted = None
@@ -242,7 +244,7 @@ def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:
 
 
 def _run_fold(
-    config: Config, pool: Pool, held: Sequence[Pair], folder: Path, palette: Palette, progress: Progress
+    config: Config, pool: Pool, held: Sequence[Pair], folder: Path, judged: Judged, progress: Progress
 ) -> None:
     """Train on all others, as far as that is not done, and predict what is held out."""
     from glomtile.verbs.train import train
@@ -258,9 +260,15 @@ def _run_fold(
     train(fold_config, resume=(folder / "models" / "last").is_dir(), progress=progress)
     out = folder.parent
     progress.start("held-out images", len(held))
-    for pair, labels in predicted_labels(config, folder / "models" / "last", held):
-        write_mask(out / "predictions" / f"{pair.stem}.png", labels, palette, config.dataset.image_mpp)
-        write_mask(out / "truth" / f"{pair.stem}.png", _truth(pair, config, palette), palette)
+    palette = judged.palette
+    for pair, said in predictions(config, folder / "models" / "last", held):
+        truth = _truth(pair, config, palette)
+        write_mask(out / "predictions" / f"{pair.stem}.png", said.labels, palette, config.dataset.image_mpp)
+        write_mask(out / "truth" / f"{pair.stem}.png", truth, palette)
+        if said.confidence is not None:
+            judged.add_confidence(said.confidence, truth)
+        if said.doubts is not None:
+            judged.doubts[pair.stem] = said.doubts
         progress.advance(1, image=pair.stem)
 
 
@@ -292,7 +300,16 @@ def _given(config: Config, name: str) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def predicted_labels(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, UInt8]]:
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a network says of an image: labels, and where it is known how sure it is and what to doubt."""
+
+    labels: UInt8
+    confidence: UInt8 | None = None
+    doubts: Doubts | None = None
+
+
+def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Said]]:
     """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
     from glomtile.engine.modelfolder import load_model_folder, read_card
     from glomtile.engine.pictures import segment_image
@@ -308,14 +325,15 @@ def predicted_labels(config: Config, model: Path, pairs: Sequence[Pair]) -> Iter
         order = config.image.color_order
         predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, order, threshold)
         for pair in pairs:
-            yield pair, segment_image(read_image(pair.image), predictor, config.tiledinfer).labels
+            yield pair, Said(segment_image(read_image(pair.image), predictor, config.tiledinfer).labels)
         return
     segmenter = Segmenter.load(model, tta=tta, threshold=threshold)
     for pair in pairs:
         scale = working_scale(config, pair.image)
         assert scale is not None
         result = segmenter.segment(pair.image, mpp=scale[0])
-        yield pair, crop(result.labels, Box(0, 0, *result.labels.shape))
+        labels = crop(result.labels, Box(0, 0, *result.labels.shape))
+        yield pair, Said(labels, result.confidence, result.doubts)
 
 
 def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
@@ -354,7 +372,7 @@ def _score(
         _link_masks(against, stems, folder / "against")
     groups = folder / "groups.csv"
     write_csv(groups, ["stem", "group"], [[stem, pool.groups[stem]] for stem in stems])
-    result = score(
+    return score(
         folder / "predictions",
         folder / "truth",
         folder,
@@ -366,7 +384,6 @@ def _score(
         draws=config.eval.draws,
         progress=progress,
     )
-    return ScoreResult(result.scores, result.per_image, (*result.paths, report(folder)))
 
 
 def _link_masks(source: Path, stems: Sequence[str], target: Path) -> None:

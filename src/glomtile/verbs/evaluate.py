@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from glomtile.config.schema import Config
 from glomtile.core.arguments import typed_argument
 from glomtile.core.scores import ImageScore, Scores, score_image
@@ -15,7 +17,9 @@ from glomtile.core.seams import SeamCount, count_seams
 from glomtile.files import workspace
 from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask, write_mask
+from glomtile.files.picturelist import Film, PictureList, Trio, preview_films, write_picture_list
 from glomtile.types import SILENT, Progress, UInt8
+from glomtile.verbs.judgedimages import Judged, doubts_of_picture
 from glomtile.verbs.report import report
 from glomtile.verbs.score import read_groups
 from glomtile.verbs.scorefiles import PerImage, worst_first, write_run, write_scores, write_sheets
@@ -23,6 +27,7 @@ from glomtile.verbs.scorefiles import PerImage, worst_first, write_run, write_sc
 if TYPE_CHECKING:
     from glomtile.core.palette import Palette
     from glomtile.engine.modelfolder import LoadedModel
+    from glomtile.engine.pictures import Segmented
     from glomtile.files.pairs import Pair
 
 FOLDER, TABLE = "evaluation", "evaluation.csv"
@@ -91,7 +96,8 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
         groups = read_groups(config.resolve(config.eval.groups), [p.stem for p in pairs])
     loss, metric = _on_network_inputs(config, loaded, progress)
     out = config.resolve(FOLDER)
-    per_image, seams = _on_images(config, loaded, pairs, palette, out / "predictions", progress)
+    judged = Judged(palette)
+    per_image, seams = _on_images(config, loaded, pairs, judged, out / "predictions", progress)
     table = config.resolve(TABLE)
     workspace.write_text(table, f"{config.model.loss},{loss:.4f}\n{config.model.metrics[0]},{metric:.4f}\n")
     scores, paths = write_scores(
@@ -104,6 +110,7 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
         return read_image(by_stem[stem].image), _truth(by_stem[stem], config, palette), predicted
 
     paths += write_sheets(out, per_image, palette, triple, progress=progress)
+    paths += (*judged.write(out), _list_pictures(config, palette, pairs, out))
     modelfolder.add_scores(folder, {"test": scores.to_dict()})
     _copy_curves(config, out)
     settings = _settings(config, loaded, pairs) | {config.model.loss: loss, config.model.metrics[0]: metric}
@@ -143,29 +150,42 @@ def _on_images(
     config: Config,
     loaded: LoadedModel,
     pairs: list[Pair],
-    palette: Palette,
+    judged: Judged,
     folder: Path,
     progress: Progress,
 ) -> tuple[PerImage, SeamCount]:
     """Segment every image as tiled inference does; keep the masks, the counts and the seams."""
+    from glomtile.engine.answers import as_confidence
+    from glomtile.engine.pictures import resized_probs
+
+    palette = judged.palette
     per_image: list[tuple[str, ImageScore]] = []
     seams = SeamCount(0, 0, 0, 0)
     progress.start("test images", len(pairs))
     with workspace.replace_folder(folder) as partial:
-        for pair, labels, mpp, tile_px in _segmented(config, loaded, pairs):
+        for pair, result, mpp, tile_px in _segmented(config, loaded, pairs):
+            labels = result.labels
             truth = _truth(pair, config, palette)
             per_image.append((pair.stem, score_image(labels, truth, palette.num_classes, mpp)))
             if tile_px:
                 seams += count_seams(labels, tile_px)
             write_mask(partial / f"{pair.stem}.png", labels, palette, mpp)
+            assert result.probs is not None
+            confidence = np.empty(labels.shape, np.uint8)
+            for top, rows in resized_probs(result.probs, labels.shape):
+                confidence[top : top + rows.shape[0]] = as_confidence(rows)
+                judged.add_probs([(top, rows)], truth)
+            doubts = doubts_of_picture(pair.image, mpp, loaded.card, labels, confidence)
+            if doubts is not None:
+                judged.doubts[pair.stem] = doubts
             progress.advance(1, image=pair.stem)
     return per_image, seams
 
 
 def _segmented(
     config: Config, loaded: LoadedModel, pairs: list[Pair]
-) -> Iterator[tuple[Pair, UInt8, float | None, int]]:
-    """Each pair with its labels, its scale, and how far apart window borders lie in them (0: one window)."""
+) -> Iterator[tuple[Pair, Segmented, float | None, int]]:
+    """Each pair, what the network says of it, its scale, how far apart window borders lie (0: one window)."""
     from glomtile.engine.pictures import segment_image
     from glomtile.engine.predictor import KerasPredictor
     from glomtile.engine.sources import working_scale
@@ -184,9 +204,9 @@ def _segmented(
         image = read_image(pair.image)
         scale = working_scale(config, pair.image)
         mpp = scale[0] if scale else image_mpp(pair.image) or config.dataset.image_mpp
-        result = segment_image(image, predictor, settings, mpp)
+        result = segment_image(image, predictor, settings, mpp, keep_probs=True)
         stride = result.plan.core_px[0] if len(result.plan) > 1 else 0
-        yield pair, result.labels, mpp, _border_distance(stride, scale)
+        yield pair, result, mpp, _border_distance(stride, scale)
 
 
 def _border_distance(stride_px: int, scale: tuple[float, float] | None) -> int:
@@ -197,6 +217,28 @@ def _border_distance(stride_px: int, scale: tuple[float, float] | None) -> int:
 
 def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
     return read_mask(pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance)
+
+
+def _list_pictures(config: Config, palette: Palette, pairs: list[Pair], out: Path) -> Path:
+    """Note where everything lies that the report shows."""
+    predictions = out / "predictions"
+    trios = tuple(Trio(pair.stem, pair.image, pair.mask, predictions / f"{pair.stem}.png") for pair in pairs)
+    mask = config.mask
+    return write_picture_list(
+        out, PictureList(palette, trios, _films(config), mask.mask_datatype, mask.tolerance)
+    )
+
+
+def _films(config: Config) -> tuple[Film, ...]:
+    """The previews that training left of its first images: of the first, middle and last epoch."""
+    train = config.train
+    for wanted, folder, section in (
+        (train.epoch_change_tiled_infer, train.epoch_change_tiled_infer_dir, config.tiledinfer),
+        (train.epoch_change_infer, train.epoch_change_infer_dir, config.infer),
+    ):
+        if wanted and section.images_dir is not None and config.resolve(folder).is_dir():
+            return tuple(preview_films(config.resolve(folder), config.resolve(section.images_dir)))
+    return ()
 
 
 def _copy_curves(config: Config, out: Path) -> None:

@@ -14,10 +14,12 @@ from glomtile.core.scores import ImageScore, Scores, paired_difference, score_im
 from glomtile.errors import GlomtileError, InputError
 from glomtile.files.images import image_size, read_image
 from glomtile.files.masks import MASK_SUFFIXES, mask_size, read_mask
+from glomtile.files.picturelist import PictureList, Trio, write_picture_list
 from glomtile.files.scale import PLAUSIBLE_MPP
 from glomtile.files.tables import read_csv
 from glomtile.files.workspace import move_aside
 from glomtile.types import SILENT, Progress, UInt8
+from glomtile.verbs.report import report
 from glomtile.verbs.scorefiles import PerImage, Triple, worst_first, write_run, write_scores, write_sheets
 
 __all__ = ["ScoreResult", "read_groups", "score", "worst_first", "write_run", "write_scores", "write_sheets"]
@@ -64,8 +66,8 @@ def score(
     predictions, truth : Path
         Folders of masks, one each of every stem, of any program.
     out : Path
-        Folder for ``scores.json``, ``per_image.csv``, ``per_class.csv``, ``run.json`` and, with `images`,
-        ``sheets/``.
+        Folder for ``scores.json``, ``per_image.csv``, ``per_class.csv``, ``objects.csv``, ``pictures.json``,
+        ``run.json``, ``report.html`` and, with `images`, ``sheets/``.
     palette : Palette
         Which colour is which class.
     tolerance : int
@@ -76,7 +78,7 @@ def score(
     mpp : float, optional
         Micrometres per pixel, for distances in µm.
     images : Path, optional
-        The pictures themselves, for comparison sheets of the worst.
+        The pictures themselves, for the report and for comparison sheets of the worst.
     against : Path, optional
         Another folder of predictions: the paired difference to it is written too.
     draws, seed : int
@@ -134,6 +136,10 @@ def score(
         paths += write_sheets(out, per_image, palette, load, progress=progress)
     else:
         move_aside(out / "sheets")  # of an earlier run: they would stand in the report beside these figures
+    trios = tuple(
+        Trio(stem, pictures.get(stem), true, predicted) for stem, (predicted, true) in pairs.items()
+    )
+    paths += (write_picture_list(out, PictureList(palette, trios, tolerance=reading.tolerance)),)
     settings = {
         "predictions": predictions.name,
         "truth": truth.name,
@@ -145,7 +151,7 @@ def score(
         "seed": seed,
     }
     paths += (write_run(out, "score", settings, time.perf_counter() - began),)
-    return ScoreResult(scores, worst_first(per_image), paths)
+    return ScoreResult(scores, worst_first(per_image), (*paths, report(out)))
 
 
 def read_groups(path: Path, stems: Iterable[str]) -> dict[str, str]:

@@ -27,6 +27,10 @@ IMAGE_COLUMNS = (
     *("truth_objects", "predicted_objects", "found", "false", "missed", "hd95_px", "hd95_um"),
     *("tp", "fp", "fn", "soft_pixel_accuracy"),
 )
+OBJECT_COLUMNS = (
+    *("image", "class", "name", "side", "outcome", "area_px", "area_um2", "iou", "hd95_px"),
+    *("top", "left", "bottom", "right"),
+)
 COUNT_COLUMNS = ("truth_objects", "predicted_objects", "found", "false", "missed", "tp", "fp", "fn")
 
 PerImage = list[tuple[str, ImageScore]]
@@ -44,7 +48,7 @@ def write_scores(
     difference: Sequence[Mapping[str, Figure]] | None = None,
     seams: Mapping[str, float | int | None] | None = None,
 ) -> tuple[Scores, tuple[Path, ...]]:
-    """Sum up and write ``scores.json``, ``per_image.csv`` and ``per_class.csv``.
+    """Sum up and write ``scores.json``, ``per_image.csv``, ``per_class.csv`` and ``objects.csv``.
 
     Parameters
     ----------
@@ -67,7 +71,7 @@ def write_scores(
     -------
     Scores
     tuple of Path
-        The three files.
+        The four files.
     """
     ordered = [groups[stem] for stem, _ in per_image] if groups is not None else None
     scores = summarise([s for _, s in per_image], groups=ordered, draws=draws, seed=seed)
@@ -83,9 +87,10 @@ def write_scores(
         ]
     if seams is not None:
         content["seams"] = {name: None if _undefined(value) else value for name, value in seams.items()}
-    paths = (out / "scores.json", out / "per_image.csv", out / "per_class.csv")
+    paths = tuple(out / name for name in ("scores.json", "per_image.csv", "per_class.csv", "objects.csv"))
     write_csv(paths[1], IMAGE_COLUMNS, _image_rows(per_image, names, groups))
     write_csv(paths[2], *_class_table(scores, names))
+    write_csv(paths[3], OBJECT_COLUMNS, _object_rows(per_image, names))
     write_json(paths[0], content)
     return scores, paths
 
@@ -204,6 +209,17 @@ def _image_rows(
                 *(c.truth_objects, c.predicted_objects, c.found, c.false, c.missed),
                 *(hd95, hd95_um, c.tp, c.fp, c.fn, image_score.soft_pixel_accuracy),
             ]
+
+
+def _object_rows(per_image: PerImage, names: Mapping[int, str]) -> Iterable[list[Cell]]:
+    for stem, image_score in worst_first(per_image):
+        for number, c in enumerate(image_score.classes, start=1):
+            for one in c.objects:
+                area_um2 = one.area_px * image_score.mpp**2 if image_score.mpp else None
+                yield [
+                    *(stem, number, names[number], one.side, one.kind, one.area_px, area_um2),
+                    *(one.iou, one.hd95_px, *one.box),
+                ]
 
 
 def _class_table(scores: Scores, names: Mapping[int, str]) -> tuple[list[str], list[list[Cell]]]:

@@ -18,6 +18,8 @@ from glomtile.files.lock import sole_run
 from glomtile.files.slides import list_slides, open_slide, slide_name
 from glomtile.files.tables import write_csv
 from glomtile.types import SILENT, Progress
+from glomtile.verbs.planned import Planned
+from glomtile.verbs.report import report
 
 if TYPE_CHECKING:
     from glomtile.engine.segmenter import Segmenter
@@ -41,7 +43,7 @@ class SegmentResult:
     failed : tuple of (Path, str)
         The others, each with the reason.
     paths : tuple of Path
-        ``summary.csv``, ``run.json`` and the folders of outputs, those that exist.
+        ``summary.csv``, ``run.json``, ``report.html`` and the folders of outputs, those that exist.
     """
 
     done: tuple[Path, ...]
@@ -155,54 +157,20 @@ def _all(
         _write_summary(out)
     _write_summary(out)
     told = _write_run(out, segmenter, request, done, skipped, failed)
+    page = _report(out, progress)
     folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
     summary = out / "summary.csv"
-    written = (*folders, *((summary,) if summary.is_file() else ()), told)
+    written = (*folders, *((summary,) if summary.is_file() else ()), told, *page)
     return SegmentResult(tuple(done), tuple(skipped), tuple(failed), written)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """What there is to do for one input; ``str()`` of it is a line.
-
-    Attributes
-    ----------
-    input : Path
-    kind : str
-    size_px : (int, int)
-        ``(H, W)`` at full resolution.
-    mpp : float
-    mpp_source : str
-    tissue_mm2 : float
-    windows, windows_seen : int
-        All, and those that the network will look at.
-    """
-
-    input: Path
-    kind: str
-    size_px: tuple[int, int]
-    mpp: float
-    mpp_source: str
-    tissue_mm2: float
-    windows: int
-    windows_seen: int
-
-    def __str__(self) -> str:
-        height, width = self.size_px
-        return (
-            f"{self.input}: {self.kind}, {width:,} x {height:,} px at {self.mpp:.4g} µm "
-            f"({self.mpp_source}), {self.tissue_mm2:.3g} mm² of tissue, "
-            f"{self.windows_seen} of {self.windows} windows"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        height, width = self.size_px
-        return {
-            "input": str(self.input), "kind": self.kind, "width_px": width, "height_px": height,
-            "mpp": self.mpp, "mpp_source": self.mpp_source, "tissue_mm2": self.tissue_mm2,
-            "windows": self.windows, "windows_seen": self.windows_seen,
-        }  # fmt: skip
+def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
+    """The page over all results of the folder; what keeps it from being written is a warning."""
+    try:
+        return (report(out),)
+    except InputError as problem:
+        progress.warn(f"no report: {problem}")
+        return ()
 
 
 def survey(
