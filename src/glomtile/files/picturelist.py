@@ -54,8 +54,7 @@ class PictureList:
     trios : tuple of Trio
     films : tuple of Film
     datatype, tolerance
-        How the true masks are read; see `glomtile.files.masks.read_mask`. Predictions hold colours, of the same
-        tolerance.
+        How masks are read, see `glomtile.files.masks.read_mask`; predictions hold colours whatever the truth.
     """
 
     palette: Palette
