@@ -18,6 +18,7 @@ from glomtile.cli.progress import watching
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
+    from glomtile.engine.cluster import Cluster
     from glomtile.types import Progress
 
 app = typer.Typer(
@@ -31,6 +32,13 @@ app = typer.Typer(
 )
 app.add_typer(configs.app, name="config")
 
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Let the workers of this Dask scheduler do it, tcp://host:8786."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Let N processes of this machine do it side by side.")
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
 RgbMap = Annotated[
     str | None,
@@ -286,6 +294,8 @@ def segment(
     runtime: Annotated[
         str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
     ] = "auto",
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what each input is and how much there is to do.")
     ] = False,
@@ -308,7 +318,8 @@ def segment(
             _conclude(failed)
             return
         try:
-            result = verb.segment(inputs, out, request, progress=progress)
+            cluster = _cluster(scheduler, workers)
+            result = verb.segment(inputs, out, request, cluster=cluster, progress=progress)
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from there")
             raise
@@ -399,6 +410,17 @@ def _at_work(config: Path, overrides: Sequence[str] | None) -> Iterator[tuple[Co
             progress.warn(str(finding))
         wake_backend()
         yield settings, progress
+
+
+def _cluster(scheduler: str | None, workers: int | None) -> Cluster | None:
+    if scheduler is None and workers is None:
+        return None
+    from glomtile.engine.cluster import Cluster
+    from glomtile.errors import UsageError
+
+    if scheduler is not None and workers is not None:
+        raise UsageError("--workers", "expected a scheduler or a number of workers, got both")
+    return Cluster(scheduler, workers)
 
 
 def _palette(rgb_map: str | None) -> Palette:

@@ -98,7 +98,9 @@ class Segmenter:
             card = card.model_copy(update={"tta": tta})
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
-            return cls(OpenVinoPredictor(place, card), _of_file(card, card.runtime.name), settings)
+            threads = settings.network_threads if settings else None
+            light = OpenVinoPredictor(place, card, threads)
+            return cls(light, _of_file(card, card.runtime.name), settings)
         from glomtile.engine.predictor import KerasPredictor
 
         loaded = modelfolder.load_model_folder(place)
@@ -111,6 +113,11 @@ class Segmenter:
     def card(self) -> ModelCard:
         """What the model says of itself."""
         return self._card
+
+    @property
+    def settings(self) -> Settings:
+        """How slides are segmented, apart from the model."""
+        return self._settings
 
     @property
     def identity(self) -> dict[str, Any]:
