@@ -196,6 +196,8 @@ def crossval(
     against: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
     ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
 ) -> None:
     """Judge images by networks that did not see them."""
     with _at_work(config, overrides) as (settings, progress):
@@ -203,7 +205,14 @@ def crossval(
 
         try:
             result = verb(
-                settings, out, folds=folds, name=name, groups=groups, against=against, progress=progress
+                settings,
+                out,
+                folds=folds,
+                name=name,
+                groups=groups,
+                against=against,
+                cluster=_cluster(scheduler, workers),
+                progress=progress,
             )
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from the last epoch")

@@ -61,8 +61,8 @@ def crew_of(cluster: Cluster, job: Job, progress: Progress = SILENT) -> Iterator
         shutil.rmtree(job.folder, ignore_errors=True)
     workspace.write_text(mark_path(job.folder, token), "")
     try:
-        with _loggers_silent(), _connector(cluster) as connect:
-            crew = Crew(connect, job, token, progress)
+        with _loggers_silent(), _workplace(cluster) as (connect, revive):
+            crew = Crew(connect, revive, job, token, progress)
             try:
                 yield crew
             finally:
@@ -93,23 +93,34 @@ def _loggers_silent() -> Iterator[None]:
 
 
 @contextmanager
-def _connector(cluster: Cluster) -> Iterator[Callable[[float], Any]]:
+def _workplace(cluster: Cluster) -> Iterator[tuple[Callable[[float], Any], Callable[[], None]]]:
+    """What gives a client, and what brings workers where all are gone for long."""
     import distributed
 
     connect: Any = distributed.Client
     local_cluster: Any = distributed.LocalCluster
 
     if cluster.scheduler is not None:
-        yield lambda within_s: connect(cluster.scheduler, timeout=within_s, set_as_default=False)
+        yield (lambda within_s: connect(cluster.scheduler, timeout=within_s, set_as_default=False)), _nothing
         return
-    if cluster.workers is None or cluster.workers < 1:
+    wanted = cluster.workers or 0
+    if wanted < 1:
         raise UsageError("--workers", f"expected at least 1, got {cluster.workers}")
     with local_cluster(
-        n_workers=cluster.workers,
-        threads_per_worker=max(1, cores() // cluster.workers),
+        n_workers=wanted,
+        threads_per_worker=max(1, cores() // wanted),
         host="127.0.0.1",
         dashboard_address=None,
         memory_limit=0,  # the engine bounds its memory; Dask would end workers by a guess
         silence_logs=logging.CRITICAL,
     ) as local:
-        yield lambda within_s: connect(local, timeout=within_s, set_as_default=False)
+
+        def revive() -> None:
+            # Dask starts a dead worker anew, unless it died before its own start was told.
+            local.scale(len(local.workers) + wanted)
+
+        yield (lambda within_s: connect(local, timeout=within_s, set_as_default=False)), revive
+
+
+def _nothing() -> None:
+    """Whose workers they are starts them anew."""

@@ -37,7 +37,7 @@ _RETURN_S = 120.0
 """How long a scheduler that was there may be away."""
 
 _GATHER_S = 30.0
-_ALONE_S = 5.0
+_ALONE_S = 20.0
 _DIED, _FORGOTTEN = object(), object()
 
 
@@ -67,6 +67,8 @@ class Crew:
     ----------
     connect : callable
         Gives a client of the scheduler within so many seconds; called again when the scheduler was lost.
+    revive : callable
+        Called when no worker has been there for long.
     job : Job
     token : str
         Tells this run from others.
@@ -79,19 +81,33 @@ class Crew:
     workers, and of whose work a worker died is known. It costs a message there and back a piece.
     """
 
-    def __init__(self, connect: Callable[[float], Any], job: Job, token: str, progress: Progress) -> None:
-        self._connect, self._job, self._token, self._progress = connect, job, token, progress
+    def __init__(
+        self,
+        connect: Callable[[float], Any],
+        revive: Callable[[], None],
+        job: Job,
+        token: str,
+        progress: Progress,
+    ) -> None:
+        self._connect, self._revive, self._job, self._token, self._progress = (
+            connect,
+            revive,
+            job,
+            token,
+            progress,
+        )
         self._workers: dict[str, _Worker] = {}
         self._owners: dict[str, str] = {}
         self._ended: SimpleQueue[Any] = SimpleQueue()
         self._fallen: list[tuple[int, object]] = []
         self._steps: dict[int, int] = {}
-        self._shown = (0, 0)
+        self._shown: dict[str, float | str] = {}
         self._warned: set[str] = set()
         self._ever_ready = False
         self._lost_early = 0
         self._next_look = 0.0
         self._alone_since: float | None = None
+        self._told_alone = False
         try:
             self._client = self._met(_REACH_S)
         except (OSError, ValueError) as problem:
@@ -142,9 +158,10 @@ class Crew:
                     continue
                 left -= 1
                 if isinstance(what, Answer):
+                    self._steps[number] = what.count
                     for kind, text in what.lines:
                         (self._progress.warn if kind == "warn" else self._progress.note)(text)
-                self._progress.advance(1, workers=len(self.ready))
+                self._progress.advance(1, **self._figures())
                 yield number, what.value if isinstance(what, Answer) else GivenUp(deaths[number])
 
     def dismiss(self) -> None:
@@ -230,12 +247,15 @@ class Crew:
             )
         now = time.monotonic()
         if self._workers:
-            self._alone_since = None
+            self._alone_since, self._told_alone = None, False
         elif self._alone_since is None:
             self._alone_since = now
         elif now - self._alone_since > _ALONE_S:
-            self._alone_since = float("inf")
-            self._progress.note("no worker there; waiting for one")
+            self._alone_since = now
+            if not self._told_alone:
+                self._told_alone = True
+                self._progress.note("no worker there; waiting for one")
+            self._revive()
 
     def _hand_out(self, waiting: deque[int], items: Sequence[Any]) -> None:
         for address, worker in self._workers.items():
@@ -336,10 +356,13 @@ class Crew:
             self._progress.warn(f"worker {address} is left out: {reason}")
 
     def _show(self) -> None:
-        now = sum(self._steps.values()), len(self.ready)
-        if now != self._shown:
-            self._shown = now
-            self._progress.advance(0, windows=f"{now[0]:,}", workers=now[1])
+        figures = self._figures()
+        if figures != self._shown:
+            self._shown = figures
+            self._progress.advance(0, **figures)
+
+    def _figures(self) -> dict[str, float | str]:
+        return {self._job.figure: f"{sum(self._steps.values()):,}", "workers": str(len(self.ready))}
 
 
 def _asker() -> Callable[[], str | None]:

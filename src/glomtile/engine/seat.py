@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from glomtile.engine.threads import processor
 from glomtile.errors import GlomtileError, UsageError
@@ -17,9 +17,6 @@ from glomtile.types import Progress
 TOPIC = "glomtile"
 """Under this name workers tell how far they are."""
 
-COUNTED = "windows"
-"""The stage whose steps are told."""
-
 _TELL_EVERY_S = 1.0
 _SEEN_WITHIN_S = 3.0
 """How long a file of one machine may take to show on another."""
@@ -28,7 +25,16 @@ Work = Callable[[Any, Progress], Any]
 
 
 class Job(Protocol):
-    """What a run is about; it goes to the workers in a message, so it holds plain values only."""
+    """What a run is about; it goes to the workers in a message, so it holds plain values only.
+
+    Attributes
+    ----------
+    stage, figure : str
+        The steps of stages that begin with the first word are told, under the second.
+    """
+
+    stage: ClassVar[str]
+    figure: ClassVar[str]
 
     @property
     def folder(self) -> Path:
@@ -58,10 +64,13 @@ class Answer:
     value : object
     lines : tuple of (str, str)
         What was to be shown meanwhile: ``"note"`` or ``"warn"``, and the text.
+    count : int
+        Steps it took.
     """
 
     value: Any
     lines: tuple[tuple[str, str], ...]
+    count: int
 
 
 class NoSeat:
@@ -77,6 +86,7 @@ class _Seat:
     token: str
     mark: Path
     work: Work
+    stage: str
 
 
 _seat: _Seat | None = None
@@ -114,7 +124,7 @@ def take_seat(job: Job, token: str, name: str) -> Facts:
         _require_shared(mark, job.folder)
         workspace.write_text(answer_path(job.folder, token, name), token)
         threads = int(get_worker().state.nthreads)
-        _seat = _Seat(token, mark, job.ready(threads))
+        _seat = _Seat(token, mark, job.ready(threads), job.stage)
         return Facts(versions(), threads, processor())
 
 
@@ -126,7 +136,7 @@ def work_on(token: str, number: int, item: Any) -> Answer | NoSeat:
             return NoSeat()
         telling = _Telling(seat, number)
         value = seat.work(item, telling)
-        return Answer(value, tuple(telling.lines))
+        return Answer(value, tuple(telling.lines), telling.count)
 
 
 def leave_seat(token: str) -> None:
@@ -163,21 +173,22 @@ class _Telling:
 
         self.lines: list[tuple[str, str]] = []
         self._worker, self._seat, self._number = get_worker(), seat, number
-        self._counting, self._count, self._next = False, 0, 0.0
+        self.count = 0
+        self._counting, self._next = False, 0.0
 
     def start(self, title: str, total: int | None = None) -> None:
-        self._counting = title == COUNTED
+        self._counting = title.startswith(self._seat.stage)
 
     def advance(self, steps: int = 1, **figures: float | str) -> None:
         if self._counting:
-            self._count += steps
+            self.count += steps
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _TELL_EVERY_S
         if _seat is not self._seat or not self._seat.mark.exists():
             raise WithdrawnError("worker", "expected a run to work for, got one that has ended")
-        told = {"run": self._seat.token, "item": self._number, "count": self._count}
+        told = {"run": self._seat.token, "item": self._number, "count": self.count}
         self._worker.log_event(TOPIC, told)
 
     def note(self, text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from glomtile.errors import ClusterError, GlomtileError, InputError, ModelError, StorageError, UsageError
 from glomtile.files.lock import sole_run
@@ -137,7 +137,7 @@ def segment(
             outcomes = _here(files, out, segmenter, request, progress)
         else:
             outcomes = _there(files, out, segmenter, request, cluster, progress)
-        done, skipped = _gather(outcomes, out, failed, progress)
+        done, skipped = _gather(files, outcomes, out, failed, progress)
         told = write_run(out, segmenter, request.model, done, skipped, failed)
     folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
     summary = out / "summary.csv"
@@ -202,6 +202,9 @@ class SlideJob:
     request: Request
     identity: dict[str, Any]
 
+    stage: ClassVar[str] = "windows"
+    figure: ClassVar[str] = "windows"
+
     @property
     def folder(self) -> Path:
         """Where client and workers find each other's marks."""
@@ -243,6 +246,7 @@ def _tried(path: Path, progress: Progress, *, out: Path, segmenter: Segmenter, r
 
 
 def _gather(
+    files: Sequence[Path],
     outcomes: Iterable[tuple[Path, _Outcome]],
     out: Path,
     failed: list[tuple[Path, str]],
@@ -263,7 +267,8 @@ def _gather(
         (done if outcome.fresh else skipped).append(path)
         summary.add(path)
     summary.write()
-    return done, skipped
+    given = {path: number for number, path in enumerate(files)}
+    return sorted(done, key=given.__getitem__), sorted(skipped, key=given.__getitem__)
 
 
 def survey(
