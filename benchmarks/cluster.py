@@ -32,7 +32,8 @@ from glomtile.engine.cluster import Cluster
 from glomtile.engine.threads import cores, processor
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
-from glomtile.verbs.segment import Request, segment
+from glomtile.verbs.oneslide import Request
+from glomtile.verbs.segment import segment
 from slides import write_slide
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")

@@ -196,7 +196,7 @@ def measure(work: Path) -> None:
     segmenter = Segmenter.load(settings=Settings(network_threads=1, read_threads=1))
     print(f"loading the model: {time.process_time() - began:.2f} CPU s")
     seen = []
-    for side in (2000, 8000, 16000):
+    for side in (2000, 6000, 12000):
         path = work / f"measure-{side}.tif"
         write_slide(path, side, 0.25)
         began, read = time.process_time(), read_mb()

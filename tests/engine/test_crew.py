@@ -69,14 +69,10 @@ class Errands:
 class Told:
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.steps = 0
-        self.figures: dict[str, float | str] = {}
 
     def start(self, title: str, total: int | None = None) -> None: ...
 
-    def advance(self, steps: int = 1, **figures: float | str) -> None:
-        self.steps += steps
-        self.figures |= figures
+    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
 
     def note(self, text: str) -> None:
         self.lines.append(text)
@@ -110,14 +106,24 @@ def test_each_item_is_answered_once_by_workers_that_got_ready_once(scheduler: st
     told, items = Told(), [f"item {number}" for number in range(20)]
     with crew_for(scheduler, Errands(tmp_path), told) as crew:
         answers = list(crew.answers(items))
+        assert crew.figures() == {"windows": "60", "workers": str(len(crew.ready))}
         assert {facts.threads for facts in crew.ready.values()} == {1}
     assert sorted(answers) == sorted((n, item.upper()) for n, item in enumerate(items))
     assert sorted((tmp_path / "begun").read_text().splitlines()) == sorted(items)
     ready = (tmp_path / "ready").read_text().splitlines()
     assert len(ready) == len(set(ready)) <= 2
     assert sorted(told.lines) == sorted(f"{item} is done" for item in items)
-    assert (told.steps, told.figures["windows"]) == (20, "60")
     assert not (tmp_path / ".glomtile/cluster").exists()
+
+
+def test_items_may_be_added_while_others_are_answered(scheduler: str, tmp_path: Path) -> None:
+    answers = []
+    with crew_for(scheduler, Errands(tmp_path), Told()) as crew:
+        for number, answer in crew.answers(["a", "b"]):
+            answers.append((number, answer))
+            if number == 0:
+                assert list(crew.more(["c", "d"])) == [2, 3]
+    assert sorted(answers) == [(0, "A"), (1, "B"), (2, "C"), (3, "D")]
 
 
 def test_a_poisonous_item_is_given_up_after_three_workers_and_the_rest_is_done(

@@ -23,7 +23,9 @@ distributed = pytest.importorskip("distributed")
 
 from glomtile.engine.cluster import Cluster  # noqa: E402
 from glomtile.engine.windows import Settings  # noqa: E402
-from glomtile.verbs.segment import Request, SegmentResult, segment  # noqa: E402
+from glomtile.verbs import slidejob  # noqa: E402
+from glomtile.verbs.oneslide import Request  # noqa: E402
+from glomtile.verbs.segment import SegmentResult, segment  # noqa: E402
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
 SETTINGS = Settings(window_px=128)
@@ -101,12 +103,12 @@ def until(happened: Callable[[], object], run: Future[SegmentResult] | None = No
         time.sleep(0.005)
 
 
-def worker_amid(out: Path, slide: str) -> int | None:
+def worker_amid(out: Path, slide: str, lock: str | None = None) -> int | None:
     """The process that holds a slide of which some rows are done and some not."""
+    own = out / ".glomtile"
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        rows = json.loads((out / ".glomtile" / f"{slide}.work" / "state.json").read_text("utf-8"))["rows"]
-        if 0 < rows[0] < 2048:
-            return int(json.loads((out / ".glomtile" / f"{slide}.lock").read_text("utf-8"))["process"])
+        if 0 < int((own / f"{slide}.work" / "rows-0.txt").read_text("utf-8")) < 2048:
+            return int(json.loads((own / (lock or f"{slide}.lock")).read_text("utf-8"))["process"])
     return None
 
 
@@ -129,6 +131,28 @@ def test_workers_killed_amid_a_slide_change_nothing(
         assert run.result(PATIENCE_S).done == tuple(slides)
     assert len(killed) == 2
     assert_done_once(out, slides, expected)
+
+
+def test_panels_of_a_wide_slide_on_several_workers_are_one_result(
+    slides: list[Path],
+    request_: Request,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fewer slides than workers: the slide is cut. A worker is killed amid a panel."""
+    monkeypatch.setattr(slidejob, "PANEL_PX", 512)
+    out = tmp_path / "out"
+    with in_background(lambda: segment(slides[:1], out, request_, cluster=Cluster(workers=2))) as run:
+        until(lambda: worker_amid(out, "large", "large.0.lock"), run)
+        worker = worker_amid(out, "large", "large.0.lock")
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        assert run.result(PATIENCE_S).done == (slides[0],)
+    assert outputs(out) == {name: made for name, made in expected.items() if "large" in name}
+    note = json.loads((out / ".glomtile/large.json").read_text("utf-8"))
+    assert note["effort"]["windows"] == 0  # all were seen in panels, by others
+    assert sorted(path.name for path in (out / ".glomtile").iterdir()) == ["large.json", "lock"]
 
 
 def command(model: Path, out: Path, scheduler: str, slides: list[Path]) -> list[str]:

@@ -312,12 +312,13 @@ def segment(
     """Find, outline and measure glomeruli on slides."""
     from glomtile.engine.windows import Settings
     from glomtile.verbs import segment as verb
+    from glomtile.verbs.oneslide import Request, runtime_of
 
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = verb.Request(model, mpp, settings, tta, overwrite, zarr, runtime)
-    if verb.runtime_of(request) == "keras":
+    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime)
+    if runtime_of(request) == "keras":
         wake_backend()
     with watching() as progress:
         if dry_run:

@@ -96,6 +96,8 @@ class Crew:
             token,
             progress,
         )
+        self._items: list[Any] = []
+        self._waiting: deque[int] = deque()
         self._workers: dict[str, _Worker] = {}
         self._owners: dict[str, str] = {}
         self._ended: SimpleQueue[Any] = SimpleQueue()
@@ -144,25 +146,40 @@ class Crew:
         Exception
             What the work raised; other work is not waited for.
         """
-        waiting = deque(range(len(items)))
+        self._items = list(items)
+        self._waiting = deque(range(len(items)))
         deaths: Counter[int] = Counter()
-        left = len(items)
-        while left:
+        ended = 0
+        while ended < len(self._items):
             self._look()
-            self._hand_out(waiting, items)
+            self._hand_out()
             for number, what in self._happened():
                 if what is _DIED:
                     deaths[number] += 1
                 if what is _FORGOTTEN or (what is _DIED and deaths[number] < MOST_DEATHS):
-                    waiting.appendleft(number)
+                    self._waiting.appendleft(number)
                     continue
-                left -= 1
+                ended += 1
                 if isinstance(what, Answer):
                     self._steps[number] = what.count
                     for kind, text in what.lines:
                         (self._progress.warn if kind == "warn" else self._progress.note)(text)
-                self._progress.advance(1, **self._figures())
                 yield number, what.value if isinstance(what, Answer) else GivenUp(deaths[number])
+
+    def more(self, items: Sequence[Any]) -> range:
+        """Add items, to be worked on before those that wait; their numbers."""
+        numbers = range(len(self._items), len(self._items) + len(items))
+        self._items += items
+        self._waiting.extendleft(reversed(numbers))
+        return numbers
+
+    def present(self) -> int:
+        """How many workers the scheduler knows now, ready or not."""
+        return len(self._client.nthreads())
+
+    def figures(self) -> dict[str, float | str]:
+        """Steps that were told, and how many workers are ready."""
+        return {self._job.figure: f"{sum(self._steps.values()):,}", "workers": str(len(self.ready))}
 
     def dismiss(self) -> None:
         """Let the workers go: what they loaded is freed, work under way ends at its next step."""
@@ -257,13 +274,13 @@ class Crew:
                 self._progress.note("no worker there; waiting for one")
             self._revive()
 
-    def _hand_out(self, waiting: deque[int], items: Sequence[Any]) -> None:
+    def _hand_out(self) -> None:
         for address, worker in self._workers.items():
-            if not waiting:
+            if not self._waiting:
                 return
             if worker.stage == "ready" and worker.item is None:
-                worker.item = waiting.popleft()
-                self._give(address, worker, work_on, self._token, worker.item, items[worker.item])
+                worker.item = self._waiting.popleft()
+                self._give(address, worker, work_on, self._token, worker.item, self._items[worker.item])
 
     def _give(self, address: str, worker: _Worker, function: Callable[..., Any], *values: Any) -> None:
         key = f"glomtile-{worker.stage}-{secrets.token_hex(8)}"
@@ -356,13 +373,10 @@ class Crew:
             self._progress.warn(f"worker {address} is left out: {reason}")
 
     def _show(self) -> None:
-        figures = self._figures()
+        figures = self.figures()
         if figures != self._shown:
             self._shown = figures
             self._progress.advance(0, **figures)
-
-    def _figures(self) -> dict[str, float | str]:
-        return {self._job.figure: f"{sum(self._steps.values()):,}", "workers": str(len(self.ready))}
 
 
 def _asker() -> Callable[[], str | None]:

@@ -126,6 +126,7 @@ def run_folds(job: FoldJob, folds: int, cluster: Cluster | None, progress: Progr
     with sole_run(job.run / ".glomtile", progress), crew_of(cluster, job, progress) as crew:
         progress.start("folds", folds)
         for fold, answer in crew.answers(range(folds)):
+            progress.advance(1, **crew.figures())
             if isinstance(answer, GivenUp):
                 raise ClusterError(
                     f"fold {fold + 1}",
