@@ -14,8 +14,12 @@ import heapq
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
+
+from glomtile.types import Progress
 
 SIDE_MM, GLASS_SHARE = 25.0, 0.8
 """100,000 px at 0.25 µm per pixel; a fifth of it is tissue (assumed)."""
@@ -185,7 +189,9 @@ def limits(constants: Constants, site: Site) -> None:
 
 
 def measure(work: Path) -> None:
-    """CPU seconds and bytes of two painted slides of one core; the difference is what tissue takes."""
+    """CPU seconds of painted slides on one core, the bytes of their levels, and the client's time."""
+    import tifffile
+
     from glomtile.engine.segmenter import Segmenter
     from glomtile.engine.windows import Settings
     from glomtile.verbs.slidenotes import identity_of
@@ -199,22 +205,51 @@ def measure(work: Path) -> None:
     for side in (2000, 6000, 12000):
         path = work / f"measure-{side}.tif"
         write_slide(path, side, 0.25)
-        began, read = time.process_time(), read_mb()
+        began = time.process_time()
         identity_of(path, None, segmenter)
         found = segmenter.segment(path)
-        size = sum(p.stat().st_size for p in found.save(work / "out"))
-        seen.append((found.tissue.area_mm2, time.process_time() - began, read_mb() - read, size / 1e6))
-        print(f"{side:,} px: {seen[-1][0]:.2f} mm², {seen[-1][1]:.2f} CPU s, {seen[-1][2]:.1f} MB read of "
-              f"{path.stat().st_size / 1e6:.1f}, {seen[-1][3]:.2f} MB written", flush=True)  # fmt: skip
-    (small, *_), last = seen[1], seen[-1]
-    per_mm2 = [(b - a) / (last[0] - small) for a, b in zip(seen[1], last, strict=True)][1:]
-    print(f"per mm²: {per_mm2[0]:.3f} CPU s, {per_mm2[1]:.3f} MB read, {per_mm2[2]:.4f} MB written")
+        written_mb = sum(p.stat().st_size for p in found.save(work / "out")) / 1e6
+        seen.append((found.tissue.area_mm2, time.process_time() - began, written_mb))
+        with tifffile.TiffFile(path) as file:
+            level_mb = [sum(page.databytecounts) / 1e6 / (side * 0.25e-3) ** 2 for page in file.pages]
+        levels = ", ".join(f"{mb:.3f}" for mb in level_mb)
+        print(f"{side:,} px: {seen[-1][0]:.2f} mm² of tissue, {seen[-1][1]:.2f} CPU s, {written_mb:.2f} MB "
+              f"written; levels of {levels} MB a mm²", flush=True)  # fmt: skip
+    (area, *_), last = seen[1], seen[-1]
+    cpu_s, written = ((b - a) / (last[0] - area) for a, b in zip(seen[1][1:], last[1:], strict=True))
+    print(f"per mm² of tissue: {cpu_s:.3f} CPU s, {written:.3f} MB written; "
+          f"whatever the tissue: {last[1] - cpu_s * last[0]:.2f} CPU s", flush=True)  # fmt: skip
+    measure_client(work)
 
 
-def read_mb() -> float:
-    """What this process read from files so far, from the cache or not (Linux)."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("rchar")) / 1e6
+@dataclass(frozen=True)
+class Nothing:
+    """Work that takes no time: all that is left is handing it out."""
+
+    root: Path
+    stage: ClassVar[str] = "windows"
+    figure: ClassVar[str] = "windows"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / ".glomtile" / "cluster"
+
+    def ready(self, threads: int) -> Callable[[str, Progress], str]:
+        return lambda item, progress: item
+
+
+def measure_client(work: Path, pieces: int = 1000) -> None:
+    """CPU seconds of client and scheduler, which are one process here, for pieces that take no time."""
+    from glomtile.engine.cluster import Cluster, crew_of
+
+    with crew_of(Cluster(workers=1), Nothing(work)) as crew:
+        answers = crew.answers([f"piece {number}" for number in range(pieces)])
+        next(answers)
+        began, wall = time.process_time(), time.perf_counter()
+        answered = len(list(answers))
+        spent, wall = time.process_time() - began, time.perf_counter() - wall
+    print(f"client and scheduler: {1000 * spent / answered:.2f} CPU ms a piece, "
+          f"{1000 * wall / answered:.2f} ms from one to the next")  # fmt: skip
 
 
 def main() -> None:
