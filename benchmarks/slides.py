@@ -64,13 +64,14 @@ class LazySlide:
     def at(self, mpp: float | None) -> LazySlide:
         return self
 
-    def is_tissue(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return np.broadcast_to((columns[None, :] % self.pitch_px) < self.core_px, (len(rows), len(columns)))
+    def is_tissue(self, columns: np.ndarray) -> np.ndarray:
+        return columns % self.pitch_px < self.core_px
 
     def _sample(self, rows: np.ndarray, columns: np.ndarray) -> UInt8:
         rows, columns = np.clip(rows, 0, self.size_px[0] - 1), np.clip(columns, 0, self.size_px[1] - 1)
-        pixels = self._pattern[rows[:, None] % 2048, columns % self.pitch_px % 2048].copy()
-        pixels[~self.is_tissue(rows, columns)] = GLASS
+        inside = self.is_tissue(columns)
+        pixels = np.full((len(rows), len(columns), 3), GLASS, np.uint8)
+        pixels[:, inside] = self._pattern[rows % 2048][:, columns[inside] % self.pitch_px]
         return pixels
 
     def read(self, box: Box) -> UInt8:
@@ -223,11 +224,11 @@ def whole(told: argparse.Namespace) -> None:
 
 def tissue(told: argparse.Namespace) -> None:
     """A slide mostly of tissue and one mostly of glass: each with the mask and without, in turn."""
-    write_slide(told.slide)
-    for name, slide, window_px in (
-        ("the pyramid", told.slide, 384),
-        (f"lazy slide of {told.lazy:,} px, thin cores", LazySlide(told.lazy), None),
-    ):
+    kinds = [(f"lazy slide of {told.lazy:,} px, thin cores", LazySlide(told.lazy), None)]
+    if not told.thin_only:
+        write_slide(told.slide)
+        kinds.append(("the pyramid", told.slide, 384))
+    for name, slide, window_px in kinds:
         ratios = []
         for _ in range(told.rounds):
             masked, with_s, cpu = segmented(told.model, slide, Settings(window_px=window_px))
@@ -394,6 +395,7 @@ def main() -> None:
         one.add_argument("--kills", type=int, default=50)
         one.add_argument("--side", type=int, default=8000)
         one.add_argument("--lazy", type=int, default=10_000)
+        one.add_argument("--thin-only", action="store_true", help="without the slide that is mostly tissue")
     one = what.add_parser("objects")
     one.add_argument("model", type=Path)
     one.add_argument("--pictures", type=int, default=40)

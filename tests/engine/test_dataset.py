@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomtile.core.augment import Augmentation
@@ -134,6 +134,32 @@ def test_every_image_gives_its_share_of_crops() -> None:
     counts = np.bincount([int(x[0, 0, 0]) for x, _ in drawn(source, 0)], minlength=4)
     assert counts.min() >= 2
     assert counts.max() <= 3
+
+
+@given(
+    st.lists(st.floats(0, 4), min_size=1, max_size=6).filter(lambda weights: sum(weights) > 0.1),
+    st.integers(1, 60),
+    st.integers(0, 5),
+)
+@settings(deadline=None, max_examples=40)
+def test_weights_give_every_image_its_crops_to_within_one(
+    weights: list[float], samples: int, epoch: int
+) -> None:
+    flat = DecodedPairs(
+        [Pair(str(i), Path(), Path()) for i in range(len(weights))],
+        lambda pair: (np.full((8, 8, 3), int(pair.stem), np.uint8), np.zeros((8, 8), np.uint8)),
+        16,
+    )
+    source = CropSource(flat, (8, 8), samples, 0.5, Augmentation(), 1, weights=weights)
+    counts = np.bincount([int(x[0, 0, 0]) for x, _ in drawn(source, epoch)], minlength=len(weights))
+    expected = np.array(weights) / np.sum(weights) * samples
+    assert (np.abs(counts - expected) < 1 + 1e-6).all()
+
+
+def test_a_weighted_epoch_differs_from_the_next_and_repeats() -> None:
+    source = CropSource(decoded(), (32, 32), 12, 0.5, BUSY, 1, weights=[1, 2, 1, 0])
+    assert all(equal(a, b) for a, b in zip(drawn(source, 0), drawn(source, 0), strict=True))
+    assert not all(equal(a, b) for a, b in zip(drawn(source, 0), drawn(source, 1), strict=True))
 
 
 def test_the_foreground_share_is_kept() -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from glomtile.config.schema_fields import About, Byte, Count, PathSetting, Section, setting
+
+ImageWeight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+"""How often crops are drawn from an image, as a multiple of what others give."""
 
 _OLDER = About(inert="only the older family's pre-processing reads it")
 
@@ -31,6 +36,11 @@ class DatasetSettings(Section):
     foreground_share: float = setting(0.5, "share of crops that hold an object", ours=True, ge=0, le=1)
     edge_share: float = setting(
         0.0, "share of crops that see an edge of the picture where it had none", ours=True, ge=0, le=1
+    )
+    image_weights: dict[str, ImageWeight] = setting(
+        {},
+        "crops from an image, by the pattern of its name, against the others; 1 where no pattern fits",
+        about=About(ours=True, expects='a map of patterns to numbers from 0 to 1000: {"painted*" = 0.25}'),
     )
     image_mpp: float | None = setting(
         None, "scale of images whose files carry none", unit="µm/px", ours=True, ge=0.05, le=20

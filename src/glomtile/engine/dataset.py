@@ -121,10 +121,10 @@ class TileSource:
 class CropSource:
     """Random crops straight from whole images, a stated share of them centred near foreground.
 
-    Each image gives as many crops an epoch as the others, give or take one. Geometry is composed
-    with the crop, so that a rotated crop shows the tissue beside it and not its own mirror. Centres
-    lie anywhere in the image: crops hang over its edge and see mirrored tissue there, as the windows
-    of tiled inference do (docs/experiments.md has what that is worth).
+    Each image gives as many crops an epoch as the others, give or take one, unless `weights` says
+    otherwise. Geometry is composed with the crop, so that a rotated crop shows the tissue beside it
+    and not its own mirror. Centres lie anywhere in the image: crops hang over its edge and see mirrored
+    tissue there, as the windows of tiled inference do (docs/experiments.md has what that is worth).
 
     Parameters
     ----------
@@ -140,6 +140,9 @@ class CropSource:
     edge_share : float
         Share of crops, 0 to 1, for which the image is cut off somewhere within the crop, and mirrored
         there as at its own edge: few objects are cut by the edges of a few images, and those are the hardest.
+    weights : sequence of float, optional
+        One number >= 0 an image, not all 0: its crops in proportion to the others', in every epoch to
+        within one.
     """
 
     def __init__(
@@ -151,6 +154,7 @@ class CropSource:
         augmentation: Augmentation,
         seed: int,
         edge_share: float = 0.0,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self._decoded = decoded
         self._size_px = size_px
@@ -159,15 +163,13 @@ class CropSource:
         self._augmentation = augmentation
         self._seed = seed
         self._edge_share = edge_share
+        self._ends = None if weights is None else np.cumsum(weights) / np.sum(weights)
 
     def __len__(self) -> int:
         return self._samples
 
     def sample(self, epoch: int, index: int) -> Sample:
-        count = len(self._decoded)
-        lap, place = divmod(index, count)
-        order = np.random.default_rng([self._seed, epoch, lap]).permutation(count)
-        image, labels = self._decoded[int(order[place])]
+        image, labels = self._decoded[self._picture(epoch, index)]
         rng = np.random.default_rng([self._seed, epoch, index, 1])
         centre = self._centre(labels, rng)
         if self._edge_share > 0 and rng.random() < self._edge_share:
@@ -175,6 +177,17 @@ class CropSource:
         return augment(
             image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
         )
+
+    def _picture(self, epoch: int, index: int) -> int:
+        """Which image sample `index` is cut from."""
+        if self._ends is None:
+            lap, place = divmod(index, len(self._decoded))
+            order = np.random.default_rng([self._seed, epoch, lap]).permutation(len(self._decoded))
+            return int(order[place])
+        # Systematic sampling: evenly spaced points on the weights laid end to end, taken in random order.
+        rng = np.random.default_rng([self._seed, epoch])
+        place = (rng.random() + rng.permutation(self._samples)[index]) / self._samples
+        return int(np.searchsorted(self._ends, place, side="right"))
 
     def _cut_off(
         self, image: UInt8, labels: UInt8, centre: tuple[float, float], rng: np.random.Generator

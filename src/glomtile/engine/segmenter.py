@@ -25,7 +25,7 @@ from glomtile.engine.objectstream import ObjectFinder, ObjectStream
 from glomtile.engine.pictures import Tiling
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
-from glomtile.engine.windows import Settings, chosen_window, panel_px, slide_plan
+from glomtile.engine.windows import Settings, chosen_window, panel_px, picture_margin, slide_plan
 from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import LabelStore, panels_of
@@ -204,7 +204,9 @@ class Segmenter:
 
     def _picture(self, name: str, slide: SlideLike, scale: float, progress: Progress) -> Segmentation:
         """A picture in memory, labelled at its own size."""
-        window, overlap = self._window
+        window = self._window[0]
+        size = slide.at(self._predictor.mpp).size_px
+        overlap = picture_margin(size, self._window, self._settings, self._predictor.stride_px)
         tiling = Tiling(window - 2 * overlap, overlap, batch_size=self._settings.batch_size)
         said = answer_picture(slide, scale, self._predictor, tiling, progress)
         began = perf_counter()

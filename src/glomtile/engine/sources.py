@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,42 @@ def training_source(config: Config) -> Source:
             augmentation,
             config.train.seed,
             config.dataset.edge_share,
+            image_weights(config, [pair.stem for pair in decoded.pairs]),
         )
     # The reference's generator draws so many steps, however many tiles there are.
     steps = config.train.steps_per_epoch if config.model.generator else None
     samples = None if steps is None else steps * config.train.batch_size
     return TileSource(decoded, size_px, augmentation, config.train.seed, samples)
+
+
+def image_weights(config: Config, stems: Sequence[str]) -> list[float] | None:
+    """How often each image is drawn from, by ``[dataset] image_weights``; ``None`` where it says nothing.
+
+    Parameters
+    ----------
+    config : Config
+    stems : sequence of str
+        Names of the images without their suffix. The first pattern that fits one counts; without any its
+        weight is 1. A pattern may fit no image: a fold of a cross-validation lacks some.
+
+    Raises
+    ------
+    ConfigError
+        When every image would have the weight 0.
+    """
+    patterns = config.dataset.image_weights
+    if not patterns:
+        return None
+    weights = [
+        next((weight for pattern, weight in patterns.items() if fnmatchcase(stem, pattern)), 1.0)
+        for stem in stems
+    ]
+    if not any(weights):
+        raise ConfigError(
+            "[dataset] image_weights",
+            f"expected some image of a weight above 0, got none among {len(stems)}",
+        )
+    return weights
 
 
 def judging_source(config: Config, split: str) -> Source:

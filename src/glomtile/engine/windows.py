@@ -14,6 +14,9 @@ WINDOW_PX = 1024
 """Side of a window, margins included, unless memory or the network allow less."""
 
 _MARGIN_PX = 128
+_MIRRORED_PX = 64
+"""Margin of a picture in one window, where there is only its own mirror image to see (docs/results.md)."""
+
 _STRIP_BYTES = 400 * 2**20
 """What the rows being blended may take: panels are as wide as this allows."""
 
@@ -81,6 +84,28 @@ def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> 
         while window > least and window**2 * predictor.bytes_per_px > budget:
             window -= stride
     return max(window, least), overlap
+
+
+def picture_margin(
+    size_px: tuple[int, int], window: tuple[int, int], settings: Settings, stride_px: int
+) -> int:
+    """Margin of the windows over a picture, in pixels: less where one window sees all of it.
+
+    Parameters
+    ----------
+    size_px : (int, int)
+        The picture's at the network's scale.
+    window : (int, int)
+        Side and margin of `chosen_window`.
+    settings : Settings
+        A margin that it gives is kept.
+    stride_px : int
+    """
+    side_px, overlap_px = window
+    mirrored = min(overlap_px, round_up(_MIRRORED_PX, stride_px))
+    if settings.overlap_px is None and max(size_px) + 2 * mirrored <= side_px:
+        return mirrored
+    return overlap_px
 
 
 def panel_px(plan: Plan, num_classes: int) -> int:
