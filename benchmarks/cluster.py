@@ -27,11 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-from glomtile.core.phantom import paint
 from glomtile.engine.cluster import Cluster
 from glomtile.engine.threads import cores, processor
 from glomtile.engine.windows import Settings
-from glomtile.files.images import write_png
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment
 from slides import write_slide
@@ -105,24 +103,20 @@ def speed(told: argparse.Namespace) -> None:
 
 
 def overhead(told: argparse.Namespace) -> None:
-    """One worker of one core against this process on one core, the same small pictures."""
-    folder = told.work / "small"
-    pictures = [folder / f"{number:03}.png" for number in range(told.pictures)]
-    for number, path in enumerate(pictures):
-        if not path.exists():
-            write_png(path, paint(100_000 + number, (512, 512), 2.0, "plain").image, 2.0)
+    """One worker of one core against this process on one core, the same small slides."""
+    slides = painted(told.work, told.small, 1000)
     request, ratios = Request(settings=Settings(network_threads=1)), []
     everything = os.sched_getaffinity(0)
     for _ in range(told.rounds):
         with workers(1) as (cluster, _):
-            there = timed(pictures, told.work / "out", request, cluster)
+            there = timed(slides, told.work / "out", request, cluster)
         os.sched_setaffinity(0, {min(everything)})
-        here = timed(pictures, told.work / "out", request, None)
+        here = timed(slides, told.work / "out", request, None)
         os.sched_setaffinity(0, everything)
         ratios.append(there / here)
-        print(f"{len(pictures)} pictures: here {here:.2f} s, one worker {there:.2f} s, "
+        print(f"{len(slides)} slides: here {here:.2f} s, one worker {there:.2f} s, "
               f"overhead {100 * (there / here - 1):+.1f} %, "
-              f"{1000 * (there - here) / len(pictures):.1f} ms a picture", flush=True)  # fmt: skip
+              f"{1000 * (there - here) / len(slides):.1f} ms a slide", flush=True)  # fmt: skip
     print(f"median overhead {100 * (statistics.median(ratios) - 1):+.1f} %")
 
 
@@ -206,7 +200,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--slides", type=int, default=8)
     parser.add_argument("--side", type=int, default=8000, help="of a slide at 0.5 µm per pixel")
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--small", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=20)
     told = parser.parse_args()

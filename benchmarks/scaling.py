@@ -47,13 +47,13 @@ class Constants:
         A worker's start and the loading of the model.
     """
 
-    compute_s_per_mm2: float = 0.62
-    look_s: float = 3.0
-    read_mb_per_mm2: float = 0.35
-    look_mb: float = 12.0
-    written_mb_per_mm2: float = 0.02
-    client_ms: float = 3.0
-    ready_s: float = 6.0
+    compute_s_per_mm2: float = 0.71
+    look_s: float = 2.0
+    read_mb_per_mm2: float = 0.36
+    look_mb: float = 17.0
+    written_mb_per_mm2: float = 0.2
+    client_ms: float = 8.0
+    ready_s: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def limits(constants: Constants, site: Site) -> None:
     mm2 = SIDE_MM**2 * (1 - GLASS_SHARE)
     slide_s = constants.look_s + constants.compute_s_per_mm2 * mm2
     slide_mb = constants.look_mb + _mb_per_mm2(constants) * mm2
-    print(f"a slide: {slide_s:.0f} s, {slide_mb:.0f} MB; the storage feeds "
+    print(f"a slide of that size: {slide_s:.0f} s, {slide_mb:.0f} MB; the storage feeds "
           f"{site.storage_mb_per_s / (slide_mb / slide_s):,.0f} workers, the client "
           f"{slide_s / (constants.client_ms / 1000):,.0f}")  # fmt: skip
 

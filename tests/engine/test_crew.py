@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ class Errands:
         return self.root / ".glomtile" / "cluster"
 
     def ready(self, threads: int) -> Any:
-        time.sleep(1)  # Dask does not start a worker anew that dies before it has told of its start
         if self.said:
             raise ModelError("model", self.said)
         with (self.root / "ready").open("a") as file:
@@ -82,18 +80,24 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    """A scheduler and two worker processes that are started anew when they die."""
+def by_value() -> Iterator[None]:
+    """Send what is defined here whole: workers cannot import a test."""
     import cloudpickle
 
     here = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(here)  # workers cannot import a test
+    cloudpickle.register_pickle_by_value(here)
+    yield
+    cloudpickle.unregister_pickle_by_value(here)
+
+
+@pytest.fixture(scope="module")
+def scheduler(by_value: None) -> Iterator[str]:
+    """A scheduler and two worker processes."""
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0,
         silence_logs=50,
     ) as local:  # fmt: skip
         yield local.scheduler_address
-    cloudpickle.unregister_pickle_by_value(here)
 
 
 @contextmanager
@@ -127,10 +131,10 @@ def test_items_may_be_added_while_others_are_answered(scheduler: str, tmp_path: 
 
 
 def test_a_poisonous_item_is_given_up_after_three_workers_and_the_rest_is_done(
-    scheduler: str, tmp_path: Path
+    by_value: None, tmp_path: Path
 ) -> None:
     items = ["kills", "a", "kills once", "b", "c"]
-    with crew_for(scheduler, Errands(tmp_path), Told()) as crew:
+    with crew_of(Cluster(workers=2), Errands(tmp_path), Told()) as crew:
         answers = dict(crew.answers(items))
     assert answers == {0: GivenUp(3), 1: "A", 2: "KILLS ONCE", 3: "B", 4: "C"}
     begun = (tmp_path / "begun").read_text().splitlines()

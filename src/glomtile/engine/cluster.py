@@ -62,7 +62,7 @@ def crew_of(cluster: Cluster, job: Job, progress: Progress = SILENT) -> Iterator
     workspace.write_text(mark_path(job.folder, token), "")
     try:
         with _loggers_silent(), _workplace(cluster) as (connect, revive):
-            crew = Crew(connect, revive, job, token, progress)
+            crew = Crew(connect, revive, cluster.workers or 1, job, token, progress)
             try:
                 yield crew
             finally:
@@ -93,8 +93,8 @@ def _loggers_silent() -> Iterator[None]:
 
 
 @contextmanager
-def _workplace(cluster: Cluster) -> Iterator[tuple[Callable[[float], Any], Callable[[], None]]]:
-    """What gives a client, and what brings workers where all are gone for long."""
+def _workplace(cluster: Cluster) -> Iterator[tuple[Callable[[float], Any], Callable[[int], None]]]:
+    """What gives a client, and what brings workers where some have been missing for long."""
     import distributed
 
     connect: Any = distributed.Client
@@ -110,17 +110,17 @@ def _workplace(cluster: Cluster) -> Iterator[tuple[Callable[[float], Any], Calla
         n_workers=wanted,
         threads_per_worker=max(1, cores() // wanted),
         host="127.0.0.1",
-        dashboard_address=None,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         memory_limit=0,  # the engine bounds its memory; Dask would end workers by a guess
         silence_logs=logging.CRITICAL,
     ) as local:
 
-        def revive() -> None:
+        def revive(missing: int) -> None:
             # Dask starts a dead worker anew, unless it died before its own start was told.
-            local.scale(len(local.workers) + wanted)
+            local.scale(len(local.workers) + missing)
 
         yield (lambda within_s: connect(local, timeout=within_s, set_as_default=False)), revive
 
 
-def _nothing() -> None:
+def _nothing(missing: int) -> None:
     """Whose workers they are starts them anew."""

@@ -37,7 +37,7 @@ _RETURN_S = 120.0
 """How long a scheduler that was there may be away."""
 
 _GATHER_S = 30.0
-_ALONE_S = 20.0
+_SHORT_S = 20.0
 _DIED, _FORGOTTEN = object(), object()
 
 
@@ -68,7 +68,9 @@ class Crew:
     connect : callable
         Gives a client of the scheduler within so many seconds; called again when the scheduler was lost.
     revive : callable
-        Called when no worker has been there for long.
+        Brings so many workers more; called when some have been missing for long.
+    wanted : int
+        How many should be there.
     job : Job
     token : str
         Tells this run from others.
@@ -84,7 +86,8 @@ class Crew:
     def __init__(
         self,
         connect: Callable[[float], Any],
-        revive: Callable[[], None],
+        revive: Callable[[int], None],
+        wanted: int,
         job: Job,
         token: str,
         progress: Progress,
@@ -108,7 +111,8 @@ class Crew:
         self._ever_ready = False
         self._lost_early = 0
         self._next_look = 0.0
-        self._alone_since: float | None = None
+        self._wanted = wanted
+        self._short_since: float | None = None
         self._told_alone = False
         try:
             self._client = self._met(_REACH_S)
@@ -262,17 +266,20 @@ class Crew:
                 f"expected one that lives through loading the model, got {self._lost_early} dead ones",
                 "have they memory enough? their own logs say more",
             )
-        now = time.monotonic()
-        if self._workers:
-            self._alone_since, self._told_alone = None, False
-        elif self._alone_since is None:
-            self._alone_since = now
-        elif now - self._alone_since > _ALONE_S:
-            self._alone_since = now
-            if not self._told_alone:
+        self._miss(time.monotonic())
+
+    def _miss(self, now: float) -> None:
+        """Have workers brought that have been missing for long, and say so where nobody is there."""
+        if len(self._workers) >= self._wanted:
+            self._short_since, self._told_alone = None, False
+        elif self._short_since is None:
+            self._short_since = now
+        elif now - self._short_since > _SHORT_S:
+            self._short_since = now
+            if not self._workers and not self._told_alone:
                 self._told_alone = True
                 self._progress.note("no worker there; waiting for one")
-            self._revive()
+            self._revive(self._wanted - len(self._workers))
 
     def _hand_out(self) -> None:
         for address, worker in self._workers.items():
