@@ -183,7 +183,7 @@ def test_a_folder_that_workers_do_not_share_is_refused(scheduler: str, tmp_path:
 
 def test_a_scheduler_that_nobody_reaches_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REACH_S", 0.5)
-    for address in ("tcp://127.0.0.1:9", "nonsense://here"):
+    for address in ("tcp://127.0.0.1:9", "nonsense://here", "here"):
         with (
             pytest.raises(UsageError, match="expected a Dask scheduler"),
             crew_of(Cluster(address), Errands(tmp_path)),

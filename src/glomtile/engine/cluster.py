@@ -101,6 +101,7 @@ def _workplace(cluster: Cluster) -> Iterator[tuple[Callable[[float], Any], Calla
     local_cluster: Any = distributed.LocalCluster
 
     if cluster.scheduler is not None:
+        _require_address(cluster.scheduler)
         yield (lambda within_s: connect(cluster.scheduler, timeout=within_s, set_as_default=False)), _nothing
         return
     wanted = cluster.workers or 0
@@ -113,6 +114,7 @@ def _workplace(cluster: Cluster) -> Iterator[tuple[Callable[[float], Any], Calla
         scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         memory_limit=0,  # the engine bounds its memory; Dask would end workers by a guess
         silence_logs=logging.CRITICAL,
+        preload=["glomtile.engine.seat"],
     ) as local:
 
         def revive(missing: int) -> None:
@@ -120,6 +122,18 @@ def _workplace(cluster: Cluster) -> Iterator[tuple[Callable[[float], Any], Calla
             local.scale(len(local.workers) + missing)
 
         yield (lambda within_s: connect(local, timeout=within_s, set_as_default=False)), revive
+
+
+def _require_address(address: str) -> None:
+    from distributed.comm.addressing import parse_address
+    from distributed.comm.registry import get_backend
+
+    try:
+        get_backend(parse_address(address, strict=True)[0])
+    except ValueError as problem:
+        raise UsageError(
+            "--scheduler", f"expected a Dask scheduler's address as tcp://host:8786, got {address!r}"
+        ) from problem
 
 
 def _nothing(missing: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -137,6 +138,11 @@ def work_on(token: str, number: int, item: Any) -> Answer | NoSeat:
         telling = _Telling(seat, number)
         value = seat.work(item, telling)
         return Answer(value, tuple(telling.lines), telling.count)
+
+
+def dask_setup(worker: object) -> None:
+    """Called by Dask in workers of this machine: Ctrl-C is the client's business, who ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def leave_seat(token: str) -> None:
