@@ -15,7 +15,6 @@ import pytest
 
 distributed = pytest.importorskip("distributed")
 
-import glomtile  # noqa: E402
 from glomtile.engine import crew as module  # noqa: E402
 from glomtile.engine import seat  # noqa: E402
 from glomtile.engine.cluster import Cluster, crew_of  # noqa: E402
@@ -160,8 +159,8 @@ def test_a_worker_that_cannot_get_ready_is_named_with_its_reason(scheduler: str,
 def test_a_worker_of_another_version_is_sent_nothing(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = glomtile.__version__
-    monkeypatch.setattr(glomtile, "__version__", "9.9.9")
+    ours = module.versions()["glomtile"]
+    monkeypatch.setattr(module, "versions", lambda: {"glomtile": "9.9.9"})
     with (
         pytest.raises(UsageError, match=f"expected glomtile 9.9.9, got glomtile {ours}"),
         crew_for(scheduler, Errands(tmp_path), Told()) as crew,

@@ -12,13 +12,13 @@ import typer
 import glomtile
 from glomtile.cli import configs, models
 from glomtile.cli.backend import greeting_held_back, wake_backend
+from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.progress import watching
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
-    from glomtile.engine.cluster import Cluster
     from glomtile.types import Progress
 
 app = typer.Typer(
@@ -32,13 +32,6 @@ app = typer.Typer(
 )
 app.add_typer(configs.app, name="config")
 
-Scheduler = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="Let the workers of this Dask scheduler do it, tcp://host:8786."),
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Let N processes of this machine do it side by side.")
-]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
 RgbMap = Annotated[
     str | None,
@@ -211,7 +204,7 @@ def crossval(
                 name=name,
                 groups=groups,
                 against=against,
-                cluster=_cluster(scheduler, workers),
+                cluster=cluster_of(scheduler, workers),
                 progress=progress,
             )
         except KeyboardInterrupt:
@@ -328,7 +321,7 @@ def segment(
             _conclude(failed)
             return
         try:
-            cluster = _cluster(scheduler, workers)
+            cluster = cluster_of(scheduler, workers)
             result = verb.segment(inputs, out, request, cluster=cluster, progress=progress)
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from there")
@@ -420,17 +413,6 @@ def _at_work(config: Path, overrides: Sequence[str] | None) -> Iterator[tuple[Co
             progress.warn(str(finding))
         wake_backend()
         yield settings, progress
-
-
-def _cluster(scheduler: str | None, workers: int | None) -> Cluster | None:
-    if scheduler is None and workers is None:
-        return None
-    from glomtile.engine.cluster import Cluster
-    from glomtile.errors import UsageError
-
-    if scheduler is not None and workers is not None:
-        raise UsageError("--workers", "expected a scheduler or a number of workers, got both")
-    return Cluster(scheduler, workers)
 
 
 def _palette(rgb_map: str | None) -> Palette:

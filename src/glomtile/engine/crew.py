@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from glomtile.engine.modelfolder import versions
 from glomtile.engine.seat import (
     TOPIC,
     Answer,
@@ -364,11 +365,10 @@ class Crew:
 
     def _compare(self, address: str, worker: _Worker, said: object) -> None:
         """Go on with a worker of our version: what is sent to another may not mean the same there."""
-        import glomtile
-
-        if said != glomtile.__version__:
+        ours = versions().get("glomtile")
+        if said != ours:
             got = f"glomtile {said}" if said else "an installation without glomtile"
-            self._unfit(address, worker, f"expected glomtile {glomtile.__version__}, got {got}")
+            self._unfit(address, worker, f"expected glomtile {ours}, got {got}")
             return
         worker.stage = "preparing"
         self._give(address, worker, take_seat, self._job, self._token, worker.name)
