@@ -1,4 +1,5 @@
 # make demo: from nothing to a report, on painted biopsies.   make test: everything that is checked.
+# make docs: the documentation site, into site/.
 # Needs Python >= 3.11 and make; the rest is installed into .venv once, and again when pyproject.toml changes.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,7 +13,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 DEMO ?= demo
 
-.PHONY: demo test lint types contracts pytest test-jax test-torch help clean
+.PHONY: demo test docs lint types contracts pytest test-jax test-torch help clean
 
 help:
 	@grep -hE '^# make' Makefile
@@ -35,6 +36,11 @@ contracts: .venv/installed
 pytest: .venv/installed
 	$(BIN)/pytest -n $(WORKERS)
 
+# Strict: a broken link or a name without a docstring ends it.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "open site/index.html"
+
 # The network and the engine on Keras' other backends, each in its own environment.
 test-jax: .venv-jax/installed
 	KERAS_BACKEND=jax .venv-jax/bin/pytest tests/nets tests/models tests/engine
@@ -45,7 +51,8 @@ test-torch: .venv-torch/installed
 .venv/installed: EXTRAS = cpu,test
 .venv-jax/installed: EXTRAS = jax,test
 .venv-torch/installed: EXTRAS = torch,test
-.venv/installed .venv-jax/installed .venv-torch/installed: pyproject.toml
+.venv-docs/installed: EXTRAS = docs
+.venv/installed .venv-docs/installed .venv-jax/installed .venv-torch/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "installing glomtile[$(EXTRAS)] into $(@D) (once; a few minutes)"
 	"$(PYTHON)" -m venv $(@D)
@@ -54,4 +61,4 @@ test-torch: .venv-torch/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch
+	rm -rf site .venv .venv-docs .venv-jax .venv-torch

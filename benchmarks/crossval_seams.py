@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--mpp", type=float, default=0.5)
+    parser.add_argument("--tta", help="turned copies to average, instead of the models'")
+    parser.add_argument("--threshold", type=float, help="instead of the models'")
     told = parser.parse_args()
     tiled: list[UInt8] = []
     moved: list[UInt8] = []
@@ -40,7 +42,8 @@ def main() -> None:
     for fold in sorted(told.run.glob("fold-*")):
         loaded = load_model_folder(fold / "models" / "last")
         assert loaded.card.mpp is not None
-        predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, loaded.card.tta)
+        tta, threshold = told.tta or loaded.card.tta, told.threshold or loaded.card.threshold
+        predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, tta, threshold=threshold)
         side = round(FORCED_TILE_PX * told.mpp / loaded.card.mpp)
         tiling = Tiling(split_size=side, overlapping=predictor.context_px)
         for stem in json.loads((fold / "held_out.json").read_text("utf-8")):

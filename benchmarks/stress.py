@@ -89,9 +89,9 @@ class Case:
         return bool(self.doubts.warnings)
 
 
-def loaded(fold: Path) -> Segmenter:
+def loaded(fold: Path, tta: str | None, threshold: float | None) -> Segmenter:
     """The fold's model; one that was trained before models knew it learns how its training images look."""
-    segmenter = Segmenter.load(fold / "models" / "last")
+    segmenter = Segmenter.load(fold / "models" / "last", tta=tta, threshold=threshold)
     if segmenter.card.familiar is None:
         config = load_config(fold / "fold.toml")
         familiar = familiar_tissue(config, split_pairs(config, "train"))
@@ -123,10 +123,14 @@ def marked(image: UInt8, truth: UInt8, labels: UInt8) -> UInt8:
 
 
 def fold_cases(
-    fold: Path, data: Path, wanted: Sequence[Change], phantom_count: int, most_images: int | None
+    fold: Path,
+    segmenter: Segmenter,
+    data: Path,
+    wanted: Sequence[Change],
+    phantom_count: int,
+    most_images: int | None,
 ) -> Iterator[Case]:
     """All cases of one fold's held-out images and of the phantoms."""
-    segmenter = loaded(fold)
     stems = json.loads((fold / "held_out.json").read_text("utf-8"))[:most_images]
     for stem in stems:
         image, truth = (
@@ -266,6 +270,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("stress"))
     parser.add_argument("--phantoms", type=int, default=4, help="phantoms of each stain for each fold")
     parser.add_argument("--images", type=int, help="at most so many held-out images of each fold")
+    parser.add_argument("--tta", help="turned copies to average, instead of the models'")
+    parser.add_argument("--threshold", type=float, help="instead of the models'")
     parser.add_argument("--conditions", nargs="*", help="names of conditions; all by default")
     parser.add_argument(
         "--noisy", nargs="*", default=["10165", "10215"], help="images whose labels are wrong"
@@ -280,7 +286,8 @@ def main() -> None:
     told.out.mkdir(parents=True, exist_ok=True)
     began, cases = time.perf_counter(), list[Case]()
     for fold in folds:
-        for case in fold_cases(fold, told.data, wanted, told.phantoms, told.images):
+        segmenter = loaded(fold, told.tta, told.threshold)
+        for case in fold_cases(fold, segmenter, told.data, wanted, told.phantoms, told.images):
             cases.append(case)
             told_of = "; ".join(case.doubts.warnings)
             print(f"{case.fold} {case.stem} {case.condition}: {case.dice:.3f} {told_of}", file=sys.stderr)

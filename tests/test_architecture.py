@@ -71,6 +71,12 @@ def test_networks_know_keras_and_no_backend() -> None:
     assert not _names(path for path, tree in nets.items() if _imports(tree) & {"tensorflow", "jax", "torch"})
 
 
+def test_the_base_install_holds_no_scipy_and_charts_alone_know_matplotlib() -> None:
+    assert not _names(path for path, tree in TREES.items() if _imports(tree) & {"scipy", "skimage"})
+    drawing = {"files/charts.py", "files/figures.py", "verbs/netdrawing.py"}
+    assert set(_names(path for path, tree in TREES.items() if "matplotlib" in _imports(tree))) == drawing
+
+
 def test_only_the_command_prints() -> None:
     below = {path: tree for path, tree in TREES.items() if path.parent.name != "cli"}
     assert not _names(path for path, tree in below.items() if "print" in _calls(tree))

@@ -144,6 +144,8 @@ def test_other_channels_and_unknown_words_are_refused():
         KerasPredictor(red_network(), POINT, tta="mirror")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="RGB or BGR, got 'GRB'"):
         KerasPredictor(red_network(), POINT, color_order="GRB")
+    with pytest.raises(UsageError, match="threshold"):
+        KerasPredictor(red_network(), POINT, threshold=1.0)
 
 
 def test_activations_alive_at_once_are_counted_by_hand_the_same():
@@ -194,3 +196,22 @@ def test_a_budget_too_small_for_any_window_is_refused_with_the_least_that_is_not
 def test_a_network_that_normalises_over_the_window_gets_no_automatic_window():
     with pytest.raises(UsageError, match="normalises over the whole window"):
         largest_window(measured(local=False), 512, (2000, 2000), 64)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.25, 0.8])
+def test_a_threshold_is_where_both_classes_are_equally_likely(threshold):
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    before = KerasPredictor(red_network(), POINT)(image[None])[0]
+    after = KerasPredictor(red_network(), POINT, threshold=threshold)(image[None])[0]
+    assert after.sum(axis=-1) == pytest.approx(np.ones((16, 16)), abs=1e-6)
+    np.testing.assert_array_equal(after[..., 1] > 0.5, before[..., 1] > threshold)
+    inner = (before[..., 1] > 0.01) & (before[..., 1] < 0.99)
+    odds = [(probs[..., 0] / probs[..., 1])[inner] for probs in (before, after)]
+    assert odds[1] / odds[0] == pytest.approx(np.full(inner.sum(), threshold / (1 - threshold)), rel=1e-4)
+
+
+def test_a_threshold_leaves_the_other_classes_as_likely_to_each_other(unet, geometry):
+    image = picture(16, 16)
+    before, after = (KerasPredictor(unet, geometry, threshold=t)(image[None])[0] for t in (0.5, 0.2))
+    assert (after[..., 0] < before[..., 0]).all()
+    np.testing.assert_allclose(after[..., 1] / after[..., 2], before[..., 1] / before[..., 2], rtol=1e-4)

@@ -16,7 +16,10 @@ WITHOUT = """
 import importlib.util, sys
 from importlib.abc import MetaPathFinder
 
-EXTRAS = {"keras", "tensorflow", "jax", "torch", "onnx", "onnxruntime", "h5py"}
+EXTRAS = {
+    "keras", "tensorflow", "jax", "torch", "onnx", "onnxruntime", "h5py",
+    "matplotlib", "contourpy", "scipy", "skimage", "networkx",
+}
 
 class Refusing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -56,18 +59,35 @@ def test_a_picture_is_segmented(exported_model: Path, picture: Path, tmp_path: P
     assert "backend" not in told["versions"]
 
 
+def test_masks_are_scored_with_sheets_and_a_report(picture: Path, tmp_path: Path) -> None:
+    for name, width in (("truth", 90), ("predictions", 110)):
+        mask = np.zeros((320, 360, 3), np.uint8)
+        mask[40:200, 50 : 50 + width] = (255, 0, 0)
+        write_png(tmp_path / name / "biopsy.png", mask)
+    out = tmp_path / "scores"
+    line = ("score", tmp_path / "predictions", tmp_path / "truth", "-o", out, "--images", picture.parent)
+    assert run(*line).returncode == 0
+    assert run("report", out).returncode == 0
+    assert (out / "sheets/01_biopsy.png").is_file()
+    assert (out / "report.html").is_file()
+
+
 @pytest.mark.parametrize(
     "line",
     [
         ("segment", "{picture}", "--mpp", 0.5, "-m", "{model}", "-o", "{out}", "--runtime", "keras"),
         ("export", "{model}"),
         ("demo", "-o", "{out}"),
+        ("stats", "{dataset}", "-o", "{out}"),
     ],
 )
-def test_what_needs_keras_says_so_in_one_line(
+def test_what_needs_an_extra_says_so_in_one_line(
     line: tuple[object, ...], exported_model: Path, picture: Path, tmp_path: Path
 ) -> None:
-    names = {"picture": picture, "model": exported_model, "out": tmp_path / "out"}
+    dataset = tmp_path / "dataset"
+    for kind in ("images", "masks"):
+        write_png(dataset / "train" / kind / "a.png", np.zeros((32, 32, 3), np.uint8))
+    names = {"picture": picture, "model": exported_model, "dataset": dataset, "out": tmp_path / "out"}
     done = run(*(str(word).format(**names) for word in line))
     assert done.returncode == 2, done.stderr
     assert "pip install 'glomtile[cpu]'" in done.stderr

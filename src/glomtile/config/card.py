@@ -26,6 +26,7 @@ _TOLD_ONLY = (
     "runtime",
     "bytes_per_px",
     "tta",
+    "threshold",
     "objects",
 )
 """What no result depends on, or is told of by itself (files' digests, turned copies, object rules)."""
@@ -209,6 +210,8 @@ class ModelCard(_Record):
         Margin per side that tiled inference shares by default.
     tta : str
         Over which turned copies of a window the answer is averaged by default.
+    threshold : float
+        Probability of not being background from which a pixel is not.
     objects : ObjectSettings
         How labels become objects.
     stride_px, context_px : int
@@ -240,6 +243,7 @@ class ModelCard(_Record):
     tile_px: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     overlap_px: int = Field(default=0, ge=0)
     tta: Literal["none", "flips", "rotations", "all"] = "none"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
     objects: ObjectSettings = ObjectSettings()
     stride_px: int = Field(ge=1)
     context_px: int = Field(ge=0)

@@ -65,7 +65,7 @@ class Config(BaseModel):
     """Every setting of a run.
 
     Sections are attributes under the INI's own names. ``Config()`` holds the defaults;
-    :func:`glomtile.config.load.load_config` reads a file, ``make_config`` a mapping.
+    `glomtile.load_config` reads a file, ``glomtile.config.load.make_config`` a mapping.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -146,7 +146,7 @@ class Config(BaseModel):
         return value
 
     def folder(self, section: str, key: str) -> Path:
-        """A path that a command cannot do without, absolute; see :meth:`need`."""
+        """A path that a command cannot do without, absolute; see `need`."""
         return self.resolve(self.need(section, key))
 
     def resolve(self, path: str | Path) -> Path:

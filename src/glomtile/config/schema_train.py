@@ -158,6 +158,9 @@ class TiledInferSettings(Section):
     tta: Literal["none", "flips", "rotations", "all"] = setting(
         "none", "average over turned copies of each window", ours=True
     )
+    threshold: float = setting(
+        0.5, "probability of not being background from which a pixel is not", ours=True, gt=0, lt=1
+    )
 
 
 class ImageSettings(Section):

@@ -104,14 +104,19 @@ def template() -> str:
             value, mark = info.default, "# "
             if (name, key) in _STARTER:
                 value, mark = _STARTER[name, key], ""
-            lines.append(f"\n# {info.description}{unit}: {_wanted(name, key, info)}")
-            lines.append(f"{mark}{key} = {tomlkit.item(_item(value)).as_string()}")
+            lines.append(f"\n# {info.description}{unit}: {wanted(name, key, info)}")
+            lines.append(f"{mark}{key} = {spelt(value)}")
         if lines:
             parts += [f"\n[{name}]", *lines]
     return "\n".join(parts) + "\n"
 
 
-def _wanted(section: str, key: str, info: FieldInfo) -> str:
+def spelt(value: Any) -> str:
+    """A setting's value as it is written in TOML."""
+    return str(tomlkit.item(_item(value)).as_string())
+
+
+def wanted(section: str, key: str, info: FieldInfo) -> str:
     """What a setting may be, as TOML has it; of networks, those that are built."""
     names = BUILT_NETWORKS if (section, key) == ("model", "model") else about(info).known
     if not names:

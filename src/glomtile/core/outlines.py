@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from glomtile.core.levellines import level_rings
 from glomtile.types import Box, Float32
 
 _SIMPLIFIED_BY_PX = 0.15
@@ -178,17 +179,14 @@ def _level_enclosing(field: Float32, pixels: int) -> float:
 
 def _level_line(field: Float32, level: float) -> shapely.Polygon:
     """The largest area above a level, its holes cut out, empty if none; the field's rim must lie below."""
-    from skimage.measure import find_contours
-
-    lines: list[NDArray[np.float64]] = find_contours(field, level)  # type: ignore[no-untyped-call]
-    rings = [line[:, ::-1] for line in lines if len(line) > 3]
+    rings = [ring[:, ::-1] for ring in level_rings(field, level) if len(ring) > 3]
     solids = [shapely.make_valid(shapely.Polygon(ring)) for ring in rings if _encloses_high(ring)]
     holes = [shapely.make_valid(shapely.Polygon(ring)) for ring in rings if not _encloses_high(ring)]
     return largest_polygon(shapely.difference(shapely.union_all(solids), shapely.union_all(holes)))
 
 
 def _encloses_high(ring: NDArray[np.float64]) -> bool:
-    """`find_contours` winds around what is low so that the sign of the area tells."""
+    """`level_rings` winds around what is low so that the sign of the area tells."""
     x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
     return bool(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) > 0)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.core.objects import exact_distance, find_objects
+from glomtile.core.watershed import watershed
 from glomtile.errors import InputError
 from glomtile.types import Float32
 
@@ -169,7 +170,7 @@ def split_touching(mask: NDArray[np.bool_], depth: float, smallest_px: int) -> t
     distance = exact_distance(np.pad(mask, 1))[1:-1, 1:-1]
     summits = _summits(distance, depth)
     while len(summits) > 1:
-        ids = _watershed(distance, mask, summits)
+        ids = watershed(distance, mask, summits)
         areas = np.bincount(ids.ravel(), minlength=len(summits) + 1)[1:]
         too_small = np.flatnonzero(areas < smallest_px)
         if not len(too_small):
@@ -265,18 +266,6 @@ def _highest_in_cell(distance: Float32, place: tuple[int, int], factor: int) -> 
     cell = distance[top : top + factor, left : left + factor]
     row, column = np.unravel_index(int(np.argmax(cell)), cell.shape)
     return top + int(row), left + int(column)
-
-
-def _watershed(
-    distance: Float32, mask: NDArray[np.bool_], summits: list[tuple[int, int]]
-) -> NDArray[np.int32]:
-    from skimage.segmentation import watershed
-
-    markers = np.zeros(mask.shape, np.int32)
-    for number, summit in enumerate(summits, start=1):
-        markers[summit] = number
-    ids = watershed(-distance, markers, connectivity=2, mask=mask)  # type: ignore[no-untyped-call]
-    return np.asarray(ids, dtype=np.int32)
 
 
 def _in_reading_order(ids: NDArray[np.int32], count: int) -> NDArray[np.int32]:

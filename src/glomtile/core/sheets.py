@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,9 +13,6 @@ from glomtile.core.objects import find_objects
 from glomtile.core.palette import RGB, Palette
 from glomtile.errors import InputError
 from glomtile.types import IGNORE, UInt8
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
 
 PANEL_PX = 512
 CELL_PX = 256
@@ -38,6 +32,11 @@ _MARGIN = 16
 _GAP = 10
 _TINT = 0.5
 _SPECK_PX = 14
+
+# OpenCV brings this font along since version 5, and for what it lacks another of most scripts: a file name
+# need not be ASCII.
+_FONT, _WEIGHT = "sans", 400
+_ASCENT = 0.9
 
 
 def comparison_sheet(
@@ -262,7 +261,7 @@ def _legend_lines(
     lines: list[list[tuple[int, RGB, str]]] = []
     x = width + 1
     for colour, name in legend:
-        needed = round(1.5 * text_px + _font(text_px).getlength(name))
+        needed = round(1.5 * text_px + _text_width(name, text_px))
         if not lines or x + needed > width:
             lines.append([])
             x = 0
@@ -272,29 +271,21 @@ def _legend_lines(
 
 
 def _write(sheet: UInt8, texts: Sequence[tuple[int, int, str, int, RGB, int]]) -> UInt8:
-    from PIL import Image, ImageDraw
-
-    canvas = Image.fromarray(sheet)
-    draw = ImageDraw.Draw(canvas)
-    for left, top, text, size, colour, room in texts:
-        font = _font(size)
-        draw.text((left, top), _shortened(text, font, room), fill=colour, font=font)
-    return np.asarray(canvas).copy()
+    for left, top, text, size_px, colour, room in texts:
+        start = left, top + round(_ASCENT * size_px)
+        line = _shortened(text, size_px, room)
+        cv2.putText(sheet, line, start, colour, cv2.FontFace(_FONT), size_px, _WEIGHT)
+    return sheet
 
 
-def _shortened(text: str, font: FreeTypeFont, room: int) -> str:
+def _shortened(text: str, size_px: int, room: int) -> str:
     line = " ".join(text.split())
-    if font.getlength(line) <= room:
+    if _text_width(line, size_px) <= room:
         return line
-    ends = range(len(line))
-    fits = bisect_right(ends, float(room), key=lambda end: float(font.getlength(line[:end] + "…")))
+    fits = bisect_right(range(len(line)), room, key=lambda end: _text_width(line[:end] + "…", size_px))
     return line[: max(0, fits - 1)] + "…"
 
 
-@lru_cache(maxsize=16)
-def _font(size_px: int) -> FreeTypeFont:
-    # OpenCV writes ASCII only, and a file name need not be: matplotlib brings a font of many scripts along.
-    import matplotlib as mpl
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size_px)
+def _text_width(text: str, size_px: int) -> int:
+    _, _, width, _ = cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace(_FONT), size_px, _WEIGHT)
+    return int(width)

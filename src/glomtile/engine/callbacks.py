@@ -12,7 +12,7 @@ from typing import Any
 
 from glomtile.errors import MissingExtraError
 from glomtile.files import workspace
-from glomtile.files.figures import plot_curves
+from glomtile.files.figures import plot_curves, require_charts
 
 History = list[dict[str, float]]
 """One dictionary of figures an epoch, ``loss``, ``val_loss``, … , oldest first."""
@@ -93,11 +93,19 @@ class CurveFiles:
     history_json : Path
     metric_names : sequence of str
         The metric and its validation twin, as `[train] metrics` names them.
+
+    Raises
+    ------
+    MissingExtraError
+        The plots' library is not installed.
     """
 
     eval_dir: Path
     history_json: Path
     metric_names: Sequence[str] = field(default=("dice_coef_multiclass", "val_dice_coef_multiclass"))
+
+    def __post_init__(self) -> None:
+        require_charts()
 
     def __call__(self, end: EpochEnd) -> None:
         self.eval_dir.mkdir(parents=True, exist_ok=True)

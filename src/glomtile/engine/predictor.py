@@ -108,6 +108,8 @@ class TilePredictor:
         Average over 1, 4, 4 or 8 turned copies.
     color_order : {"RGB", "BGR"}
         Order of the channels that the network was trained with; tiles are always given as RGB.
+    threshold : float
+        Above 0 and below 1: the probability of not being background that becomes 0.5, see Notes.
     name : object
         The network or its file, named in errors.
 
@@ -116,11 +118,15 @@ class TilePredictor:
     ModelError
         When the network does not take three channels.
     UsageError
-        When `tta` or `color_order` is unknown.
+        When `tta` or `color_order` is unknown, or `threshold` is out of range.
 
     Notes
     -----
     A network with one output (sigmoid) is presented as two classes, background first.
+
+    A threshold t other than 0.5 multiplies the odds of background by t / (1 - t), as another share of
+    background would (Saerens et al. 2002, doi 10.1162/089976602753284446). So of two classes the second is
+    the likelier where its probability was above t, and whatever follows need not know of thresholds.
     """
 
     def __init__(
@@ -130,6 +136,7 @@ class TilePredictor:
         mpp: float | None = None,
         tta: Tta = "none",
         color_order: str = "RGB",
+        threshold: float = 0.5,
         name: object = "network",
     ) -> None:
         if network.channels != 3:
@@ -138,9 +145,12 @@ class TilePredictor:
             raise UsageError("tta", f"expected one of {', '.join(get_args(Tta))}, got {tta!r}")
         if color_order not in ("RGB", "BGR"):
             raise UsageError("color_order", f"expected RGB or BGR, got {color_order!r}")
+        if not 0 < threshold < 1:
+            raise UsageError("threshold", f"expected a number between 0 and 1, got {threshold}")
         self._network = network
         self._turns = _TURNS[tta]
         self._bgr = color_order == "BGR"
+        self._background_odds = np.float32(threshold / (1 - threshold))
         self._stride_px, self._context_px = geometry.stride_px, geometry.context_px
         self._local = geometry.local
         self._mpp = mpp
@@ -189,6 +199,8 @@ class TilePredictor:
         probs = self._turned(batch)[:, :height, :width]
         if self._network.outputs == 1:
             probs = np.concatenate([1 - probs, probs], axis=-1)
+        if self._background_odds != 1:
+            probs = with_background_odds(probs, self._background_odds)
         return np.ascontiguousarray(probs)
 
     def _turned(self, batch: UInt8) -> Float32:
@@ -205,6 +217,16 @@ class TilePredictor:
         return total if len(self._turns) == 1 else total / np.float32(len(self._turns))
 
 
+def with_background_odds(probs: Float32, factor: np.float32) -> Float32:
+    """Probabilities ``(..., K)`` with the odds of class 0 multiplied; they sum to what they summed to."""
+    background = probs[..., 0]
+    total = probs.sum(axis=-1)
+    scale = total / (total + (factor - np.float32(1)) * background)
+    changed = probs * scale[..., None]
+    changed[..., 0] *= factor
+    return np.asarray(changed, np.float32)
+
+
 class KerasPredictor(TilePredictor):
     """A Keras network as a predictor.
 
@@ -215,7 +237,7 @@ class KerasPredictor(TilePredictor):
     ----------
     model : keras.Model
         Takes ``(N, h, w, 3)`` with values 0 to 255, answers ``(N, h, w, K)`` probabilities.
-    geometry, mpp, tta, color_order
+    geometry, mpp, tta, color_order, threshold
         See `TilePredictor`, errors too.
     """
 
@@ -226,6 +248,7 @@ class KerasPredictor(TilePredictor):
         mpp: float | None = None,
         tta: Tta = "none",
         color_order: str = "RGB",
+        threshold: float = 0.5,
     ) -> None:
         import keras
 
@@ -236,7 +259,7 @@ class KerasPredictor(TilePredictor):
             lambda: network_bytes_per_px(model, geometry.stride_px),
             f"keras-{keras.backend.backend()}",
         )
-        super().__init__(network, geometry, mpp, tta, color_order, model.name)
+        super().__init__(network, geometry, mpp, tta, color_order, threshold, model.name)
 
 
 def _forward(model: keras.Model) -> Callable[[UInt8], Float32]:

@@ -118,7 +118,9 @@ class OpenVinoPredictor(TilePredictor):
             )
         per_px = card.bytes_per_px or _BYTES_PER_PX_AND_FILTER * card.network.base_filters
         network = Network(forward, channels, outputs, lambda: per_px, "openvino", exported.precision)
-        super().__init__(network, _CardGeometry(card), card.mpp, card.tta, card.color_order, path)
+        super().__init__(
+            network, _CardGeometry(card), card.mpp, card.tta, card.color_order, card.threshold, path
+        )
 
 
 def openvino_forward(

@@ -66,6 +66,7 @@ class Segmenter:
         settings: Settings | None = None,
         tta: Any = None,
         *,
+        threshold: float | None = None,
         runtime: str = "auto",
     ) -> Segmenter:
         """Load a model folder.
@@ -77,6 +78,8 @@ class Segmenter:
         settings : Settings, optional
         tta : {"none", "flips", "rotations", "all"}, optional
             Over which turned copies of a window the answer is averaged; the model's own choice by default.
+        threshold : float, optional
+            Probability from which a pixel is no background; the model's own by default.
         runtime : {"auto", "openvino", "keras"}
             What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
 
@@ -85,7 +88,7 @@ class Segmenter:
         ModelError
             The folder is no model, or damaged, or has no file for the runtime.
         UsageError
-            `tta` or `runtime` is unknown.
+            `tta` or `runtime` is unknown, `threshold` not between 0 and 1.
         MissingExtraError
             The runtime is not installed.
         """
@@ -96,6 +99,8 @@ class Segmenter:
         card = modelfolder.read_card(place)
         if tta is not None:
             card = card.model_copy(update={"tta": tta})
+        if threshold is not None:
+            card = card.model_copy(update={"threshold": threshold})
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
             threads = settings.network_threads if settings else None
@@ -105,7 +110,7 @@ class Segmenter:
 
         loaded = modelfolder.load_model_folder(place)
         predictor = KerasPredictor(
-            loaded.model, loaded.geometry, card.mpp, tta=card.tta, color_order=card.color_order
+            loaded.model, loaded.geometry, card.mpp, card.tta, card.color_order, card.threshold
         )
         return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
 
@@ -128,6 +133,7 @@ class Segmenter:
             "runtime": getattr(self._predictor, "runtime", None),
             "precision": getattr(self._predictor, "precision", None),
             "tta": self._card.tta,
+            "threshold": self._card.threshold,
             "objects": self._card.objects.model_dump(mode="json"),
             "window_px": self._window[0],
             "overlap_px": self._window[1],

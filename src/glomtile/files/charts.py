@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glomtile.core.census import Stain
+from glomtile.files.figures import require_charts
 from glomtile.files.workspace import atomic_write
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[Stain]], un
 @contextmanager
 def _drawing(path: Path, size_inch: tuple[float, float]) -> Iterator[Figure]:
     """A figure to draw on, written whole or not at all; pyplot's global state is not touched."""
+    require_charts()
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

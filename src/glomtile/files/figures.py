@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from glomtile.errors import InputError
+from glomtile.errors import InputError, MissingExtraError
 from glomtile.files.tables import read_csv
 from glomtile.files.workspace import atomic_write
 
@@ -61,6 +62,21 @@ def read_curves(path: Path) -> Curves:
     return Curves(x_name, columns[x_name], {name: columns[name] for name in names})
 
 
+def require_charts() -> None:
+    """Refuse to begin where charts cannot be drawn.
+
+    Raises
+    ------
+    MissingExtraError
+        Matplotlib, which draws them, is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError(
+            "charts", "expected Matplotlib, which draws them, got an installation without it",
+            "pip install 'glomtile[cpu]', or gpu, jax or torch in place of cpu",
+        )  # fmt: skip
+
+
 def plot_curves(csv_path: Path, png_path: Path, title: str) -> Path:
     """Draw every column of a CSV over its first one.
 
@@ -77,7 +93,13 @@ def plot_curves(csv_path: Path, png_path: Path, title: str) -> Path:
     -------
     Path
         `png_path`.
+
+    Raises
+    ------
+    MissingExtraError
+        See `require_charts`.
     """
+    require_charts()
     # Figure and canvas by hand: pyplot keeps global state and asks the machine for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from glomtile.core.grid import Span
-from glomtile.types import UInt8
-
-if TYPE_CHECKING:
-    from scipy import sparse
+from glomtile.types import Float32, UInt8
 
 _BAND_PX = 2 * 2**20
 """Most source pixels that are held as floats at once."""
+
+_CACHED = 2**16
+"""Numbers that are added up at once, so that they stay near the processor."""
 
 
 def source_span(wanted: Span, zoom: float, length_px: int) -> Span:
@@ -99,30 +100,60 @@ def _is_whole(zoom: float) -> bool:
     return zoom >= 1 and zoom == round(zoom) and 1 / (1 / zoom) == zoom
 
 
+@dataclass(frozen=True, eq=False)
+class _Mixture:
+    """What each wanted pixel of an axis is made of.
+
+    Attributes
+    ----------
+    taps : (wanted, t) int64 ndarray
+        Source pixels, counted from the first one that is given, from low to high.
+    shares : (wanted, t) float32 ndarray
+        What each gives; rows sum to 1. A tap beyond the source repeats another and gives nothing.
+    """
+
+    taps: NDArray[np.int64]
+    shares: Float32
+
+    def of(self, lines: Float32, first: int = 0) -> Float32:
+        """Mix lines ``(n, m)`` that begin with source pixel `first`, always in the order of the taps."""
+        mixed = np.empty((len(self.taps), lines.shape[1]), np.float32)
+        step = max(1, _CACHED // lines.shape[1])
+        for top in range(0, len(mixed), step):
+            taps, shares = self.taps[top : top + step] - first, self.shares[top : top + step, :, None]
+            part = mixed[top : top + step]
+            np.multiply(lines[taps[:, 0]], shares[:, 0], out=part)
+            for tap in range(1, taps.shape[1]):
+                line = lines[taps[:, tap]]
+                line *= shares[:, tap]
+                part += line
+        return mixed
+
+    def rows(self, start: int, stop: int) -> _Mixture:
+        return _Mixture(self.taps[start:stop], self.shares[start:stop])
+
+
 def _weighted(
     source: UInt8, spans: tuple[Span, Span], wanted: tuple[Span, Span], zoom: tuple[float, float]
 ) -> UInt8:
-    """The same for any factor, by two products with weights, some rows at a time."""
-    down, across = (_weights(spans[i], wanted[i], zoom[i]) for i in (0, 1))
+    """The same for any factor, by two mixtures, some rows at a time."""
+    down, across = (_mixture(spans[i], wanted[i], zoom[i]) for i in (0, 1))
     height, width = wanted[0].length, wanted[1].length
     result = np.empty((height, width, 3), np.uint8)
     step = max(1, int(_BAND_PX / max(source.shape[1] * max(zoom[0], 1.0), 1)))
     for top in range(0, height, step):
-        part = down[top : top + step]
-        used = np.flatnonzero(np.diff(part.tocsc().indptr))
-        first, last = int(used[0]), int(used[-1]) + 1
+        part = down.rows(top, top + step)
+        first, last = int(part.taps.min()), int(part.taps.max()) + 1
         lines = source[first:last].reshape(last - first, -1).astype(np.float32)
-        tall = (part[:, first:last] @ lines).reshape(part.shape[0], source.shape[1], 3)
+        tall = part.of(lines, first).reshape(len(part.taps), source.shape[1], 3)
         turned = np.ascontiguousarray(tall.transpose(1, 0, 2)).reshape(source.shape[1], -1)
-        small = (across @ turned).reshape(width, part.shape[0], 3).transpose(1, 0, 2)
+        small = across.of(turned).reshape(width, len(part.taps), 3).transpose(1, 0, 2)
         result[top : top + step] = np.rint(small)
     return result
 
 
-def _weights(span: Span, wanted: Span, zoom: float) -> sparse.csr_matrix[Any]:
-    """``(wanted, source)``: what each source pixel gives to each wanted one; rows sum to 1."""
-    from scipy import sparse
-
+def _mixture(span: Span, wanted: Span, zoom: float) -> _Mixture:
+    """What the source pixels of `span` give to those of `wanted`."""
     at = np.arange(wanted.start, wanted.stop, dtype=np.float64)
     if zoom >= 1:
         # A level that was rounded down ends before the slide: what begins behind it repeats its last pixel.
@@ -130,17 +161,11 @@ def _weights(span: Span, wanted: Span, zoom: float) -> sparse.csr_matrix[Any]:
         first = np.floor(low).astype(np.int64)
         taps = first[:, None] + np.arange(math.ceil(zoom) + 1)
         share = np.minimum(taps + 1, high[:, None]) - np.maximum(taps, low[:, None])
+        share = np.where((taps >= span.start) & (taps < span.stop), np.maximum(share, 0.0), 0.0)
     else:
         centre = (at + 0.5) * zoom - 0.5
         first = np.floor(centre).astype(np.int64)
         taps = first[:, None] + np.arange(2)
         share = 1 - np.abs(taps - centre[:, None])
-        taps = np.clip(taps, span.start, span.stop - 1)
-    share = np.where((taps >= span.start) & (taps < span.stop), np.maximum(share, 0.0), 0.0)
     share /= share.sum(axis=1, keepdims=True)
-    kept = share > 0
-    rows = np.broadcast_to(np.arange(len(at))[:, None], taps.shape)
-    values = share[kept].astype(np.float32), (rows[kept], taps[kept] - span.start)
-    matrix = sparse.coo_matrix(values, shape=(len(at), span.length)).tocsr()
-    matrix.sort_indices()
-    return matrix
+    return _Mixture(np.clip(taps, span.start, span.stop - 1) - span.start, share.astype(np.float32))

@@ -285,6 +285,7 @@ def _add_row(
         "folds": folds,
         "epochs": config.train.epochs,
         "tta": config.tiledinfer.tta,
+        "threshold": config.tiledinfer.threshold,
         "seconds": round(seconds, 1),
     }
     for prefix, result in (("", scores), (f"{TRUSTED}_", trusted)):

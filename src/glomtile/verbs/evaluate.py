@@ -169,7 +169,12 @@ def _segmented(
 
     settings = config.tiledinfer
     predictor = KerasPredictor(
-        loaded.model, loaded.geometry, loaded.card.mpp, settings.tta, config.image.color_order
+        loaded.model,
+        loaded.geometry,
+        loaded.card.mpp,
+        settings.tta,
+        config.image.color_order,
+        settings.threshold,
     )
     for pair in pairs:
         image = read_image(pair.image)

@@ -194,14 +194,15 @@ def predicted_labels(config: Config, model: Path, pairs: Sequence[Pair]) -> Iter
     from glomtile.files.planes import crop
     from glomtile.types import Box
 
-    tta = config.tiledinfer.tta
+    tta, threshold = config.tiledinfer.tta, config.tiledinfer.threshold
     if read_card(model).mpp is None:
         loaded = load_model_folder(model)
-        predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, config.image.color_order)
+        order = config.image.color_order
+        predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, order, threshold)
         for pair in pairs:
             yield pair, segment_image(read_image(pair.image), predictor, config.tiledinfer).labels
         return
-    segmenter = Segmenter.load(model, tta=tta)
+    segmenter = Segmenter.load(model, tta=tta, threshold=threshold)
     for pair in pairs:
         scale = working_scale(config, pair.image)
         assert scale is not None

@@ -69,6 +69,7 @@ def import_weights(weights: Path, config: Config, out: Path, *, progress: Progre
         tile_px=(config.model.image_height, config.model.image_width),
         overlap_px=config.tiledinfer.overlapping,
         tta=config.tiledinfer.tta,
+        threshold=config.tiledinfer.threshold,
         stride_px=seen.stride_px,
         context_px=seen.context_px,
         data=TrainingData(name=f"unknown: imported from {weights.name}"),

@@ -153,7 +153,8 @@ def _predictor(config: Config, palette: Palette, progress: Progress, tta: Tta = 
             f"{folder}: the network was trained with color_order {loaded.card.color_order}, "
             f"and is now shown {order}, as [image] color_order says"
         )
-    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, tta=tta, color_order=order)
+    threshold = config.tiledinfer.threshold
+    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, tta, order, threshold)
     if predictor.num_classes != palette.num_classes:
         raise ModelError(
             folder,

@@ -11,7 +11,7 @@ PACKAGES = (
     "glomtile",
     "numpy",
     "opencv-python-headless",
-    "scikit-image",
+    "matplotlib",
     "openvino",
     "keras",
     "tensorflow",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glomtile.config.schema_model import ModelSettings
+from glomtile.files.figures import require_charts
 from glomtile.files.workspace import atomic_write
 from glomtile.nets.flexunet import Level, levels
 
@@ -61,7 +62,13 @@ def draw_network(
         One line above the drawing.
     size_px : tuple of int
         ``(H, W)`` of the input.
+
+    Raises
+    ------
+    MissingExtraError
+        Matplotlib is not installed.
     """
+    require_charts()
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

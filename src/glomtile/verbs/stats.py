@@ -20,6 +20,7 @@ from glomtile.core.sheets import grid_sheet
 from glomtile.core.split import SPLITS
 from glomtile.errors import InputError, UsageError
 from glomtile.files.charts import draw_class_shares, draw_counts, draw_sizes, draw_stains
+from glomtile.files.figures import require_charts
 from glomtile.files.images import image_mpp, read_image, write_png
 from glomtile.files.masks import Datatype, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair, read_prepare_record, whole_pairs
@@ -113,6 +114,8 @@ def stats(
         `augmented` without a config, or there is nothing at `target`.
     InputError
         There is no such dataset, or a file in it cannot be used.
+    MissingExtraError
+        The charts' library is not installed.
 
     Notes
     -----
@@ -188,6 +191,7 @@ def _name_of(images_dir: Path, config: Config) -> str:
 
 
 def _describe(dataset: _Dataset, out: Path, progress: Progress) -> StatsResult:
+    require_charts()
     counted = {split: _count(split, pairs, dataset, progress) for split, pairs in dataset.splits.items()}
     tiled = any(dataset.wholes.values())
     sized = {

@@ -300,6 +300,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCar
         tile_px=(config.model.image_height, config.model.image_width),
         overlap_px=config.tiledinfer.overlapping,
         tta=config.tiledinfer.tta,
+        threshold=config.tiledinfer.threshold,
         objects=rules_of_truth(config, training, config.palette()),
         stride_px=seen.stride_px,
         context_px=seen.context_px,

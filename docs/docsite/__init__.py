@@ -1,0 +1,1 @@
+"""What makes the site: blocks of commands, their recorded output, generated pages, pictures. Not shipped."""
