@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -193,7 +194,12 @@ class Crew:
             self._client.run(
                 leave_seat, self._token, workers=list(self._workers), wait=False, on_error="ignore"
             )
-        self._client.close()
+        self._close(_REACH_S)
+
+    def _close(self, within_s: float) -> None:
+        """Close the client; where the scheduler is gone that may not come to an end, and nothing is lost."""
+        with suppress(TimeoutError):
+            self._client.close(timeout=within_s)
 
     def _met(self, within_s: float) -> Any:
         client = self._connect(within_s)
@@ -234,7 +240,7 @@ class Crew:
         self._fallen += [(w.item, _FORGOTTEN) for w in self._workers.values() if w.item is not None]
         self._workers.clear()
         self._owners.clear()
-        self._client.close(timeout=1)
+        self._close(1.0)
         try:
             self._client = self._met(_RETURN_S)
         except (OSError, ValueError) as problem:
