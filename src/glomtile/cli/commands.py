@@ -12,6 +12,7 @@ import typer
 import glomtile
 from glomtile.cli import configs, models
 from glomtile.cli.backend import greeting_held_back, wake_backend
+from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.progress import watching
 
@@ -188,6 +189,8 @@ def crossval(
     against: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
     ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
 ) -> None:
     """Judge images by networks that did not see them."""
     with _at_work(config, overrides) as (settings, progress):
@@ -195,7 +198,14 @@ def crossval(
 
         try:
             result = verb(
-                settings, out, folds=folds, name=name, groups=groups, against=against, progress=progress
+                settings,
+                out,
+                folds=folds,
+                name=name,
+                groups=groups,
+                against=against,
+                cluster=cluster_of(scheduler, workers),
+                progress=progress,
             )
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from the last epoch")
@@ -286,6 +296,8 @@ def segment(
     runtime: Annotated[
         str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
     ] = "auto",
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what each input is and how much there is to do.")
     ] = False,
@@ -293,12 +305,13 @@ def segment(
     """Find, outline and measure glomeruli on slides."""
     from glomtile.engine.windows import Settings
     from glomtile.verbs import segment as verb
+    from glomtile.verbs.oneslide import Request, runtime_of
 
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = verb.Request(model, mpp, settings, tta, overwrite, zarr, runtime)
-    if verb.runtime_of(request) == "keras":
+    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime)
+    if runtime_of(request) == "keras":
         wake_backend()
     with watching() as progress:
         if dry_run:
@@ -308,7 +321,8 @@ def segment(
             _conclude(failed)
             return
         try:
-            result = verb.segment(inputs, out, request, progress=progress)
+            cluster = cluster_of(scheduler, workers)
+            result = verb.segment(inputs, out, request, cluster=cluster, progress=progress)
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from there")
             raise
