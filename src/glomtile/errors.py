@@ -29,6 +29,10 @@ class GlomtileError(Exception):
         self.hint = hint
         super().__init__(f"{self.where}: {message}" + (f" ({hint})" if hint else ""))
 
+    def __reduce__(self) -> tuple[type[GlomtileError], tuple[str, str, str | None]]:
+        # An error may come from another process; what `Exception` remembers is the whole line only.
+        return type(self), (self.where, self.message, self.hint)
+
 
 class UsageError(GlomtileError):
     """The command line or the call asks for something that makes no sense."""
@@ -83,6 +87,10 @@ class PlaceError(StorageError):
     """The place named for an output can be none: no permission, below a file, a read-only disk."""
 
     exit_code = 2
+
+
+class ClusterError(GlomtileError):
+    """The scheduler or the workers of a cluster were lost."""
 
 
 class MissingExtraError(GlomtileError):

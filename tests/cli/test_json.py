@@ -14,6 +14,7 @@ import pytest
 import glomtile.cli.commands
 import glomtile.engine.segmenter
 import glomtile.verbs.crossval
+import glomtile.verbs.oneslide
 import glomtile.verbs.train
 from glomtile.cli import run
 from glomtile.config.card import ModelCard, ObjectSettings
@@ -22,7 +23,6 @@ from glomtile.core.palette import GLOMERULI
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
-from glomtile.verbs import segment as segment_verb
 from glomtile.verbs.crossval import CrossvalResult
 from glomtile.verbs.score import score
 from glomtile.verbs.train import TrainResult
@@ -49,7 +49,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
         return Segmenter(Purple(), card, settings)
 
     monkeypatch.setattr(glomtile.engine.segmenter.Segmenter, "load", load)
-    monkeypatch.setattr(segment_verb, "runtime_of", lambda _: "openvino")
+    monkeypatch.setattr(glomtile.verbs.oneslide, "runtime_of", lambda _: "openvino")
 
 
 @pytest.fixture

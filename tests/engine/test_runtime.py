@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from glomtile.engine import modelfolder, runtime
-from glomtile.engine.modelfolder import load_model_folder, read_card, write_card
+from glomtile.engine.modelfolder import bundled_folder, load_model_folder, read_card, write_card
 from glomtile.engine.predictor import KerasPredictor
 from glomtile.engine.runtime import OpenVinoPredictor, chosen_runtime, openvino_forward
 from glomtile.engine.segmenter import Segmenter
@@ -76,6 +76,16 @@ def test_the_same_bits_from_run_to_run(exported_model: Path, streams: int) -> No
     for _ in range(3):
         again = openvino_forward(path, streams=streams)[0]
         np.testing.assert_array_equal(again(batch), first)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    """So a worker of one thread and a machine of many give the same masks."""
+    folder = bundled_folder()
+    assert folder is not None
+    batch, card = pictures(384, 384), read_card(folder)
+    one = OpenVinoPredictor(folder, card, threads=1)(batch)
+    for threads in (2, 3, None):
+        np.testing.assert_array_equal(OpenVinoPredictor(folder, card, threads=threads)(batch), one)
 
 
 def test_an_answer_does_not_depend_on_its_batch(exported_model: Path) -> None:

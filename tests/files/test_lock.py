@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,26 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
         sole_run(tmp_path / "file" / "out"),
     ):
         pass
+
+
+def test_who_waits_for_a_part_is_next_and_leaves_no_file(tmp_path: Path) -> None:
+    """The file is removed by who held it: one that is still open then must not count as the lock."""
+    held, told, order = threading.Event(), [], []
+
+    class Listening:
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    def wait_for_it() -> None:
+        with sole_run(tmp_path, Listening(), name="a.lock", wait=True):  # type: ignore[arg-type]
+            order.append("second")
+
+    with sole_run(tmp_path, name="a.lock", wait=True), sole_run(tmp_path, name="b.lock", wait=True):
+        second = threading.Thread(target=wait_for_it)
+        second.start()
+        held.wait(1.5 * lock._ASK_AGAIN_S)
+        order.append("first")
+    second.join(60)
+    assert order == ["first", "second"]
+    assert told == [f"a: waiting for process {os.getpid()} on {socket.gethostname()} since {told[0][-19:]}"]
+    assert list(tmp_path.iterdir()) == []

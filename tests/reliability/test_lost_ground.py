@@ -30,7 +30,8 @@ from glomtile.files.lock import sole_run
 from glomtile.files.planes import SparsePlane
 from glomtile.files.slide_levels import TiffPixels
 from glomtile.types import Float32, UInt8
-from glomtile.verbs.segment import Request, SegmentResult, segment
+from glomtile.verbs.oneslide import Request
+from glomtile.verbs.segment import SegmentResult, segment
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
 SIZE = (2600, 700)
@@ -64,7 +65,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Purple:
         return Segmenter(purple, card, Settings(window_px=256, read_threads=1))
 
     monkeypatch.setattr(Segmenter, "load", load)
-    monkeypatch.setattr("glomtile.verbs.segment.runtime_of", lambda request: "openvino")
+    monkeypatch.setattr("glomtile.verbs.oneslide.runtime_of", lambda request: "openvino")
     # The first look at a small slide would keep all of it.
     monkeypatch.setattr(slide_levels, "_CACHE_BYTES", 2**18)
     return purple

@@ -12,6 +12,7 @@ import pytest
 from glomtile.config.load import make_config
 from glomtile.config.schema import Config
 from glomtile.core.palette import GLOMERULI
+from glomtile.engine.cluster import Cluster
 from glomtile.errors import InputError, UsageError
 from glomtile.files.images import write_png
 from glomtile.files.masks import read_mask, write_mask
@@ -197,3 +198,20 @@ def test_masks_to_compare_with_must_be_there(project: Path, tmp_path: Path) -> N
     assert len(pool.judged) == 6
     with pytest.raises(InputError, match="expected a mask for every image, got none for d1"):
         module._link_masks(tmp_path / "few", ["d0", "d1"], tmp_path / "links")
+
+
+@pytest.mark.slow
+def test_folds_on_a_worker_give_the_same_predictions(project: Path) -> None:
+    pytest.importorskip("distributed")
+    crossval(
+        config_of(project),
+        project / "cluster",
+        folds=3,
+        name="discs",
+        groups=project / "groups.csv",
+        cluster=Cluster(workers=1),
+    )
+    here, there = (project / at / "discs/predictions" for at in ("runs", "cluster"))
+    for path in here.iterdir():
+        assert (there / path.name).read_bytes() == path.read_bytes()
+    assert not list((project / "cluster/discs/.glomtile").glob("fold-*"))

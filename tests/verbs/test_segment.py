@@ -20,7 +20,8 @@ from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
 from glomtile.types import Float32, UInt8
-from glomtile.verbs.segment import Request, segment, survey
+from glomtile.verbs.oneslide import Request
+from glomtile.verbs.segment import segment, survey
 
 
 class Purple:

@@ -13,6 +13,7 @@ import typer
 import glomtile
 from glomtile.cli import configs, models, slides
 from glomtile.cli.backend import greeting_held_back, wake_backend
+from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.flags import FLAGS
 from glomtile.cli.numbers import plausible_mpp, share, shares
@@ -214,6 +215,8 @@ def crossval(
     against: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
     ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
 ) -> None:
     """Judge images by networks that did not see them."""
     with _at_work(config, overrides) as (settings, progress):
@@ -221,7 +224,14 @@ def crossval(
 
         try:
             result = verb(
-                settings, out, folds=folds, name=name, groups=groups, against=against, progress=progress
+                settings,
+                out,
+                folds=folds,
+                name=name,
+                groups=groups,
+                against=against,
+                cluster=cluster_of(scheduler, workers),
+                progress=progress,
             )
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from the last epoch")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glomtile.cli.backend import wake_backend
+from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.numbers import plausible_mpp
 from glomtile.cli.outcome import tell
 from glomtile.cli.progress import watching
@@ -61,6 +62,8 @@ def segment(
     runtime: Annotated[
         str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
     ] = "auto",
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what each input is and how much there is to do.")
     ] = False,
@@ -68,12 +71,13 @@ def segment(
     """Find, outline and measure glomeruli on slides."""
     from glomtile.engine.windows import Settings
     from glomtile.verbs import segment as verb
+    from glomtile.verbs.oneslide import Request, runtime_of
 
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = verb.Request(model, mpp, settings, tta, overwrite, zarr, runtime)
-    if verb.runtime_of(request) == "keras":
+    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime)
+    if runtime_of(request) == "keras":
         wake_backend()
     with watching() as progress:
         if dry_run:
@@ -82,7 +86,8 @@ def segment(
             tell("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
             return
         try:
-            result = verb.segment(inputs, out, request, progress=progress)
+            cluster = cluster_of(scheduler, workers)
+            result = verb.segment(inputs, out, request, cluster=cluster, progress=progress)
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from there")
             raise

@@ -99,7 +99,8 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
             value = figure["value"]
             rows.append(([words, "undefined" if value is None else f"{value:.3f}", interval], ""))
         objects = entry["objects"]
-        line = f"objects: {objects['found']:,} found, {objects['false']:,} invented, {objects['missed']:,} missed"
+        found, false, missed = (objects[key] for key in ("found", "false", "missed"))
+        line = f"objects: {found:,} found, {false:,} invented, {missed:,} missed"
         tables.append(Table(columns, rows, (line,)))
     worst = ", ".join(f"{each['image']} {each['dice']:.3f}" for each in outcome["worst"])
     if worst and tables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -81,11 +81,11 @@ def fill_store(
     reader: Reader,
     predictor: Predictor,
     plan: Plan,
-    panels: Sequence[tuple[int, int]],
     tissue: TissueMap,
     settings: Settings,
     rows_whole: Callable[[int], None],
     progress: Progress = SILENT,
+    only: int | None = None,
 ) -> Effort:
     """Label what is missing of a slide, panel by panel, each from where its rows ended.
 
@@ -97,14 +97,14 @@ def fill_store(
     predictor : Predictor
     plan : Plan
         The windows.
-    panels : sequence of (int, int)
-        Those of the store.
     tissue : TissueMap
         Windows away from it are not read, unless the settings say otherwise.
     settings : Settings
     rows_whole : callable
         Told, each time there are more, how many rows from the top are on disk over the whole width.
     progress : Progress
+    only : int or None
+        The panel that is wanted; all of them where ``None``.
 
     Returns
     -------
@@ -124,9 +124,9 @@ def fill_store(
 
     total, told = Effort(), store.rows_whole
     rows_whole(told)
-    for number, (left, right) in enumerate(panels):
+    for number, (left, right) in enumerate(store.panels):
         done = store.rows_done(number)
-        if done == reader.size_px[0]:
+        if done == reader.size_px[0] or only not in (None, number):
             continue
         writer = store.writer(number)
 

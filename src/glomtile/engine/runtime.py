@@ -95,6 +95,8 @@ class OpenVinoPredictor(TilePredictor):
         A model folder whose card names a runtime file.
     card : ModelCard
         Of this folder.
+    threads : int or None
+        That compute; as many as there are cores where ``None``.
 
     Raises
     ------
@@ -102,12 +104,12 @@ class OpenVinoPredictor(TilePredictor):
         The file is missing, was changed, is no network, or has other classes than the card.
     """
 
-    def __init__(self, folder: Path, card: ModelCard) -> None:
+    def __init__(self, folder: Path, card: ModelCard, threads: int | None = None) -> None:
         exported = card.runtime
         if exported is None:
             raise ModelError(folder, "expected a file for OpenVINO, found none", "glomtile export MODEL")
         path = checked_file(folder, card, exported.name)
-        forward, channels, outputs = openvino_forward(path)
+        forward, channels, outputs = openvino_forward(path, threads=threads)
         if outputs != card.network.num_classes:
             raise ModelError(
                 path,
@@ -121,7 +123,9 @@ class OpenVinoPredictor(TilePredictor):
         )
 
 
-def openvino_forward(path: Path, *, streams: int = 1, precision: str = "f32") -> tuple[Any, int, int]:
+def openvino_forward(
+    path: Path, *, streams: int = 1, precision: str = "f32", threads: int | None = None
+) -> tuple[Any, int, int]:
     """A file as a callable on OpenVINO.
 
     Parameters
@@ -132,6 +136,8 @@ def openvino_forward(path: Path, *, streams: int = 1, precision: str = "f32") ->
         Windows computed side by side when a batch has several.
     precision : {"f32", "bf16", "f16"}
         Of the arithmetic, always set: left to itself OpenVINO rounds to bfloat16 where the processor can.
+    threads : int or None
+        As many as there are cores where ``None``.
 
     Returns
     -------
@@ -153,6 +159,8 @@ def openvino_forward(path: Path, *, streams: int = 1, precision: str = "f32") ->
             raise ModelError(path, "expected one image in and one out, got another network")
         channels, outputs = (int(shape[3].get_length()) for shape in shapes)
         settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": str(streams)}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as problem:
         line = str(problem).strip().splitlines()[-1]

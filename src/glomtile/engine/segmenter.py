@@ -112,7 +112,9 @@ class Segmenter:
             card = card.model_copy(update={"threshold": threshold})
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
-            return cls(OpenVinoPredictor(place, card), _of_file(card, card.runtime.name), settings)
+            threads = settings.network_threads if settings else None
+            light = OpenVinoPredictor(place, card, threads)
+            return cls(light, _of_file(card, card.runtime.name), settings)
         from glomtile.engine.predictor import KerasPredictor
 
         loaded = modelfolder.load_model_folder(place)
@@ -125,6 +127,11 @@ class Segmenter:
     def card(self) -> ModelCard:
         """What the model says of itself."""
         return self._card
+
+    @property
+    def settings(self) -> Settings:
+        """How slides are segmented, apart from the model."""
+        return self._settings
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -262,16 +269,14 @@ class Segmenter:
         tissue_s = perf_counter() - began
         plan, mpp = self._plan(reader.size_px), reader.mpp
         assert mpp is not None
-        panels = panels_of(reader.size_px[1], panel_px(plan, self._predictor.num_classes))
-        store = LabelStore(folder, reader.size_px, panels, {**self.identity, **identity, "mpp": scale})
+        store = self._store(folder, reader.size_px, plan, scale, identity)
         planes = store.fresh_planes(level_sizes(reader.size_px))
         canvas = CachedPlane(planes[0], _CHUNKS_KEPT)
         labels, confidence = (CachedPlane(p, _CHUNKS_KEPT) for p in (store.labels, store.confidence))
         finder = self._finder(labels, confidence, canvas, mpp, look)
         with ObjectStream(finder.found, folder) as stream:
             effort = fill_store(
-                store, reader, self._predictor, plan, panels, look.tissue, self._settings, stream.rows_whole,
-                progress,
+                store, reader, self._predictor, plan, look.tissue, self._settings, stream.rows_whole, progress
             )  # fmt: skip
             began = perf_counter()
             progress.start("objects", None)
@@ -289,6 +294,86 @@ class Segmenter:
             ),
             keep=keep,
         )  # fmt: skip
+
+    def _store(
+        self,
+        folder: Path,
+        size_px: tuple[int, int],
+        plan: Plan,
+        scale: float,
+        identity: Mapping[str, Any],
+        widest_px: int | None = None,
+    ) -> LabelStore:
+        """The rows of a slide on disk, begun or taken up."""
+        widest = panel_px(plan, self._predictor.num_classes)
+        panels = panels_of(size_px[1], min(widest, widest_px) if widest_px else widest)
+        return LabelStore(folder, size_px, panels, {**self.identity, **identity, "mpp": scale})
+
+    def split(
+        self, source: Path, *, mpp: float | None, work: Path, identity: Mapping[str, Any], widest_px: int
+    ) -> list[int]:
+        """Begin a slide so that several processes can `fill` it.
+
+        Parameters
+        ----------
+        source, mpp, work, identity
+            See `segment`.
+        widest_px : int
+            Width of a panel at the model's scale, at most.
+
+        Returns
+        -------
+        list of int
+            The panels to be filled; none where there is only one, or the slide is a picture, which is
+            segmented as a whole.
+
+        Raises
+        ------
+        InputError, StorageError
+            See `segment`.
+        """
+        with open_slide(source, mpp=mpp) as slide:
+            scale = self._require_scale(slide, source.name)
+            if slide.plain:
+                return []
+            size = slide.at(self._predictor.mpp).size_px
+            store = self._store(work, size, self._plan(size), scale, identity, widest_px)
+        left = [n for n in range(len(store.panels)) if store.rows_done(n) < size[0]]
+        return left if len(left) > 1 else []
+
+    def fill(
+        self,
+        source: Path,
+        panel: int,
+        *,
+        mpp: float | None,
+        work: Path,
+        identity: Mapping[str, Any],
+        progress: Progress = SILENT,
+    ) -> None:
+        """Label one panel of a slide that was `split`; `segment` goes on from there.
+
+        Parameters
+        ----------
+        source, mpp, work, identity, progress
+            See `segment`.
+        panel : int
+
+        Raises
+        ------
+        InputError, StorageError
+            See `segment`.
+        """
+        with open_slide(source, mpp=mpp, progress=progress) as slide:
+            scale = self._require_scale(slide, source.name)
+            reader = slide.at(self._predictor.mpp)
+            plan = self._plan(reader.size_px)
+            store = self._store(work, reader.size_px, plan, scale, identity)
+            look = look_at(slide, scale, reader.zoom)
+            fill_store(
+                store, reader, self._predictor, plan, look.tissue, self._settings, lambda rows: None,
+                progress, panel,
+            )  # fmt: skip
 
     def _finder(self, labels: Any, confidence: Any, canvas: Any, mpp: float, look: Look) -> ObjectFinder:
         rules = ShapingRules(**self._card.objects.model_dump())

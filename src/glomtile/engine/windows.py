@@ -37,6 +37,8 @@ class Settings:
         What the network's forward pass may take, by which the window is chosen.
     force : bool
         Segment slides too coarse for the model too.
+    network_threads : int or None
+        That compute the network, as many as there are cores where ``None``; pixels do not depend on it.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class Settings:
     read_threads: int = 2
     memory_mb: int = 1536
     force: bool = False
+    network_threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("tissue_mask", "force"):

@@ -15,7 +15,7 @@ from glomtile.files import workspace
 from glomtile.files.planes import CHUNK_PX, SparsePlane
 from glomtile.types import UInt8
 
-_STATE, _ARRAYS = "state.json", "planes.zarr"
+_STATE, _ROWS, _ARRAYS = "state.json", "rows-{}.txt", "planes.zarr"
 _LABELS, _CONFIDENCE = "labels", "confidence"
 
 
@@ -29,12 +29,14 @@ class LabelStore:
     size_px : (int, int)
         ``(H, W)``.
     panels : sequence of (int, int)
-        Half-open columns of the panels, side by side, each beginning at a multiple of `CHUNK_PX`.
+        Half-open columns of the panels, side by side, each beginning at a multiple of `CHUNK_PX`. Rows found
+        on disk keep the panels they were written in: pixels do not depend on them.
     identity : mapping
         What decides the pixels, as JSON has it: rows found on disk are taken up only when it is the same.
 
     Attributes
     ----------
+    panels : list of (int, int)
     labels : SparsePlane
         ``(H, W) uint8``; 0 where nothing was written.
     confidence : SparsePlane
@@ -48,7 +50,8 @@ class LabelStore:
     Notes
     -----
     Zarr, not a memory-mapped TIFF: a chunk without a label takes no space, so a slide's store is as small
-    as its tissue; a chunk is written whole or not at all; and several processes can write side by side.
+    as its tissue; a chunk is written whole or not at all; and several processes can write side by side,
+    a panel each, once one of them has begun the folder.
     """
 
     def __init__(
@@ -60,15 +63,16 @@ class LabelStore:
     ) -> None:
         self._folder = Path(folder)
         self._size_px = size_px
-        self._panels = list(panels)
-        self._identity = json.loads(json.dumps({**identity, "size_px": size_px, "panels": self._panels}))
-        self._rows = [0] * len(self._panels)
+        self.panels = list(panels)
+        self._identity = json.loads(json.dumps({**identity, "size_px": size_px}))
+        self._rows = [0] * len(self.panels)
         with workspace.storage_errors(self._folder):
             found = self._found()
             if found is None:
                 self._begin()
             else:
-                self._rows = found
+                self.panels = found
+                self._rows = [self._rows_told(panel) for panel in range(len(found))]
             group = _group(self._folder / _ARRAYS, "r+")
             self.labels = self._opened(group, _LABELS)
             self.confidence = self._opened(group, _CONFIDENCE)
@@ -100,13 +104,13 @@ class LabelStore:
         StorageError
             The disk refuses; what was done before stays done.
         """
-        left, right = self._panels[panel]
+        left, right = self.panels[panel]
         bottom = top + labels.shape[0]
         with workspace.storage_errors(self._folder):
             self.labels[top:bottom, left:right] = labels
             self.confidence[top:bottom, left:right] = confidence
         self._rows[panel] = bottom
-        self._tell(self._rows)
+        workspace.write_text(self._rows_path(panel), str(bottom))
 
     def fresh_planes(self, sizes_px: Sequence[tuple[int, int]], name: str = "shaped") -> list[SparsePlane]:
         """Empty planes ``uint8`` of the sizes wanted, for what is derived from the labels; older ones go."""
@@ -123,15 +127,26 @@ class LabelStore:
     def _opened(self, group: Any, name: str) -> SparsePlane:
         return SparsePlane(group[name], self._folder / _ARRAYS / name)
 
-    def _found(self) -> list[int] | None:
-        """Rows done by panel, if an earlier run of the same identity left some."""
+    def _found(self) -> list[tuple[int, int]] | None:
+        """The panels, if an earlier run of the same identity, or another process, began the folder."""
         try:
             state = json.loads((self._folder / _STATE).read_text("utf-8"))
             same = state["identity"] == self._identity
-            rows = [int(n) for n in state["rows"]]
+            panels = [(int(left), int(right)) for left, right in state["panels"]]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return rows if same and len(rows) == len(self._panels) else None
+        return panels if same else None
+
+    def _rows_path(self, panel: int) -> Path:
+        return self._folder / _ROWS.format(panel)
+
+    def _rows_told(self, panel: int) -> int:
+        """Rows of a panel that are on disk; none where nothing readable says so."""
+        try:
+            rows = int(self._rows_path(panel).read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return 0
+        return rows if 0 <= rows <= self._size_px[0] else 0
 
     def _begin(self) -> None:
         if self._folder.exists():
@@ -141,16 +156,16 @@ class LabelStore:
                 )
             shutil.rmtree(self._folder)
         self._folder.mkdir(parents=True)
-        # First of all, so that a stop in the next lines leaves a folder that says whose it is; without rows,
-        # as planes may be missing.
+        # First of all, so that a stop in the next lines leaves a folder that says whose it is; without
+        # panels, as planes may be missing.
         self._tell(None)
         group = _group(self._folder / _ARRAYS, "w")
         for name in (_LABELS, _CONFIDENCE):
             _plane(group, name, self._size_px)
-        self._tell(self._rows)
+        self._tell(self.panels)
 
-    def _tell(self, rows: list[int] | None) -> None:
-        workspace.write_json(self._folder / _STATE, {"identity": self._identity, "rows": rows})
+    def _tell(self, panels: list[tuple[int, int]] | None) -> None:
+        workspace.write_json(self._folder / _STATE, {"identity": self._identity, "panels": panels})
 
 
 class PanelWriter:
@@ -160,7 +175,7 @@ class PanelWriter:
     """
 
     def __init__(self, store: LabelStore, panel: int) -> None:
-        left, right = store._panels[panel]
+        left, right = store.panels[panel]
         self._store, self._panel = store, panel
         self._height = store._size_px[0]
         self._top = store.rows_done(panel)

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glomtile.errors import UsageError
@@ -20,25 +20,32 @@ LOCK_FILE = "lock"
 
 _TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _READ_BYTES = 4096
+_ASK_AGAIN_S = 0.5
 _LOCKED_AT = 2**30
 """Windows locks bytes against reading: one that no note reaches."""
 
 
 @contextmanager
-def sole_run(folder: Path, progress: Progress = SILENT) -> Iterator[None]:
-    """Keep other runs out of a folder.
+def sole_run(
+    folder: Path, progress: Progress = SILENT, *, name: str = LOCK_FILE, wait: bool = False
+) -> Iterator[None]:
+    """Keep other runs out of a folder, or of a part of it.
 
     Parameters
     ----------
     folder : Path
-        Made if missing. In it lies ``lock``, a file that says who holds it and stays when the run has ended.
+        Made if missing. In it lies a file that says who holds it and stays when the run has ended.
     progress : Progress
-        Is warned where the file system knows no locks.
+        Is warned where the file system knows no locks, and told who is waited for.
+    name : str
+        Of the file: parts of one folder are locked by a name each.
+    wait : bool
+        Wait until who holds it has ended, and leave no file behind.
 
     Raises
     ------
     UsageError
-        Another run holds the folder; it is named.
+        Another run holds the folder and is not waited for; it is named.
     StorageError
         The folder cannot be written.
 
@@ -48,26 +55,60 @@ def sole_run(folder: Path, progress: Progress = SILENT) -> Iterator[None]:
     ends, so none is ever left behind and nobody has to guess whether a run still lives. Who asks twice in
     one process is refused, too.
     """
-    path = Path(folder) / LOCK_FILE
+    path = Path(folder) / name
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = _taken(path, progress, wait)
     try:
+        yield
+    finally:
+        if wait:
+            with suppress(OSError):  # Windows removes no file that is open; it may as well stay
+                path.unlink()
+        os.close(descriptor)
+
+
+def _taken(path: Path, progress: Progress, wait: bool) -> int:
+    """The open file that holds the lock; it is opened anew at each try, as it may have been removed."""
+    waiting = False
+    while True:
+        with storage_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(descriptor)
         except OSError as problem:
-            if problem.errno in _TAKEN:
+            if problem.errno not in _TAKEN:
+                if not wait:  # who waits for a part has been warned of the whole
+                    progress.warn(
+                        f"{path.parent}: cannot be locked ({problem.strerror}); let no second run write here"
+                    )
+                return descriptor
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            if not wait:
                 raise UsageError(
-                    folder, f"expected no other run in this folder, got {_holder(descriptor)}",
+                    path.parent,
+                    f"expected no other run in this folder, got {holder}",
                     "wait until it has ended, or choose another folder",
-                ) from None  # fmt: skip
-            progress.warn(f"{folder}: cannot be locked ({problem.strerror}); let no second run write here")
-        else:
+                ) from None
+            if not waiting:
+                waiting = True
+                progress.note(f"{path.stem}: waiting for {holder}")
+            time.sleep(_ASK_AGAIN_S)
+            continue
+        if _lies_at(path, descriptor):
             with storage_errors(path):
                 _say_who(descriptor)
-        yield
-    finally:
+            return descriptor
         os.close(descriptor)
+
+
+def _lies_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one of that name: who held it may have removed it meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int) -> None:

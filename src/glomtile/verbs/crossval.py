@@ -10,62 +10,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glomtile.config.load import load_config, make_config
-from glomtile.config.toml import to_toml
 from glomtile.core.folds import deal_folds
 from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
-from glomtile.files.images import read_image
-from glomtile.files.masks import read_mask, write_mask
 from glomtile.files.tables import Cell, read_csv, write_csv
-from glomtile.types import SILENT, Progress, UInt8
-from glomtile.verbs.judgedimages import Judged
+from glomtile.types import SILENT, Progress
+from glomtile.verbs.folds import AFTER_TRAINING, JUDGE_ONLY, TRAIN_ONLY, FoldJob, Pool, run_folds
+from glomtile.verbs.judgedimages import join_judged
 from glomtile.verbs.score import ScoreResult, score
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
-    from glomtile.core.palette import Palette
     from glomtile.core.scores import Figure
-    from glomtile.engine.doubts import Doubts
+    from glomtile.engine.cluster import Cluster
     from glomtile.files.pairs import Pair
 
-RUNS, SETTINGS, FOLD_CONFIG, HELD_OUT = "runs.csv", "settings.json", "fold.toml", "held_out.json"
+RUNS, SETTINGS = "runs.csv", "settings.json"
 TRUSTED = "trusted"
-TRAIN_ONLY, JUDGE_ONLY = "train", "judge"
-_AFTER_TRAINING = ("tiledinfer", "eval", "infer", "test", "valid")
-"""Sections that may differ when a run is taken up again: no fold has to be trained anew for them."""
-
 _LARGEST_FOLD_NUMBER = 99
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The images of a cross-validation.
-
-    Attributes
-    ----------
-    pairs : tuple of Pair
-        In natural order of their names.
-    groups : dict of str to str
-        Of every image; an image of no known group is its own.
-    use : dict of str to str
-        ``"train"`` for images that are trained on in every fold and never judged, ``"judge"`` for images
-        that are judged and never trained on (known label noise, say); others are both in turn.
-    """
-
-    pairs: tuple[Pair, ...]
-    groups: dict[str, str]
-    use: dict[str, str]
-
-    @property
-    def judged(self) -> list[Pair]:
-        """What is dealt to the folds."""
-        return [pair for pair in self.pairs if self.use.get(pair.stem) != TRAIN_ONLY]
-
-    @property
-    def trusted(self) -> list[str]:
-        """Stems that are both trained on and judged."""
-        return [pair.stem for pair in self.pairs if pair.stem not in self.use]
 
 
 @dataclass(frozen=True)
@@ -98,6 +60,7 @@ def crossval(
     name: str | None = None,
     groups: Path | None = None,
     against: Path | None = None,
+    cluster: Cluster | None = None,
     progress: Progress = SILENT,
 ) -> CrossvalResult:
     """Train a network for each fold, predict what it was not trained on, and score all predictions together.
@@ -118,6 +81,8 @@ def crossval(
         ``use`` is empty, ``train`` (in every training, never judged) or ``judge`` (never trained on).
     against : Path, optional
         Masks of another program for the same images: the paired difference is given too.
+    cluster : Cluster, optional
+        Whose workers train, a fold each at a time; this process does where it is left out.
     progress : Progress
 
     Returns
@@ -130,6 +95,8 @@ def crossval(
         Fewer groups than folds, or a run of this name has other settings.
     InputError
         Images and masks do not pair, or the table of groups does not fit them.
+    ClusterError
+        A fold's worker died again and again, or the scheduler of the cluster was lost and did not return.
 
     Notes
     -----
@@ -142,14 +109,10 @@ def crossval(
     dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
     folder = Path(out) / (name or (config.source.stem if config.source else "crossval"))
     _require_same_run(folder, _identity(config, pool, dealt))
-    judged = Judged(config.palette())
-    fold_folders = []
-    for fold in range(folds):
-        held = [pair for pair, number in zip(pool.judged, dealt, strict=True) if number == fold]
-        fold_folders.append(folder / f"fold-{fold + 1}")
-        progress.note(f"fold {fold + 1} of {folds}: {', '.join(pair.stem for pair in held)} held out")
-        _run_fold(config, pool, held, fold_folders[-1], judged, progress)
-    judged.write(folder)
+    job = FoldJob(config, pool, tuple(dealt), folder.absolute())
+    run_folds(job, folds, cluster, progress)
+    fold_folders = [folder / f"fold-{fold + 1}" for fold in range(folds)]
+    join_judged(fold_folders, folder)
     everything = {pair.stem: pair for pair in pool.judged}
     scores = _score(config, folder, list(everything), pool, everything, against, progress)
     trusted = None
@@ -206,7 +169,7 @@ def _require_sense(folds: int, name: str | None) -> None:
 
 def _identity(config: Config, pool: Pool, dealt: Sequence[int]) -> dict[str, Any]:
     """What the folds' networks depend on, as JSON has it."""
-    sections = json.loads(config.model_dump_json(exclude=set(_AFTER_TRAINING)))
+    sections = json.loads(config.model_dump_json(exclude=set(AFTER_TRAINING)))
     for key in ("images_dir", "masks_dir", "model_dir", "eval_dir"):
         sections["train"].pop(key, None)
     numbers = {pair.stem: fold + 1 for pair, fold in zip(pool.judged, dealt, strict=True)}
@@ -241,103 +204,6 @@ def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:
             yield from _differences(known.get(key), wanted.get(key), f"{where}.{key}" if where else str(key))
     elif known != wanted:
         yield f"{where.removeprefix('settings.')} {known} is now {wanted}"
-
-
-def _run_fold(
-    config: Config, pool: Pool, held: Sequence[Pair], folder: Path, judged: Judged, progress: Progress
-) -> None:
-    """Train on all others, as far as that is not done, and predict what is held out."""
-    from glomtile.verbs.train import train
-
-    left = {pair.stem for pair in held}
-    learnt = [p for p in pool.pairs if p.stem not in left and pool.use.get(p.stem) != JUDGE_ONLY]
-    for pair in learnt:
-        workspace.link(folder / "train" / "images" / pair.image.name, pair.image)
-        workspace.link(folder / "train" / "masks" / pair.mask.name, pair.mask)
-    workspace.write_json(folder / HELD_OUT, [pair.stem for pair in held])
-    workspace.write_text(folder / FOLD_CONFIG, _fold_config(config))
-    fold_config = load_config(folder / FOLD_CONFIG)
-    train(fold_config, resume=(folder / "models" / "last").is_dir(), progress=progress)
-    out = folder.parent
-    progress.start("held-out images", len(held))
-    palette = judged.palette
-    for pair, said in predictions(config, folder / "models" / "last", held):
-        truth = _truth(pair, config, palette)
-        write_mask(out / "predictions" / f"{pair.stem}.png", said.labels, palette, config.dataset.image_mpp)
-        write_mask(out / "truth" / f"{pair.stem}.png", truth, palette)
-        if said.confidence is not None:
-            judged.add_confidence(said.confidence, truth)
-        if said.doubts is not None:
-            judged.doubts[pair.stem] = said.doubts
-        progress.advance(1, image=pair.stem)
-
-
-def _fold_config(config: Config) -> str:
-    """The config of one fold: its paths are its folder's, and no images judge its epochs."""
-    content = {
-        name: _given(config, name) for name in type(config).model_fields if name not in _AFTER_TRAINING
-    }
-    content["tiledinfer"] = _given(config, "tiledinfer")
-    for key in ("images_dir", "output_dir"):
-        content["tiledinfer"].pop(key, None)
-    content["train"] |= {
-        "images_dir": "train/images",
-        "masks_dir": "train/masks",
-        "model_dir": "models",
-        "eval_dir": "eval",
-        "break_file": "break_training",
-        "use": "last",
-        "epoch_change_infer": False,
-        "epoch_change_tiled_infer": False,
-    }
-    return to_toml(make_config(content))
-
-
-def _given(config: Config, name: str) -> dict[str, Any]:
-    """The settings of a section that were written."""
-    section = config.section(name)
-    values = {key: getattr(section, key) for key in type(section).model_fields if section.given(key)}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class Said:
-    """What a network says of an image: labels, and where it is known how sure it is and what to doubt."""
-
-    labels: UInt8
-    confidence: UInt8 | None = None
-    doubts: Doubts | None = None
-
-
-def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Said]]:
-    """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
-    from glomtile.engine.modelfolder import load_model_folder, read_card
-    from glomtile.engine.pictures import segment_image
-    from glomtile.engine.predictor import KerasPredictor
-    from glomtile.engine.segmenter import Segmenter
-    from glomtile.engine.sources import working_scale
-    from glomtile.files.planes import crop
-    from glomtile.types import Box
-
-    tta, threshold = config.tiledinfer.tta, config.tiledinfer.threshold
-    if read_card(model).mpp is None:
-        loaded = load_model_folder(model)
-        order = config.image.color_order
-        predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, order, threshold)
-        for pair in pairs:
-            yield pair, Said(segment_image(read_image(pair.image), predictor, config.tiledinfer).labels)
-        return
-    segmenter = Segmenter.load(model, tta=tta, threshold=threshold)
-    for pair in pairs:
-        scale = working_scale(config, pair.image)
-        assert scale is not None
-        result = segmenter.segment(pair.image, mpp=scale[0])
-        labels = crop(result.labels, Box(0, 0, *result.labels.shape))
-        yield pair, Said(labels, result.confidence, result.doubts)
-
-
-def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
-    return read_mask(pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance)
 
 
 def _score_part(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -84,6 +83,7 @@ def info() -> Info:
     """
     from glomtile.engine.modelfolder import bundled_folder
     from glomtile.engine.runtime import installed_runtimes
+    from glomtile.engine.threads import cores
     from glomtile.files.images import IMAGE_SUFFIXES
 
     backend, devices = _backend()
@@ -91,7 +91,7 @@ def info() -> Info:
     return Info(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cores=_cores(),
+        cores=cores(),
         packages={name: found for name in PACKAGES if (found := _version(name))},
         backend=backend,
         devices=devices,
@@ -152,12 +152,6 @@ def slide_info(path: Path) -> SlideInfo:
     with open_slide(path) as slide:
         levels = tuple((level.size_px, max(level.downsample)) for level in slide.levels)
         return SlideInfo(Path(path), slide.kind, slide.size_px, levels, slide.mpp, slide.mpp_source)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _version(name: str) -> str | None:

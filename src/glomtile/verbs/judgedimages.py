@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.core.calibration import LEVELS, as_levels, count_levels, no_levels
-from glomtile.files.tables import Cell, write_csv
+from glomtile.files.tables import Cell, read_csv, write_csv
 from glomtile.types import Float32, UInt8
 
 if TYPE_CHECKING:
@@ -77,6 +77,30 @@ class Judged:
                 write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in rows])
             )
         return tuple(written)
+
+
+def join_judged(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
+    """Write what `Judged.write` wrote into `folders` into one: pixels added up, images in their order."""
+    written = []
+    pixels: dict[tuple[str, ...], list[int]] = {}
+    for row in _rows_of(folders, CALIBRATION):
+        sums = pixels.setdefault(tuple(row[name] for name in _LEVEL_COLUMNS[:3]), [0, 0])
+        for place, name in enumerate(_LEVEL_COLUMNS[3:]):
+            sums[place] += int(row[name])
+    if pixels:
+        lines: list[list[Cell]] = [[*level, *sums] for level, sums in pixels.items()]
+        written.append(write_csv(out / CALIBRATION, _LEVEL_COLUMNS, lines))
+    doubts = list(_rows_of(folders, DOUBTS))
+    if doubts:
+        columns = list(doubts[0])
+        written.append(write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in doubts]))
+    return tuple(written)
+
+
+def _rows_of(folders: Sequence[Path], name: str) -> Iterator[dict[str, str]]:
+    for folder in folders:
+        if (folder / name).is_file():
+            yield from read_csv(folder / name)
 
 
 def doubts_of_picture(

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
-from glomtile.files import workspace
 from glomtile.files.lock import sole_run
 from glomtile.files.slides import list_slides, open_slide, slide_name
-from glomtile.files.tables import write_csv
 from glomtile.types import SILENT, Progress
+from glomtile.verbs.oneslide import Outcome, Request, SlideWork
 from glomtile.verbs.planned import Planned
 from glomtile.verbs.report import report
+from glomtile.verbs.slidejob import MEETING, segmented_there
+from glomtile.verbs.slidenotes import OWN, Summary, can_write, write_run
 
 if TYPE_CHECKING:
+    from glomtile.engine.cluster import Cluster
     from glomtile.engine.segmenter import Segmenter
-    from glomtile.engine.windows import Settings
-
-_OWN = ".glomtile"
-_WHOLE_BYTES = 64 * 2**20
-"""Files up to this size are told apart by all their bytes, larger ones by pieces spread over them."""
-
-_PIECES, _PIECE_BYTES = 64, 2**16
 
 
 @dataclass(frozen=True)
@@ -52,38 +43,13 @@ class SegmentResult:
     paths: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class Request:
-    """How to segment, apart from the inputs.
-
-    Attributes
-    ----------
-    model : Path or None
-        A model folder; the bundled one where `None`.
-    mpp : float or None
-        Scale of all inputs, in place of what the files say.
-    settings : Settings or None
-    tta : str or None
-        Test-time augmentation, in place of the model's own.
-    overwrite : bool
-        Replace results of other settings.
-    zarr : bool
-        Also write masks as OME-Zarr.
-    runtime : {"auto", "openvino", "keras"}
-        What computes the network.
-    """
-
-    model: Path | None = None
-    mpp: float | None = None
-    settings: Settings | None = None
-    tta: str | None = None
-    overwrite: bool = False
-    zarr: bool = False
-    runtime: str = "auto"
-
-
 def segment(
-    inputs: Sequence[Path], out: Path, request: Request, *, progress: Progress = SILENT
+    inputs: Sequence[Path],
+    out: Path,
+    request: Request,
+    *,
+    cluster: Cluster | None = None,
+    progress: Progress = SILENT,
 ) -> SegmentResult:
     """Segment slides and pictures into a folder of results.
 
@@ -94,6 +60,8 @@ def segment(
     out : Path
         See docs/outputs.md for what comes to lie in it.
     request : Request
+    cluster : Cluster, optional
+        Whose workers segment, a slide each at a time; this process does where it is left out.
     progress : Progress
 
     Returns
@@ -103,11 +71,13 @@ def segment(
     Raises
     ------
     UsageError
-        There is no input, `out` is a file, or another run works in it.
+        There is no input, `out` is a file, another run works in it, or the cluster cannot be used.
     ModelError
         The model cannot be used.
     StorageError
         The folder of results cannot be written at all.
+    ClusterError
+        The scheduler of the cluster was lost and did not return.
 
     Notes
     -----
@@ -123,41 +93,17 @@ def segment(
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
-    with sole_run(out / _OWN, progress):
-        return _all(files, failed, out, segmenter, request, progress)
-
-
-def _all(
-    files: Sequence[Path],
-    failed: list[tuple[Path, str]],
-    out: Path,
-    segmenter: Segmenter,
-    request: Request,
-    progress: Progress,
-) -> SegmentResult:
-    """Segment the inputs one after the other; `failed` are those of which that is known already."""
-    done: list[Path] = []
-    skipped: list[Path] = []
-    names: dict[str, Path] = {}
-    for number, path in enumerate(files, 1):
-        first = names.setdefault(slide_name(path).casefold(), path)
-        if first != path:
-            failed.append((path, f"expected a name of its own, got that of {first}: their results would mix"))
-            continue
-        progress.note(f"{path} ({number} of {len(files)})" if len(files) > 1 else f"{path}")
-        try:
-            fresh = _one(path, out, segmenter, request, progress)
-        except (GlomtileError, MemoryError, OSError) as problem:
-            failed.append((path, _reason(problem, path)))
-            progress.warn(f"{path}: {_reason(problem, path)}")
-            if isinstance(problem, StorageError) and not _writable(out):
-                raise
-            continue
-        (done if fresh else skipped).append(path)
-        _write_summary(out)
-    _write_summary(out)
-    told = _write_run(out, segmenter, request, done, skipped, failed)
-    page = _report(out, progress)
+    with sole_run(out / OWN, progress):
+        files = _of_own_names(files, failed)
+        if cluster is None:
+            # Workers of a client that was killed see by this that their run has ended.
+            shutil.rmtree(out / OWN / MEETING, ignore_errors=True)
+            outcomes = _here(files, out, segmenter, request, progress)
+        else:
+            outcomes = segmented_there(files, out, segmenter, request, cluster, progress)
+        done, skipped = _gather(files, outcomes, out, failed, progress)
+        told = write_run(out, segmenter, request.model, done, skipped, failed)
+        page = _report(out, progress)
     folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
     summary = out / "summary.csv"
     written = (*folders, *((summary,) if summary.is_file() else ()), told, *page)
@@ -171,6 +117,42 @@ def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
     except InputError as problem:
         progress.warn(f"no report: {problem}")
         return ()
+
+
+def _here(
+    files: Sequence[Path], out: Path, segmenter: Segmenter, request: Request, progress: Progress
+) -> Iterator[tuple[Path, Outcome]]:
+    """Segment one after the other in this process."""
+    work = SlideWork(out, segmenter, request)
+    for number, path in enumerate(files, 1):
+        progress.note(f"{path} ({number} of {len(files)})" if len(files) > 1 else f"{path}")
+        yield path, work.segment(path, progress)
+
+
+def _gather(
+    files: Sequence[Path],
+    outcomes: Iterable[tuple[Path, Outcome]],
+    out: Path,
+    failed: list[tuple[Path, str]],
+    progress: Progress,
+) -> tuple[list[Path], list[Path]]:
+    """Inputs segmented now and done before, and those that could not be into `failed`, as they come."""
+    done: list[Path] = []
+    skipped: list[Path] = []
+    summary = Summary(out)
+    for path, outcome in outcomes:
+        if outcome.problem is not None:
+            reason = _reason(outcome.problem, path)
+            failed.append((path, reason))
+            progress.warn(f"{path}: {reason}")
+            if isinstance(outcome.problem, StorageError) and not can_write(out):
+                raise outcome.problem
+            continue
+        (done if outcome.fresh else skipped).append(path)
+        summary.add(path)
+    summary.write()
+    given = {path: number for number, path in enumerate(files)}
+    return sorted(done, key=given.__getitem__), sorted(skipped, key=given.__getitem__)
 
 
 def survey(
@@ -206,21 +188,6 @@ def survey(
     return plans, failed
 
 
-def runtime_of(request: Request) -> str:
-    """What will compute the network: ``"openvino"`` or ``"keras"``.
-
-    Raises
-    ------
-    ModelError, UsageError, MissingExtraError
-        See `Segmenter.load`.
-    """
-    from glomtile.engine.modelfolder import model_folder, read_card
-    from glomtile.engine.runtime import chosen_runtime
-
-    folder = model_folder(request.model)
-    return chosen_runtime(read_card(folder), request.runtime, folder)
-
-
 def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The files meant, each once, and what of the inputs is none."""
     files: dict[Path, Path] = {}
@@ -234,166 +201,14 @@ def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
     return list(files.values()), failed
 
 
-def _one(path: Path, out: Path, segmenter: Segmenter, request: Request, progress: Progress) -> bool:
-    """Segment one input; False where that was done before."""
-    began = time.time()
-    own = out / _OWN
-    record_path = own / f"{slide_name(path)}.json"
-    identity = _identity(path, segmenter, request)
-    record = _record(record_path)
-    if record is not None and not request.overwrite:
-        if record["identity"].get("sha256") != identity["sha256"]:
-            raise InputError(
-                path,
-                f"expected the content of {record['input']}, which its results in {out} were made from, "
-                "got another",
-                "--overwrite replaces them; rename it if it is another slide",
-            )
-        if record["identity"] != identity:
-            differing = [k for k in identity if record["identity"].get(k) != identity[k]]
-            raise InputError(
-                path,
-                f"expected the settings that its results in {out} were made with, got others: "
-                + ", ".join(differing),
-                "--overwrite replaces them, or choose another folder",
-            )
-        missing_zarr = request.zarr and not any(name.startswith("zarr/") for name in record["files"])
-        if not missing_zarr and all((out / name).exists() for name in record["files"]):
-            progress.note(f"{path}: done before")
-            _warn_of_doubts(path, record.get("doubts", ()), progress)
-            return False
-    work = own / f"{slide_name(path)}.work"
-    found = segmenter.segment(path, mpp=request.mpp, work=work, identity=identity, progress=progress)
-    written = found.save(out, zarr=request.zarr)
-    workspace.write_json(
-        record_path,
-        {
-            "input": str(path),
-            "identity": identity,
-            "figures": found.figures(),
-            "doubts": list(found.doubts.warnings),
-            "files": sorted(p.relative_to(out).as_posix() for p in written),
-            "effort": vars(found.effort),
-            "seconds": round(time.time() - began, 2),
-        },
-    )
-    if work.exists():
-        shutil.rmtree(work, ignore_errors=True)
-    counts = ", ".join(
-        f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
-    )
-    progress.note(f"{path}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
-    _warn_of_doubts(path, found.doubts.warnings, progress)
-    return True
-
-
-def _warn_of_doubts(path: Path, doubts: Sequence[str], progress: Progress) -> None:
-    if doubts:
-        progress.warn(f"{path}: doubtful: {'; '.join(doubts)}")
-
-
-def _identity(path: Path, segmenter: Segmenter, request: Request) -> dict[str, Any]:
-    """What decides the outputs of one input, as JSON has it."""
-    try:
-        digest = _digest(path)
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(path, "expected a slide or picture, got nothing there") from None
-    except OSError as problem:
-        raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
-    told = {
-        "bytes": size,
-        "sha256": digest,
-        "mpp": request.mpp,
-        **segmenter.identity,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(told))
-    return plain
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a small file, or of pieces of a large one, head and tail among them."""
-    size = path.stat().st_size
-    if size <= _WHOLE_BYTES:
-        return workspace.sha256(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for number in range(_PIECES):
-            stream.seek((size - _PIECE_BYTES) * number // (_PIECES - 1))
-            digest.update(stream.read(_PIECE_BYTES))
-    return digest.hexdigest()
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    """What an earlier run noted of an input; a damaged note counts for nothing."""
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        kinds = {"input": str, "identity": dict, "figures": dict, "files": list}
-        whole = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
-    except (FileNotFoundError, ValueError, AttributeError):
-        return None
-    except OSError as problem:
-        raise StorageError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
-    return record if whole else None
-
-
-def _write_summary(out: Path) -> None:
-    """One row for each finished slide, from the notes of all runs."""
-    rows = [
-        {**record["figures"], "seconds": record.get("seconds", "")}
-        for path in sorted((out / _OWN).glob("*.json"))
-        if (record := _record(path)) is not None
-    ]
-    if rows:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        write_csv(out / "summary.csv", columns, [[row.get(key, "") for key in columns] for row in rows])
-
-
-def _write_run(
-    out: Path,
-    segmenter: Segmenter,
-    request: Request,
-    done: Iterable[Path],
-    skipped: Iterable[Path],
-    failed: Iterable[tuple[Path, str]],
-) -> Path:
-    from glomtile.engine.modelfolder import versions
-
-    records = {}
-    for path in (*done, *skipped):
-        record = _record(out / _OWN / f"{slide_name(path)}.json")
-        if record is not None:
-            records[str(path)] = {
-                k: record[k] for k in ("identity", "doubts", "effort", "seconds", "files") if k in record
-            }
-    target = out / "run.json"
-    workspace.write_json(
-        target,
-        {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": versions(),
-            "model": {
-                "folder": "bundled" if request.model is None else str(request.model),
-                "sha256": segmenter.card.sha256,
-                "mpp": segmenter.card.mpp,
-            },
-            "settings": segmenter.identity,
-            "inputs": records,
-            "done": [str(path) for path in done],
-            "skipped": [str(path) for path in skipped],
-            "failed": {str(path): reason for path, reason in failed},
-        },
-    )
-    return target
-
-
-def _writable(out: Path) -> bool:
-    probe = out / _OWN / ".probe"
-    with suppress(GlomtileError):
-        workspace.write_text(probe, "")
-        probe.unlink()
-        return True
-    return False
+def _of_own_names(files: Sequence[Path], failed: list[tuple[Path, str]]) -> list[Path]:
+    """Those whose results will not mix with those of an earlier one."""
+    names: dict[str, Path] = {}
+    for path in files:
+        first = names.setdefault(slide_name(path).casefold(), path)
+        if first != path:
+            failed.append((path, f"expected a name of its own, got that of {first}: their results would mix"))
+    return list(names.values())
 
 
 def _reason(problem: BaseException, path: Path) -> str:
@@ -402,4 +217,6 @@ def _reason(problem: BaseException, path: Path) -> str:
     if not isinstance(problem, GlomtileError):
         return str(problem)
     text = problem.message + (f" ({problem.hint})" if problem.hint else "")
-    return text if problem.where in (str(path), path.name) else f"{problem.where}: {text}"
+    return (
+        text if problem.where in (str(path), path.name, str(path.absolute())) else f"{problem.where}: {text}"
+    )

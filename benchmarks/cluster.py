@@ -1,0 +1,213 @@
+"""Slides on a cluster of this machine: gain of a second worker, overhead, kills, memory.
+
+python benchmarks/cluster.py speed WORK
+python benchmarks/cluster.py overhead WORK
+python benchmarks/cluster.py kills WORK --runs 20
+python benchmarks/cluster.py memory WORK
+
+Slides are painted into WORK once. Workers have one core each (Linux: by affinity). Runs that are compared
+are made in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from glomtile.engine.cluster import Cluster
+from glomtile.engine.threads import cores, processor
+from glomtile.engine.windows import Settings
+from glomtile.verbs.oneslide import Request
+from glomtile.verbs.segment import segment
+from slides import write_slide
+
+KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
+PORT = 18786
+
+
+@contextmanager
+def workers(count: int) -> Iterator[tuple[Cluster, list[int]]]:
+    """A scheduler and so many workers of one core, with the workers' process ids."""
+    address = f"tcp://127.0.0.1:{PORT}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    own = sorted(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+
+        def start(program: str, core: int | None, *arguments: str) -> int:
+            line = [sys.executable, "-m", f"distributed.cli.dask_{program}", *arguments, "--no-dashboard"]
+            process = subprocess.Popen(line, **quiet)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            if core is not None:
+                os.sched_setaffinity(process.pid, {own[core % len(own)]})
+            return process.pid
+
+        start("scheduler", None, "--host", "127.0.0.1", "--port", str(PORT), "--no-show")
+        ids = [
+            start("worker", core, address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny",
+                  "--memory-limit", "0")
+            for core in range(count)
+        ]  # fmt: skip
+        wait_for(address, count)
+        yield Cluster(address), ids
+
+
+def wait_for(address: str, count: int) -> None:
+    from distributed import Client
+
+    with Client(address, timeout=60, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=120)
+
+
+def timed(slides: list[Path], out: Path, request: Request, cluster: Cluster | None) -> float:
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.perf_counter()
+    done = segment(slides, out, request, cluster=cluster)
+    seconds = time.perf_counter() - began
+    assert len(done.done) == len(slides), done.failed
+    return seconds
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for kind in KINDS
+        for path in (folder / kind).iterdir()
+    }
+
+
+def speed(told: argparse.Namespace) -> None:
+    slides = painted(told.work, told.slides, told.side)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(told.rounds):
+        for count in seconds:
+            with workers(count) as (cluster, _):
+                seconds[count].append(timed(slides, told.work / "out", Request(), cluster))
+    ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
+    print(f"{len(slides)} slides of {told.side:,} px: one worker {statistics.median(seconds[1]):.1f} s, "
+          f"two {statistics.median(seconds[2]):.1f} s, ratio {statistics.median(ratios):.2f} "
+          f"({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+
+
+def overhead(told: argparse.Namespace) -> None:
+    """One worker of one core against this process on one core, the same small slides."""
+    slides = painted(told.work, told.small, 1000)
+    request, ratios = Request(settings=Settings(network_threads=1)), []
+    everything = os.sched_getaffinity(0)
+    for _ in range(told.rounds):
+        with workers(1) as (cluster, _):
+            there = timed(slides, told.work / "out", request, cluster)
+        os.sched_setaffinity(0, {min(everything)})
+        here = timed(slides, told.work / "out", request, None)
+        os.sched_setaffinity(0, everything)
+        ratios.append(there / here)
+        print(f"{len(slides)} slides: here {here:.2f} s, one worker {there:.2f} s, "
+              f"overhead {100 * (there / here - 1):+.1f} %, "
+              f"{1000 * (there - here) / len(slides):.1f} ms a slide", flush=True)  # fmt: skip
+    print(f"median overhead {100 * (statistics.median(ratios) - 1):+.1f} %")
+
+
+def kills(told: argparse.Namespace) -> None:
+    """Kill -9 whichever worker holds a slide, at random moments, and compare with an undisturbed run."""
+    slides = painted(told.work, told.slides, told.side)
+    whole, out = told.work / "whole", told.work / "killed"
+    timed(slides, whole, Request(settings=Settings(window_px=384)), None)
+    expected = outputs(whole)
+    line = [sys.executable, "-m", "glomtile", "segment", *map(str, slides), "-o", str(out)]
+    rng, killed = random.Random(7), 0
+    for number in range(told.runs):
+        shutil.rmtree(out, ignore_errors=True)
+        run = subprocess.Popen(
+            [*line, "--window", "384", "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        for _ in range(2):  # a slide is given up after three
+            if (worker := holder(out, run, rng)) is not None:
+                with suppress(ProcessLookupError):  # it had ended, or is the one killed last
+                    os.kill(worker, signal.SIGKILL)
+                    killed += 1
+        _, said = run.communicate()
+        assert run.returncode == 0, said.decode()
+        assert outputs(out) == expected, "another result"
+        rows = (out / "summary.csv").read_text("utf-8").splitlines()
+        assert len(rows) == len(slides) + 1, rows
+        print(f"{number + 1} runs, {killed} workers killed, all the same", flush=True)
+
+
+def holder(out: Path, run: subprocess.Popen[bytes], rng: random.Random) -> int | None:
+    """A worker that is at a slide, some time after one was seen there."""
+    pause = rng.uniform(0.0, 3.0)
+    while run.poll() is None:
+        for lock in (out / ".glomtile").glob("*.lock"):
+            with suppress(FileNotFoundError, ValueError, KeyError):
+                seen = int(json.loads(lock.read_text("utf-8"))["process"])
+                if pause <= 0:
+                    return seen
+        time.sleep(0.02)
+        pause -= 0.02
+    return None
+
+
+def memory(told: argparse.Namespace) -> None:
+    slides = painted(told.work, 2, told.side)
+    with workers(2) as (cluster, ids):
+        timed(slides, told.work / "out", Request(), cluster)
+        peaks = [peak_mb(process) for process in ids]
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import cluster; cluster.alone()"
+    line = [sys.executable, "-c", code, *map(str, slides), str(told.work / "out")]
+    alone = float(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    print(f"{told.side:,} px: peak of each worker {', '.join(f'{peak:.0f}' for peak in peaks)} MiB, "
+          f"of one process alone {alone:.0f} MiB")  # fmt: skip
+
+
+def alone() -> None:
+    *slides, out = map(Path, sys.argv[1:])
+    timed(slides, out, Request(settings=Settings(network_threads=1)), None)
+    print(peak_mb(os.getpid()))
+
+
+def peak_mb(process: int) -> float:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def painted(work: Path, count: int, side: int) -> list[Path]:
+    """Copies of one painted slide: all take the same time."""
+    first = work / f"slide-{side}.tif"
+    work.mkdir(parents=True, exist_ok=True)
+    write_slide(first, side)
+    slides = [work / f"slide-{side}-{number}.tif" for number in range(count)]
+    for slide in slides:
+        if not slide.exists():
+            slide.hardlink_to(first)
+    return slides
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("speed", "overhead", "kills", "memory"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--slides", type=int, default=8)
+    parser.add_argument("--side", type=int, default=8000, help="of a slide at 0.5 µm per pixel")
+    parser.add_argument("--small", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=20)
+    told = parser.parse_args()
+    print(f"{processor()}, {cores()} cores, NumPy {np.__version__}")
+    {"speed": speed, "overhead": overhead, "kills": kills, "memory": memory}[told.what](told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""What a study of 10,000 slides takes on 1 to 1,000 workers: a simulation from measured constants.
+
+python benchmarks/scaling.py                  simulate with the constants below
+python benchmarks/scaling.py measure WORK     measure them again on this machine, one core
+
+A slide is a piece of work that reads and computes at once, at the pace of whichever is slower; all workers
+share what the storage gives; the client answers workers one after the other. Sizes of slides vary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+from glomtile.types import Progress
+
+SIDE_MM, GLASS_SHARE = 25.0, 0.8
+"""100,000 px at 0.25 µm per pixel; a fifth of it is tissue (assumed)."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What one worker of one core takes; see docs/scaling.md for where each figure is from.
+
+    Attributes
+    ----------
+    compute_s_per_mm2 : float
+        CPU seconds per mm² of tissue, outputs included, the bundled model.
+    look_s : float
+        CPU seconds a slide whatever its tissue: digest, first look, overview, outputs' fixed part.
+    read_mb_per_mm2 : float
+        Read from the slide's file per mm² of tissue.
+    look_mb : float
+        Read whatever its tissue.
+    written_mb_per_mm2 : float
+        Outputs and the rows while it is under way.
+    client_ms : float
+        The client's and the scheduler's time for a slide.
+    ready_s : float
+        A worker's start and the loading of the model.
+    """
+
+    compute_s_per_mm2: float = 0.71
+    look_s: float = 2.0
+    read_mb_per_mm2: float = 0.36
+    look_mb: float = 17.0
+    written_mb_per_mm2: float = 0.2
+    client_ms: float = 8.0
+    ready_s: float = 3.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is assumed of the place, not measured.
+
+    Attributes
+    ----------
+    storage_mb_per_s : float
+        What the shared file system gives to all workers together.
+    price_per_core_hour : float
+    spread : float
+        Standard deviation of the logarithm of a slide's tissue.
+    """
+
+    storage_mb_per_s: float = 1000.0
+    price_per_core_hour: float = 0.05
+    spread: float = 0.6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulated run took.
+
+    Attributes
+    ----------
+    hours : float
+        Until the last slide.
+    computing, client_busy, storage_busy : float
+        Shares of that time: of the workers at work, of the client answering, of the storage's rate in use.
+    tail_hours : float
+        From the moment when no slide was left to hand out.
+    """
+
+    hours: float
+    computing: float
+    client_busy: float
+    storage_busy: float
+    tail_hours: float
+
+    @property
+    def bottleneck(self) -> str:
+        """What more workers would have to wait for."""
+        if self.client_busy > 0.9:
+            return "client"
+        if self.storage_busy > 0.9:
+            return "storage"
+        return "processors" if self.tail_hours < 0.25 * self.hours else "the last slides"
+
+
+def simulate(
+    workers: int, slides: int, constants: Constants, site: Site, *, largest_first: bool = True, seed: int = 1
+) -> Outcome:
+    """One run over slides whose tissue is spread log-normally around a fifth of a slide.
+
+    Examples
+    --------
+    >>> flat, here = Constants(look_s=0, look_mb=0, client_ms=0, ready_s=0), Site(spread=0)
+    >>> one, ten = (simulate(n, 100, flat, here).hours for n in (1, 10))
+    >>> round(one / ten, 3)
+    10.0
+    """
+    tissue = SIDE_MM**2 * (1 - GLASS_SHARE)
+    rng = random.Random(seed)
+    areas = [tissue * rng.lognormvariate(-(site.spread**2) / 2, site.spread) for _ in range(slides)]
+    if largest_first:
+        areas.sort(reverse=True)
+    waiting = [constants.look_s + constants.compute_s_per_mm2 * area for area in reversed(areas)]
+    megabytes = sum(constants.look_mb + _mb_per_mm2(constants) * area for area in areas)
+    rate = megabytes / sum(waiting)
+    # All slides at work advance at one pace, so they are held by the amount of work at which each ends.
+    now = work = busy_s = client_s = 0.0
+    client_free = handed_out_at = constants.ready_s
+    at_work: list[float] = []
+    arriving = [constants.ready_s] * workers
+    heapq.heapify(arriving)
+    while waiting or at_work:
+        pace = min(1.0, site.storage_mb_per_s / (rate * len(at_work))) if at_work else 1.0
+        ends = now + (at_work[0] - work) / pace if at_work else float("inf")
+        comes = arriving[0] if arriving and waiting else float("inf")
+        then = min(ends, comes)
+        busy_s += len(at_work) * (then - now)
+        work += pace * (then - now) if at_work else 0.0
+        now = then
+        if comes <= ends:
+            heapq.heappop(arriving)
+            heapq.heappush(at_work, work + waiting.pop())
+            if not waiting:
+                handed_out_at = now
+            continue
+        heapq.heappop(at_work)
+        client_free = max(client_free, now) + constants.client_ms / 1000
+        client_s += constants.client_ms / 1000
+        heapq.heappush(arriving, client_free)
+    return Outcome(
+        now / 3600,
+        busy_s / (workers * now),
+        client_s / now,
+        megabytes / (site.storage_mb_per_s * now),
+        (now - handed_out_at) / 3600,
+    )
+
+
+def _mb_per_mm2(constants: Constants) -> float:
+    return constants.read_mb_per_mm2 + constants.written_mb_per_mm2
+
+
+def table(slides: int, constants: Constants, site: Site) -> None:
+    mm2 = SIDE_MM**2 * (1 - GLASS_SHARE)
+    read_tb = slides * (constants.look_mb + constants.read_mb_per_mm2 * mm2) / 1e6
+    hours = slides * (constants.look_s + constants.compute_s_per_mm2 * mm2) / 3600
+    written_gb = slides * constants.written_mb_per_mm2 * mm2 / 1e3
+    print(f"{slides:,} slides: {read_tb:.2f} TB read, {written_gb:.0f} GB written, {hours:,.0f} core hours, "
+          f"{hours * site.price_per_core_hour:,.0f} at {site.price_per_core_hour} a core hour")  # fmt: skip
+    print("| workers | time | workers busy | storage | client | bottleneck | the last slides | as listed |")
+    print("|---|---|---|---|---|---|---|---|")
+    for workers in (1, 10, 100, 1000):
+        run = simulate(workers, slides, constants, site)
+        listed = simulate(workers, slides, constants, site, largest_first=False)
+        print(f"| {workers:,} | {run.hours:,.2f} h | {100 * run.computing:.0f} % "
+              f"| {100 * run.storage_busy:.1f} % | {100 * run.client_busy:.2f} % | {run.bottleneck} "
+              f"| {60 * run.tail_hours:.1f} min | {listed.hours / run.hours:.2f} x |")  # fmt: skip
+
+
+def limits(constants: Constants, site: Site) -> None:
+    """How many workers the storage and the client feed, whatever the processors could do."""
+    mm2 = SIDE_MM**2 * (1 - GLASS_SHARE)
+    slide_s = constants.look_s + constants.compute_s_per_mm2 * mm2
+    slide_mb = constants.look_mb + _mb_per_mm2(constants) * mm2
+    print(f"a slide of that size: {slide_s:.0f} s, {slide_mb:.0f} MB; the storage feeds "
+          f"{site.storage_mb_per_s / (slide_mb / slide_s):,.0f} workers, the client "
+          f"{slide_s / (constants.client_ms / 1000):,.0f}")  # fmt: skip
+
+
+def measure(work: Path) -> None:
+    """CPU seconds of painted slides on one core, the bytes of their levels, and the client's time."""
+    import tifffile
+
+    from glomtile.engine.segmenter import Segmenter
+    from glomtile.engine.windows import Settings
+    from glomtile.verbs.slidenotes import identity_of
+    from slides import write_slide
+
+    work.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
+    segmenter = Segmenter.load(settings=Settings(network_threads=1, read_threads=1))
+    print(f"loading the model: {time.process_time() - began:.2f} CPU s")
+    seen = []
+    for side in (2000, 6000, 12000):
+        path = work / f"measure-{side}.tif"
+        write_slide(path, side, 0.25)
+        began = time.process_time()
+        identity_of(path, None, segmenter)
+        found = segmenter.segment(path)
+        written_mb = sum(p.stat().st_size for p in found.save(work / "out")) / 1e6
+        seen.append((found.tissue.area_mm2, time.process_time() - began, written_mb))
+        with tifffile.TiffFile(path) as file:
+            level_mb = [sum(page.databytecounts) / 1e6 / (side * 0.25e-3) ** 2 for page in file.pages]
+        levels = ", ".join(f"{mb:.3f}" for mb in level_mb)
+        print(f"{side:,} px: {seen[-1][0]:.2f} mm² of tissue, {seen[-1][1]:.2f} CPU s, {written_mb:.2f} MB "
+              f"written; levels of {levels} MB a mm²", flush=True)  # fmt: skip
+    (area, *_), last = seen[1], seen[-1]
+    cpu_s, written = ((b - a) / (last[0] - area) for a, b in zip(seen[1][1:], last[1:], strict=True))
+    print(f"per mm² of tissue: {cpu_s:.3f} CPU s, {written:.3f} MB written; "
+          f"whatever the tissue: {last[1] - cpu_s * last[0]:.2f} CPU s", flush=True)  # fmt: skip
+    measure_client(work)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Work that takes no time: all that is left is handing it out."""
+
+    root: Path
+    stage: ClassVar[str] = "windows"
+    figure: ClassVar[str] = "windows"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / ".glomtile" / "cluster"
+
+    def ready(self, threads: int) -> Callable[[str, Progress], str]:
+        return lambda item, progress: item
+
+
+def measure_client(work: Path, pieces: int = 1000) -> None:
+    """CPU seconds of client and scheduler, which are one process here, for pieces that take no time."""
+    from glomtile.engine.cluster import Cluster, crew_of
+
+    with crew_of(Cluster(workers=1), Nothing(work)) as crew:
+        answers = crew.answers([f"piece {number}" for number in range(pieces)])
+        next(answers)
+        began, wall = time.process_time(), time.perf_counter()
+        answered = len(list(answers))
+        spent, wall = time.process_time() - began, time.perf_counter() - wall
+    print(f"client and scheduler: {1000 * spent / answered:.2f} CPU ms a piece, "
+          f"{1000 * wall / answered:.2f} ms from one to the next")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("simulate", "measure"), default="simulate")
+    parser.add_argument("work", nargs="?", type=Path)
+    parser.add_argument("--slides", type=int, default=10_000)
+    for kind in (Constants, Site):
+        for field in fields(kind):
+            name = f"--{field.name.replace('_', '-')}"
+            parser.add_argument(name, type=float, default=field.default)
+    told = parser.parse_args()
+    if told.what == "measure":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        measure(told.work)
+        return
+    constants, site = (
+        kind(**{field.name: getattr(told, field.name) for field in fields(kind)})
+        for kind in (Constants, Site)
+    )
+    table(told.slides, constants, site)
+    limits(constants, site)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Slides on a cluster: which pieces of work they are cut into, and what the workers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from glomtile.errors import ClusterError, ModelError
+from glomtile.types import Progress
+from glomtile.verbs.oneslide import Outcome, Request, SlideWork, runtime_of
+from glomtile.verbs.slidenotes import OWN
+
+if TYPE_CHECKING:
+    from glomtile.engine.cluster import Cluster
+    from glomtile.engine.crew import Crew
+    from glomtile.engine.segmenter import Segmenter
+
+MEETING = "cluster"
+"""Folder beside the notes where client and workers find each other's marks."""
+
+PANEL_PX = 4096
+"""Width at the model's scale of the panels that a slide is cut into: narrower ones see more windows twice."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of work.
+
+    Attributes
+    ----------
+    path : Path
+        As the workers see it.
+    panel : int or None
+        Only this panel of a slide that was begun; the whole slide where ``None``.
+    widest_px : int or None
+        Where given, a wide slide is cut into panels of this width.
+    """
+
+    path: Path
+    panel: int | None = None
+    widest_px: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}" if self.panel is None else f"{self.path}, panel {self.panel + 1}"
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """Segmenting slides, as the workers of a cluster are told of it.
+
+    Attributes
+    ----------
+    out : Path
+        As the workers see it.
+    request : Request
+    identity : dict
+        Of the client's segmenter: what decides the pixels, besides the slide.
+    """
+
+    out: Path
+    request: Request
+    identity: dict[str, Any]
+
+    stage: ClassVar[str] = "windows"
+    figure: ClassVar[str] = "windows"
+
+    @property
+    def folder(self) -> Path:
+        """Where client and workers find each other's marks."""
+        return self.out / OWN / MEETING
+
+    def ready(self, threads: int) -> Any:
+        """Load the model, to compute with so many threads.
+
+        Raises
+        ------
+        ModelError
+            The worker has another model, or another runtime, than the client.
+        MissingExtraError
+            The worker has no runtime for it.
+        """
+        from glomtile.engine.segmenter import Segmenter
+        from glomtile.engine.threads import limit_threads
+        from glomtile.engine.windows import Settings
+
+        request = self.request
+        settings = replace(request.settings or Settings(), network_threads=threads)
+        limit_threads(threads, runtime_of(request))
+        segmenter = Segmenter.load(request.model, settings, request.tta, runtime=request.runtime)
+        others = [key for key, value in segmenter.identity.items() if self.identity.get(key) != value]
+        if others:
+            raise ModelError(
+                request.model or "bundled model",
+                f"expected what the client has, got other: {', '.join(others)}",
+                "give all machines the same installation and the same model folder",
+            )
+        work = SlideWork(self.out, segmenter, request)
+
+        def do(piece: Piece, progress: Progress) -> Outcome:
+            if piece.panel is not None:
+                return work.fill(piece.path, piece.panel, progress)
+            return work.segment(piece.path, progress, piece.widest_px)
+
+        return do
+
+
+def segmented_there(
+    files: Sequence[Path],
+    out: Path,
+    segmenter: Segmenter,
+    request: Request,
+    cluster: Cluster,
+    progress: Progress,
+) -> Iterator[tuple[Path, Outcome]]:
+    """Segment on a cluster; what becomes of each file, once.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        The largest go first, so that no worker is left with one at the end; where they are fewer than the
+        workers, wide slides are cut into panels.
+    out, segmenter, request, cluster, progress
+        See `glomtile.verbs.segment.segment`.
+    """
+    from glomtile.engine.cluster import crew_of
+
+    files = sorted(files, key=_bytes, reverse=True)
+    model = None if request.model is None else request.model.resolve()
+    job = SlideJob(out.resolve(), replace(request, model=model), segmenter.identity)
+    with crew_of(cluster, job, progress) as crew:
+        progress.start("slides", len(files))
+        cut = PANEL_PX if len(files) < crew.present() else None
+        for number, outcome in _whole([Piece(path.absolute(), None, cut) for path in files], crew):
+            progress.advance(1, **crew.figures())
+            yield files[number], outcome
+
+
+def _whole(pieces: Sequence[Piece], crew: Crew) -> Iterator[tuple[int, Outcome]]:
+    """What becomes of slides, panels put together: the last one filled, the slide is handed out again."""
+    slide_of = dict(enumerate(range(len(pieces))))
+    told = {number: str(piece) for number, piece in enumerate(pieces)}
+    missing: dict[int, int] = {}
+    ended: set[int] = set()
+    for number, said in crew.answers(pieces):
+        slide, piece = slide_of[number], told[number]
+        outcome = said if isinstance(said, Outcome) else Outcome(problem=_poisonous(piece, said.deaths))
+        if slide in ended:
+            continue
+        if outcome.parts:
+            path = pieces[slide].path
+            missing[slide] = len(outcome.parts)
+            more = [Piece(path, panel) for panel in outcome.parts]
+        elif outcome.problem is None and missing.get(slide):
+            missing[slide] -= 1
+            more = [] if missing[slide] else [Piece(pieces[slide].path)]
+        else:
+            ended.add(slide)
+            yield slide, outcome
+            continue
+        for added, new in zip(crew.more(more), more, strict=True):
+            slide_of[added], told[added] = slide, str(new)
+
+
+def _bytes(path: Path) -> int:
+    """Size of a file, 0 of one that is not there: it is told of when its turn comes."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _poisonous(piece: str, deaths: int) -> ClusterError:
+    return ClusterError(
+        piece,
+        f"expected a worker that lives through it, got {deaths} that died at it",
+        "segment it alone, without --scheduler and --workers, to see why; memory is the usual reason",
+    )

@@ -1,0 +1,239 @@
+"""What a folder of results remembers of each slide, and the files that tell it: summary.csv, run.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glomtile.errors import GlomtileError, InputError, StorageError
+from glomtile.files import workspace
+from glomtile.files.slides import slide_name
+from glomtile.files.tables import write_csv
+
+if TYPE_CHECKING:
+    from glomtile.engine.segmentation import Segmentation
+    from glomtile.engine.segmenter import Segmenter
+
+OWN = ".glomtile"
+"""Folder of the notes."""
+
+_WHOLE_BYTES = 64 * 2**20
+"""Files up to this size are told apart by all their bytes, larger ones by pieces spread over them."""
+
+_PIECES, _PIECE_BYTES = 64, 2**16
+_SUMMARY_SHARE = 20
+"""The summary of a run under way is written anew when so many times its writing has passed."""
+
+
+def note_path(out: Path, path: Path) -> Path:
+    """The note of a slide, there when it is finished."""
+    return out / OWN / f"{slide_name(path)}.json"
+
+
+def work_path(out: Path, path: Path) -> Path:
+    """The folder of a slide's rows, there while it is not."""
+    return out / OWN / f"{slide_name(path)}.work"
+
+
+def identity_of(path: Path, mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
+    """What decides the outputs of one input, as JSON has it.
+
+    Raises
+    ------
+    InputError
+        It is not there or cannot be read.
+    """
+    try:
+        digest = _digest(path)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(path, "expected a slide or picture, got nothing there") from None
+    except OSError as problem:
+        raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
+    told = {"bytes": size, "sha256": digest, "mpp": mpp, **segmenter.identity}
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
+
+
+def done_before(out: Path, path: Path, identity: dict[str, Any], zarr: bool) -> bool:
+    """Whether a slide's results are there and the same would come again.
+
+    Raises
+    ------
+    InputError
+        There are results of another slide of this name, or of other settings.
+    """
+    note = read_note(note_path(out, path))
+    if note is None:
+        return False
+    if note["identity"].get("sha256") != identity["sha256"]:
+        raise InputError(
+            path,
+            f"expected the content of {note['input']}, which its results in {out} were made from, "
+            "got another",
+            "--overwrite replaces them; rename it if it is another slide",
+        )
+    if note["identity"] != identity:
+        differing = [k for k in identity if note["identity"].get(k) != identity[k]]
+        raise InputError(
+            path,
+            f"expected the settings that its results in {out} were made with, got others: "
+            + ", ".join(differing),
+            "--overwrite replaces them, or choose another folder",
+        )
+    missing_zarr = zarr and not any(name.startswith("zarr/") for name in note["files"])
+    return not missing_zarr and all((out / name).exists() for name in note["files"])
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """What an earlier run noted of a slide; a damaged note counts for nothing.
+
+    Raises
+    ------
+    StorageError
+        It is there and cannot be read.
+    """
+    try:
+        note = json.loads(path.read_text("utf-8"))
+        kinds = {"input": str, "identity": dict, "figures": dict, "files": list}
+        whole = all(isinstance(note.get(key), kind) for key, kind in kinds.items())
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+    except OSError as problem:
+        raise StorageError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
+    return note if whole else None
+
+
+def write_note(
+    out: Path,
+    path: Path,
+    identity: dict[str, Any],
+    found: Segmentation,
+    written: Iterable[Path],
+    computed: dict[str, Any],
+    seconds: float,
+) -> None:
+    """Note that a slide is finished; after this, and not before, it counts as done."""
+    workspace.write_json(
+        note_path(out, path),
+        {
+            "input": str(path),
+            "identity": identity,
+            "figures": found.figures(),
+            "doubts": list(found.doubts.warnings),
+            "files": sorted(p.relative_to(out).as_posix() for p in written),
+            "computed": computed,
+            "effort": vars(found.effort),
+            "seconds": round(seconds, 2),
+        },
+    )
+
+
+class Summary:
+    """``summary.csv``: a row for each finished slide, from the notes of all runs into a folder.
+
+    Parameters
+    ----------
+    out : Path
+        Its notes are read once, here.
+
+    Notes
+    -----
+    Reading every note again for every slide would take hours with ten thousand of them, and writing the
+    table as often some minutes: while a run is under way it is written when it has become worth it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._next = 0.0
+        for path in (out / OWN).glob("*.json"):
+            self._take(path)
+
+    def add(self, path: Path) -> None:
+        """Take up a slide that was finished now."""
+        self._take(note_path(self._out, path))
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> None:
+        """Write the table, if any slide is finished."""
+        if not self._rows:
+            return
+        began = time.monotonic()
+        rows = [row for _, row in sorted(self._rows.items())]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        write_csv(self._out / "summary.csv", columns, [[row.get(key, "") for key in columns] for row in rows])
+        ended = time.monotonic()
+        self._next = ended + _SUMMARY_SHARE * (ended - began)
+
+    def _take(self, path: Path) -> None:
+        note = read_note(path)
+        if note is not None:
+            self._rows[path.name] = {**note["figures"], "seconds": note.get("seconds", "")}
+
+
+def write_run(
+    out: Path,
+    segmenter: Segmenter,
+    model: Path | None,
+    done: Iterable[Path],
+    skipped: Iterable[Path],
+    failed: Iterable[tuple[Path, str]],
+) -> Path:
+    """Write ``run.json``: what this run was, did and could not do."""
+    from glomtile.engine.modelfolder import versions
+
+    notes = {}
+    for path in (*done, *skipped):
+        note = read_note(note_path(out, path))
+        if note is not None:
+            kept = ("identity", "doubts", "computed", "effort", "seconds", "files")
+            notes[str(path)] = {k: note[k] for k in kept if k in note}
+    target = out / "run.json"
+    workspace.write_json(
+        target,
+        {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions(),
+            "model": {
+                "folder": "bundled" if model is None else str(model),
+                "sha256": segmenter.card.sha256,
+                "mpp": segmenter.card.mpp,
+            },
+            "settings": segmenter.identity,
+            "inputs": notes,
+            "done": [str(path) for path in done],
+            "skipped": [str(path) for path in skipped],
+            "failed": {str(path): reason for path, reason in failed},
+        },
+    )
+    return target
+
+
+def can_write(out: Path) -> bool:
+    """Whether the folder of results takes anything at all."""
+    probe = out / OWN / ".probe"
+    with suppress(GlomtileError):
+        workspace.write_text(probe, "")
+        probe.unlink()
+        return True
+    return False
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a small file, or of pieces of a large one, head and tail among them."""
+    size = path.stat().st_size
+    if size <= _WHOLE_BYTES:
+        return workspace.sha256(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for number in range(_PIECES):
+            stream.seek((size - _PIECE_BYTES) * number // (_PIECES - 1))
+            digest.update(stream.read(_PIECE_BYTES))
+    return digest.hexdigest()
