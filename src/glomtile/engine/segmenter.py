@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -34,6 +31,7 @@ from glomtile.files import workspace
 from glomtile.files.labelstore import LabelStore, panels_of
 from glomtile.files.planes import CachedPlane
 from glomtile.files.pyramid import halve, level_sizes
+from glomtile.files.scratch import Scratch
 from glomtile.files.slides import open_slide, slide_name
 from glomtile.types import SILENT, Predictor, Progress, UInt8
 
@@ -90,10 +88,8 @@ class Segmenter:
         ------
         ModelError
             The folder is no model, or damaged, or has no file for the runtime.
-        ArgumentError
-            `folder` or `settings` is none, `tta` or `runtime` is unknown, `threshold` no number.
         UsageError
-            `threshold` is not between 0 and 1.
+            `folder` or `settings` is none, `tta` or `runtime` is unknown, `threshold` not between 0 and 1.
         MissingExtraError
             The runtime is not installed.
         """
@@ -218,7 +214,7 @@ class Segmenter:
         scale = self._require_scale(slide, name)
         if slide.plain:
             return self._picture(name, slide, scale, progress)
-        keep = _Scratch() if work is None else None
+        keep = Scratch() if work is None else None
         folder = work if keep is None else keep.folder / "work"
         assert folder is not None
         return self._streamed(name, slide, scale, folder, keep, identity, progress)
@@ -258,7 +254,7 @@ class Segmenter:
         slide: SlideLike,
         scale: float,
         folder: Path,
-        keep: _Scratch | None,
+        keep: Scratch | None,
         identity: Mapping[str, Any],
         progress: Progress,
     ) -> Segmentation:
@@ -451,11 +447,3 @@ def _counted(objects: Iterable[FoundObject], progress: Progress) -> Iterator[Fou
 def _of_file(card: ModelCard, name: str) -> ModelCard:
     """The card with the digest of that file only which computes: others beside it decide nothing."""
     return card.model_copy(update={"sha256": {name: card.sha256[name]}})
-
-
-class _Scratch:
-    """A temporary folder that goes when nobody holds this any more, or the process ends."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="glomtile-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
