@@ -44,7 +44,7 @@ def watched(page_path: Path, open_page: Callable[..., Any]) -> Any:
 
 
 def names(page: Any) -> list[str]:
-    return page.locator(".card:visible h3").all_inner_texts()
+    return page.locator(".card:visible h3").all_text_contents()
 
 
 def wait_until(page: Any, expression: str) -> None:
