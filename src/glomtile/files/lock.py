@@ -97,8 +97,12 @@ def _taken(path: Path, progress: Progress, wait: bool) -> int:
             time.sleep(_ASK_AGAIN_S)
             continue
         if _lies_at(path, descriptor):
-            with storage_errors(path):
-                _say_who(descriptor)
+            try:
+                with storage_errors(path):
+                    _say_who(descriptor)
+            except BaseException:
+                os.close(descriptor)  # the lock would be held, by nobody, until this process ends
+                raise
             return descriptor
         os.close(descriptor)
 
