@@ -25,7 +25,6 @@ from glomtile.core.durations import duration
 from glomtile.engine import modelfolder
 from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, values
 from glomtile.engine.dataset import Source, batches
-from glomtile.engine.fusednorm import fuse_norms
 from glomtile.errors import ConfigError, ModelError
 from glomtile.files import workspace
 from glomtile.types import SILENT, Progress
@@ -138,7 +137,6 @@ class Training:
         self._epoch_start = 0
         self._make_way: Callable[[], None] | None = None
         self._sums = RunningSums(model)
-        fuse_norms(model)
         self._one_set_of_weights = network.weights[0] is model.weights[0]
 
     def resume(self) -> int:

@@ -82,7 +82,7 @@ class FoldJob:
     run: Path
 
     stage: ClassVar[str] = "epoch"
-    figure: ClassVar[str] = "steps"
+    figure: ClassVar[str] = "batches"
 
     @property
     def folder(self) -> Path:
