@@ -13,9 +13,6 @@ BIN := .venv/bin
 WORKERS ?= 2
 DEMO ?= demo
 
-# They start workers of their own, which need the processors and a process that has done nothing before.
-CLUSTER_TESTS := tests/engine/test_crew.py tests/reliability/test_cluster.py
-
 .PHONY: demo test docs lint types contracts pytest test-jax test-torch help clean
 
 help:
@@ -37,8 +34,7 @@ contracts: .venv/installed
 	$(BIN)/lint-imports
 
 pytest: .venv/installed
-	$(BIN)/pytest -n $(WORKERS) $(addprefix --ignore=,$(CLUSTER_TESTS))
-	$(BIN)/pytest $(CLUSTER_TESTS)
+	$(BIN)/pytest -n $(WORKERS)
 
 # Strict: a broken link or a name without a docstring ends it.
 docs: .venv-docs/installed
