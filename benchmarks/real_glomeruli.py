@@ -22,9 +22,10 @@ from glomtile.config.schema import Config
 from glomtile.core.bootstrap import Figure
 from glomtile.core.scores import ImageScore, paired_difference, score_image, summarise
 from glomtile.core.seams import grid_sensitivity, seam_ratio
+from glomtile.engine.asking import Asking
 from glomtile.engine.modelfolder import load_model_folder
 from glomtile.engine.pictures import Tiling, segment_image
-from glomtile.engine.predictor import Asking, KerasPredictor
+from glomtile.engine.predictor import KerasPredictor
 from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask
 from glomtile.files.pairs import Pair, pair, whole_pairs

@@ -89,9 +89,10 @@ class Case:
         return bool(self.doubts.warnings)
 
 
-def loaded(fold: Path, tta: str | None, threshold: float | None) -> Segmenter:
+def loaded(fold: Path, told: argparse.Namespace) -> Segmenter:
     """The fold's model; one that was trained before models knew it learns how its training images look."""
-    segmenter = Segmenter.load(fold / "models" / "last", tta=tta, threshold=threshold)
+    asked = {name: getattr(told, name) for name in ("tta", "threshold", "smoothing_px")}
+    segmenter = Segmenter.load(fold / "models" / "last", **asked)
     if segmenter.card.familiar is None:
         config = load_config(fold / "fold.toml")
         familiar = familiar_tissue(config, split_pairs(config, "train"))
@@ -272,6 +273,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="at most so many held-out images of each fold")
     parser.add_argument("--tta", help="turned copies to average, instead of the models'")
     parser.add_argument("--threshold", type=float, help="instead of the models'")
+    parser.add_argument("--smoothing-px", type=float, help="instead of the models'")
     parser.add_argument("--conditions", nargs="*", help="names of conditions; all by default")
     parser.add_argument(
         "--noisy", nargs="*", default=["10165", "10215"], help="images whose labels are wrong"
@@ -286,7 +288,7 @@ def main() -> None:
     told.out.mkdir(parents=True, exist_ok=True)
     began, cases = time.perf_counter(), list[Case]()
     for fold in folds:
-        segmenter = loaded(fold, told.tta, told.threshold)
+        segmenter = loaded(fold, told)
         for case in fold_cases(fold, segmenter, told.data, wanted, told.phantoms, told.images):
             cases.append(case)
             told_of = "; ".join(case.doubts.warnings)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from glomtile.config.schema_model import ModelSettings
-from glomtile.engine.predictor import Asking, KerasPredictor, activation_bytes, largest_window
+from glomtile.engine.asking import Asking
+from glomtile.engine.predictor import KerasPredictor, activation_bytes, largest_window
 from glomtile.errors import ModelError, UsageError
 from glomtile.nets.registry import Geometry, build_model
 from glomtile.types import Predictor

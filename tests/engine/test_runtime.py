@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from glomtile.engine import modelfolder, runtime
+from glomtile.engine.asking import Asking
 from glomtile.engine.modelfolder import bundled_folder, load_model_folder, read_card, write_card
-from glomtile.engine.predictor import Asking, KerasPredictor
+from glomtile.engine.predictor import KerasPredictor
 from glomtile.engine.runtime import OpenVinoPredictor, chosen_runtime, openvino_forward
 from glomtile.engine.segmenter import Segmenter
 from glomtile.errors import MissingExtraError, ModelError, UsageError

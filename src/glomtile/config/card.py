@@ -218,6 +218,8 @@ class ModelCard(_Record):
         Probability of not being background from which a pixel is not.
     smoothing_px : float
         Standard deviation (px of the network) of the Gaussian that windows are smoothed with.
+    least_expected_dice : float
+        A result is doubted where the network's probabilities promise less.
     objects : ObjectSettings
         How labels become objects.
     stride_px, context_px : int
@@ -251,6 +253,7 @@ class ModelCard(_Record):
     tta: Literal["none", "flips", "rotations", "all"] = "none"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     smoothing_px: float = Field(default=0.0, ge=0, le=3)
+    least_expected_dice: float = Field(default=0.8, ge=0, le=1)
     objects: ObjectSettings = ObjectSettings()
     stride_px: int = Field(ge=1)
     context_px: int = Field(ge=0)

@@ -169,6 +169,9 @@ class TiledInferSettings(Section):
         ge=0,
         le=3,
     )
+    least_expected_dice: float = setting(
+        0.8, "Dice promised by the probabilities below which a result is doubted", ours=True, ge=0, le=1
+    )
 
 
 class ImageSettings(Section):

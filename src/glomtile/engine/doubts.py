@@ -30,8 +30,8 @@ _LOOK_PX, _MOST_LOOKS = 256, 16
 """Side and number of the windows that tell how a large picture looks; smaller ones are looked at whole."""
 
 _SURE_PX, _MOST_SURE = 512, 64
-FAR, LEAST_EXPECTED_DICE = 1.25, 0.8
-"""Distance from which on, and promised Dice below which, a result is doubted."""
+FAR = 1.25
+"""Distance from which on a result is doubted."""
 
 _BARE = "tissue: none was found"
 _UNSEEN = f"{_BARE}, so the network saw nothing; --no-tissue-mask looks everywhere"
@@ -114,7 +114,12 @@ def doubts_of(
     called, uncalled = _histograms(labels, confidence, tissue)
     least_px = card.objects.min_area_um2 / (slide.mpp * zoom) ** 2
     promised = expected_dice(called, uncalled, least_px)
-    return Doubts(away, enlargement, promised, (*bare, *_warnings(away, enlargement, promised)))
+    return Doubts(
+        away,
+        enlargement,
+        promised,
+        (*bare, *_warnings(away, enlargement, promised, card.least_expected_dice)),
+    )
 
 
 def sampled_boxes(
@@ -184,11 +189,13 @@ def _away(familiar: FamiliarTissue, seen: NDArray[np.float64]) -> tuple[dict[str
     return distances(known, seen) | {"scale": ruler.distance(octaves)}, float(2**octaves)
 
 
-def _warnings(away: Mapping[str, float], enlargement: float, promised: float) -> Iterator[str]:
+def _warnings(
+    away: Mapping[str, float], enlargement: float, promised: float, least_expected_dice: float
+) -> Iterator[str]:
     for name, distance in away.items():
         if distance > FAR and name == "scale":
             yield f"scale: tissue seems {enlargement:.2g} times as large as in training, is the mpp right?"
         elif distance > FAR:
             yield f"{name}: {distance:.1f} times as far from the training images as they reach"
-    if promised < LEAST_EXPECTED_DICE:
+    if promised < least_expected_dice:
         yield f"unsure: by its own probabilities the network expects a Dice of {promised:.2f}"

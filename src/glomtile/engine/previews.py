@@ -8,9 +8,10 @@ from typing import Any
 
 from glomtile.config.schema import Config
 from glomtile.core.palette import Palette
+from glomtile.engine.asking import Asking
 from glomtile.engine.callbacks import EpochEnd
 from glomtile.engine.pictures import segment_image, segment_whole
-from glomtile.engine.predictor import Asking, KerasPredictor
+from glomtile.engine.predictor import KerasPredictor
 from glomtile.engine.sources import sample_size, working_scale
 from glomtile.errors import GlomtileError
 from glomtile.files.images import list_images, read_image

@@ -11,8 +11,9 @@ import numpy as np
 
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
+from glomtile.engine.asking import Asking
 from glomtile.engine.modelfolder import checked_file
-from glomtile.engine.predictor import Asking, Network, TilePredictor
+from glomtile.engine.predictor import Network, TilePredictor
 from glomtile.errors import ArgumentError, MissingExtraError, ModelError
 from glomtile.types import Float32, UInt8
 

@@ -8,21 +8,21 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from glomtile.config.card import ModelCard
-from glomtile.core.arguments import choice_argument, number_argument, path_argument, typed_argument
+from glomtile.core.arguments import path_argument, typed_argument
 from glomtile.core.extract import FoundObject
 from glomtile.core.grid import Plan
 from glomtile.core.shaping import ShapingRules
 from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.answers import answer_picture, fill_store
+from glomtile.engine.asking import Asking, with_asking
 from glomtile.engine.doubts import Doubts, doubts_of
 from glomtile.engine.objectstream import ObjectFinder, ObjectStream
 from glomtile.engine.pictures import Tiling
-from glomtile.engine.predictor import MOST_SMOOTHING_PX, Asking, Tta
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.windows import Settings, chosen_window, panel_px, picture_margin, slide_plan
@@ -103,15 +103,7 @@ class Segmenter:
             typed_argument("settings", settings, Settings, "Settings")
         place = modelfolder.model_folder(None if folder is None else path_argument("folder", folder))
         card = modelfolder.read_card(place)
-        if tta is not None:
-            choice_argument("tta", tta, get_args(Tta))
-            card = card.model_copy(update={"tta": tta})
-        if threshold is not None:
-            threshold = number_argument("threshold", threshold, 0, 1)
-            card = card.model_copy(update={"threshold": threshold})
-        if smoothing_px is not None:
-            smoothing_px = number_argument("smoothing_px", smoothing_px, 0, MOST_SMOOTHING_PX)
-            card = card.model_copy(update={"smoothing_px": smoothing_px})
+        card = with_asking(card, tta, threshold, smoothing_px)
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
             threads = settings.network_threads if settings else None

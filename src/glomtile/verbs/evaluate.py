@@ -186,8 +186,9 @@ def _segmented(
     config: Config, loaded: LoadedModel, pairs: list[Pair]
 ) -> Iterator[tuple[Pair, Segmented, float | None, int]]:
     """Each pair, what the network says of it, its scale, how far apart window borders lie (0: one window)."""
+    from glomtile.engine.asking import Asking
     from glomtile.engine.pictures import segment_image
-    from glomtile.engine.predictor import Asking, KerasPredictor
+    from glomtile.engine.predictor import KerasPredictor
     from glomtile.engine.sources import working_scale
     from glomtile.files.images import image_mpp
 

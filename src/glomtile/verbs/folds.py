@@ -204,9 +204,10 @@ class Said:
 
 def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Said]]:
     """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
+    from glomtile.engine.asking import Asking
     from glomtile.engine.modelfolder import load_model_folder, read_card
     from glomtile.engine.pictures import segment_image
-    from glomtile.engine.predictor import Asking, KerasPredictor
+    from glomtile.engine.predictor import KerasPredictor
     from glomtile.engine.segmenter import Segmenter
     from glomtile.engine.sources import working_scale
     from glomtile.files.planes import crop

@@ -10,8 +10,9 @@ from typing import Literal
 from glomtile.config.schema import Config
 from glomtile.core.palette import Palette
 from glomtile.engine import modelfolder
+from glomtile.engine.asking import Asking, Tta
 from glomtile.engine.pictures import segment_image, segment_whole
-from glomtile.engine.predictor import Asking, KerasPredictor, Tta
+from glomtile.engine.predictor import KerasPredictor
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.files.images import image_mpp, list_images, read_image
 from glomtile.files.masks import write_mask

@@ -306,6 +306,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCar
         tta=config.tiledinfer.tta,
         threshold=config.tiledinfer.threshold,
         smoothing_px=config.tiledinfer.smoothing_px,
+        least_expected_dice=config.tiledinfer.least_expected_dice,
         objects=rules_of_truth(config, training, config.palette()),
         stride_px=seen.stride_px,
         context_px=seen.context_px,
