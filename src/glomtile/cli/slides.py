@@ -18,7 +18,10 @@ OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Whe
 
 def segment(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Slides, pictures, folders of them.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Slides, pictures, folders of them; here, or as s3://bucket/*.svs."
+        ),
     ],
     out: OutFolder,
     model: Annotated[
@@ -62,6 +65,10 @@ def segment(
     runtime: Annotated[
         str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
     ] = "auto",
+    scratch: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where slides behind addresses lie meanwhile, instead of in --out."),
+    ] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
     dry_run: Annotated[
@@ -76,7 +83,7 @@ def segment(
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime)
+    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime, scratch)
     if runtime_of(request) == "keras":
         wake_backend()
     with watching() as progress:
