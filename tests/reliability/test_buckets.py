@@ -1,4 +1,4 @@
-"""Slides in a bucket of a real S3 server: the bytes of files, whoever dies meanwhile."""
+"""Slides and results in buckets of a real S3 server: the bytes of files, whoever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from glomtile.files import remote  # noqa: E402
 from glomtile.verbs import slidejob  # noqa: E402
 from glomtile.verbs.oneslide import Request  # noqa: E402
 from glomtile.verbs.segment import segment  # noqa: E402
+from glomtile.verbs.slidebucket import place_of  # noqa: E402
 
 HEIGHTS = {"large": 2048, "b": 400, "c": 400}
 
@@ -84,6 +86,25 @@ def assert_done(out: Path, expected: dict[str, bytes]) -> None:
     origin = run["inputs"]["s3://bucket/study/b.ome.tif"]["origin"]
     assert origin["bytes"] > 0
     assert origin["version"].strip('"')
+
+
+def in_bucket(s3: Any, name: str) -> dict[str, bytes]:
+    root = f"bucket/{name}/"
+    s3.invalidate_cache()
+    return {path.removeprefix(root): s3.cat_file(path) for path in s3.find(root)}
+
+
+def assert_all_there(made: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    """A folder of results in the bucket: the bytes of one machine, every slide once, and no mark of a run."""
+    own = {"summary.csv", "run.json", "report.html", *(f".glomtile/{name}.json" for name in HEIGHTS)}
+    assert set(made) == {*expected, *own}
+    assert {name: made[name] for name in expected} == expected
+    rows = made["summary.csv"].decode().splitlines()[1:]
+    assert sorted(row.partition(",")[0] for row in rows) == sorted(HEIGHTS)
+    run = json.loads(made["run.json"])
+    assert sorted([*run["done"], *run["skipped"]]) == sorted(
+        f"s3://bucket/study/{n}.ome.tif" for n in HEIGHTS
+    )
 
 
 def command(model: Path, out: str | Path, *more: str) -> list[str]:
@@ -183,3 +204,55 @@ def test_without_credentials_nothing_begins_and_the_line_says_why(
         "s3://bucket/study/*.tif: expected files or a folder, got: Unable to locate credentials"
         in told.stderr
     )
+
+
+def test_workers_put_results_into_a_bucket_and_may_be_killed_amid_a_slide(
+    expected: dict[str, bytes], s3: Any, request_: Request, tmp_path: Path
+) -> None:
+    there = replace(request_, scratch=tmp_path)
+    work = place_of("s3://bucket/workers", tmp_path)
+    with in_background(
+        lambda: segment(["s3://bucket/study"], "s3://bucket/workers", there, cluster=Cluster(workers=2))
+    ) as run:
+        kill_amid(work, "large", run, but=set())
+        assert len(run.result(PATIENCE_S).done) == len(HEIGHTS)
+    assert_all_there(in_bucket(s3, "workers"), expected)
+    assert {path.name for path in work.iterdir()} == {".glomtile", "summary.csv", "run.json", "report.html"}
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_a_run_into_a_bucket_that_was_killed_goes_on_here_and_elsewhere(
+    expected: dict[str, bytes], s3: Any, request_: Request, tmp_path: Path, same_machine: bool
+) -> None:
+    assert request_.model is not None
+    name = f"killed-{same_machine}"
+    address, here = f"s3://bucket/{name}", tmp_path / "here"
+    line = command(request_.model, address, "--scratch", str(here))
+    first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # Slides are done in the order of their names, so two are in the bucket by then.
+    until(lambda: worker_amid(place_of(address, here), "large") or first.poll() is not None)
+    assert first.poll() is None, first.stderr.read() if first.stderr else ""
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    amid = in_bucket(s3, name)
+    assert {f".glomtile/{one}.json" for one in ("b", "c")} <= set(amid)
+    assert not {one for one in amid if "large" in one or one in ("summary.csv", "run.json", "report.html")}
+    if not same_machine:
+        line[-1] = str(tmp_path / "elsewhere")
+    second = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    made = in_bucket(s3, name)
+    assert_all_there(made, expected)
+    assert len(json.loads(made["run.json"])["skipped"]) == 2
+    assert f"{address}/masks\n" in second.stdout
+
+
+def test_a_bucket_that_is_not_there_ends_the_run_at_once(
+    expected: dict[str, bytes], request_: Request, tmp_path: Path
+) -> None:
+    assert request_.model is not None
+    line = command(request_.model, "s3://nobucket/out", "--scratch", str(tmp_path))
+    told = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert told.returncode == 2, told.stderr
+    assert "s3://nobucket/out/.glomtile/lock: expected a folder that takes files, got: " in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1

@@ -23,7 +23,9 @@ def segment(
             metavar="INPUT...", help="Slides, pictures, folders of them; here, or as s3://bucket/*.svs."
         ),
     ],
-    out: OutFolder,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="DIR", help="Where the results go; s3://bucket/out, too.")
+    ],
     model: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +69,10 @@ def segment(
     ] = "auto",
     scratch: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where slides behind addresses lie meanwhile, instead of in --out."),
+        typer.Option(
+            metavar="DIR",
+            help="Where slides behind addresses lie meanwhile, and results for a bucket.",
+        ),
     ] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
@@ -101,7 +106,7 @@ def segment(
     from glomtile.cli.summaries import slides_table
     from glomtile.verbs.outcomes import slides_outcome
 
-    images = slides_outcome(out)
+    images = slides_outcome(result.folder)
     tell(
         "segment",
         result.paths,

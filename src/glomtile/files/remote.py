@@ -28,6 +28,9 @@ _VERSIONS = (
 
 _MEGABYTE = 10**6
 
+HINT = "is the store reached from here, and are its credentials set?"
+"""What to try where a store raised anything."""
+
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -127,7 +130,7 @@ def list_remote(address: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
     require_store(address)
     magic = "*[" if _scheme(address) in _WEB else "*[?"
     with _store_errors(address, "files or a folder"):
-        store, path = _opened(address)
+        store, path = opened_store(address)
         if any(letter in path for letter in magic):
             found: list[Mapping[str, Any]] = list(store.glob(path, detail=True).values())
         else:
@@ -146,6 +149,20 @@ def list_remote(address: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
     if not taken:
         raise InputError(address, f"expected at least one of {', '.join(suffixes)}, got none")
     return sorted(taken, key=_natural)
+
+
+def opened_store(address: str) -> tuple[Any, str]:
+    """The store and what it calls the file; what it remembers of earlier listings is forgotten."""
+    from fsspec.core import url_to_fs
+
+    store, path = url_to_fs(address)
+    store.invalidate_cache()
+    return store, path
+
+
+def said(problem: Exception) -> str:
+    """What a store raised, on one line; each has exceptions of its own."""
+    return " ".join(str(problem).split()) or type(problem).__name__
 
 
 @contextmanager
@@ -190,7 +207,7 @@ def _fetch(file: RemoteFile, target: Path, progress: Progress) -> None:
     require_store(file.address)
     progress.start(f"MB of {file.name} fetched", None if file.bytes is None else file.bytes // _MEGABYTE)
     with _store_errors(file.address, "a file that can be fetched"):
-        store, path = _opened(file.address)
+        store, path = opened_store(file.address)
         with storage_errors(target, inside=part):
             store.get_file(path, str(part), callback=_telling(progress))
         store.invalidate_cache()
@@ -228,15 +245,6 @@ def _scheme(address: str) -> str:
     return match[1].lower() if match else ""
 
 
-def _opened(address: str) -> tuple[Any, str]:
-    """The store and what it calls the file; what it remembers of earlier listings is forgotten."""
-    from fsspec.core import url_to_fs
-
-    store, path = url_to_fs(address)
-    store.invalidate_cache()
-    return store, path
-
-
 def _file(store: Any, told: Mapping[str, Any], path: str) -> RemoteFile:
     """A file as its store tells of it."""
     mark = next((told[key] for key in _VERSIONS if told.get(key)), None)
@@ -254,7 +262,7 @@ def _natural(file: RemoteFile) -> tuple[Any, ...]:
 
 @contextmanager
 def _store_errors(address: str, expected: str) -> Iterator[None]:
-    """Turn what a store raises into `InputError`; each has exceptions of its own."""
+    """Turn what a store raises into `InputError`."""
     try:
         yield
     except GlomtileError:
@@ -264,6 +272,6 @@ def _store_errors(address: str, expected: str) -> Iterator[None]:
     except Exception as problem:
         raise InputError(
             address,
-            f"expected {expected}, got: {' '.join(str(problem).split()) or type(problem).__name__}",
-            "is the store reached from here, and are its credentials set?",
+            f"expected {expected}, got: {said(problem)}",
+            HINT,
         ) from problem

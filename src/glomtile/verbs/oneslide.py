@@ -29,6 +29,7 @@ from glomtile.verbs.slidesources import Source, at_hand, copies_folder
 if TYPE_CHECKING:
     from glomtile.engine.segmenter import Segmenter
     from glomtile.engine.windows import Settings
+    from glomtile.verbs.slidebucket import Bucket
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Request:
     runtime : {"auto", "openvino", "keras"}
         What computes the network.
     scratch : Path or None
-        Where slides behind addresses lie while they are worked on; beside the notes where `None`.
+        Where slides behind addresses lie while they are worked on, beside the notes where `None`; and where
+        results for a bucket are made, the user's cache where `None`.
     """
 
     model: Path | None = None
@@ -92,11 +94,14 @@ class SlideWork:
     out : Path
     segmenter : Segmenter
     request : Request
+    bucket : Bucket or None
+        Where results go that are made in `out`.
     """
 
     out: Path
     segmenter: Segmenter
     request: Request
+    bucket: Bucket | None = None
 
     def segment(self, source: Source, progress: Progress, widest_px: int | None = None) -> Outcome:
         """Segment one input, unless that was done before.
@@ -118,6 +123,8 @@ class SlideWork:
                 known = known_identity(self.out, source, mpp, self.segmenter)
                 if known is not None and self._done_before(source, known, progress):
                     return Outcome()
+                if self.bucket is not None:
+                    self.bucket.require_ours()
                 with at_hand(source, self._copy_folder(name), progress) as path:
                     identity = identity_of(path, mpp, self.segmenter)
                     return self._segment(source, path, identity, progress, widest_px)
@@ -146,7 +153,7 @@ class SlideWork:
     def _done_before(self, source: Source, identity: dict[str, Any], progress: Progress) -> bool:
         """Whether it is not to be done; says so."""
         out = self.out
-        if self.request.overwrite or not done_before(out, source, identity, self.request.zarr):
+        if self.request.overwrite or not done_before(out, source, identity, self.request.zarr, self.bucket):
             return False
         progress.note(f"{source}: done before")
         note = read_note(note_path(out, source)) or {}
@@ -165,7 +172,7 @@ class SlideWork:
 
         began, out, segmenter, mpp = time.time(), self.out, self.segmenter, self.request.mpp
         if self._done_before(source, identity, progress):
-            note_origin(out, source)
+            note_origin(out, source, self.bucket)
             return Outcome()
         work = work_path(out, source)
         if widest_px is not None:
@@ -174,8 +181,10 @@ class SlideWork:
                 return Outcome(parts=tuple(parts))
         found = segmenter.segment(path, mpp=mpp, work=work, identity=identity, progress=progress)
         written = found.save(out, zarr=self.request.zarr)
+        if self.bucket is not None:
+            self.bucket.take(out, written)
         computed = {"threads": segmenter.settings.network_threads or cores(), "processor": processor()}
-        write_note(out, source, identity, found, written, computed, time.time() - began)
+        write_note(out, source, identity, found, written, computed, time.time() - began, self.bucket)
         if work.exists():
             shutil.rmtree(work, ignore_errors=True)
         counts = ", ".join(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files.lock import sole_run
+from glomtile.files.remote import is_address
 from glomtile.files.scratch import Scratch
 from glomtile.files.slides import open_slide
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.oneslide import Outcome, Request, SlideWork
 from glomtile.verbs.planned import Planned
 from glomtile.verbs.report import report
+from glomtile.verbs.slidebucket import Bucket, TakenOverError, begin, bring_shown, finish, place_of
 from glomtile.verbs.slidejob import MEETING, segmented_there
 from glomtile.verbs.slidenotes import OWN, Summary, can_write, write_run
 from glomtile.verbs.slidesources import (
@@ -43,19 +45,23 @@ class SegmentResult:
         Inputs segmented now, and those that an earlier run had finished.
     failed : tuple of (Path or RemoteFile or str, str)
         The others, each with the reason.
-    paths : tuple of Path
-        ``summary.csv``, ``run.json``, ``report.html`` and the folders of outputs, those that exist.
+    paths : tuple of Path or str
+        ``summary.csv``, ``run.json``, ``report.html`` and the folders of outputs, those that exist; addresses
+        of them where they lie in a bucket.
+    folder : Path
+        Where the first three lie here.
     """
 
     done: tuple[Source, ...]
     skipped: tuple[Source, ...]
     failed: tuple[tuple[Source | str, str], ...]
-    paths: tuple[Path, ...]
+    paths: tuple[Path | str, ...]
+    folder: Path
 
 
 def segment(
     inputs: Sequence[str | Path],
-    out: Path,
+    out: str | Path,
     request: Request,
     *,
     cluster: Cluster | None = None,
@@ -67,8 +73,8 @@ def segment(
     ----------
     inputs : sequence of str or Path
         Files, folders whose slides and pictures are taken, and addresses of both as ``s3://bucket/*.svs``.
-    out : Path
-        See docs/outputs.md for what comes to lie in it.
+    out : str or Path
+        A folder, or the address of one as ``s3://bucket/out``; see docs/outputs.md for what comes there.
     request : Request
     cluster : Cluster, optional
         Whose workers segment, a slide each at a time; this process does where it is left out.
@@ -87,7 +93,7 @@ def segment(
     ModelError
         The model cannot be used.
     StorageError
-        The folder of results cannot be written at all.
+        The folder of results cannot be written at all, or another run began to work in the bucket.
     ClusterError
         The scheduler of the cluster was lost and did not return.
 
@@ -98,29 +104,43 @@ def segment(
     """
     from glomtile.engine.segmenter import Segmenter
 
-    out = Path(out)
+    address = out if isinstance(out, str) and is_address(out) else None
+    out = Path(out) if address is None else place_of(address, request.scratch)
     if out.exists() and not out.is_dir():
         raise UsageError(out, "expected a folder for the results, got a file")
     files, failed = sources_of(inputs)
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    if address is not None:
+        request = replace(request, scratch=None)
     with sole_run(out / OWN, progress):
+        bucket = None if address is None else begin(address, out, progress)
         files = of_own_names(files, failed)
         if cluster is None:
             # Workers of a client that was killed see by this that their run has ended.
             shutil.rmtree(out / OWN / MEETING, ignore_errors=True)
-            outcomes = _here(files, out, segmenter, request, progress)
+            outcomes = _here(files, out, segmenter, request, progress, bucket)
         else:
-            outcomes = segmented_there(files, out, segmenter, request, cluster, progress)
+            outcomes = segmented_there(files, out, segmenter, request, cluster, progress, bucket)
         done, skipped = _gather(files, outcomes, out, failed, progress)
+        if bucket is not None:
+            bring_shown(bucket, out)
         told = write_run(out, segmenter, request.model, done, skipped, failed)
-        page = _report(out, progress)
+        paths = _concluded(out, (told, *_report(out, progress)), bucket)
     tidy_copies(copies_folder(out, request.scratch))
-    folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
-    summary = out / "summary.csv"
-    written = (*folders, *((summary,) if summary.is_file() else ()), told, *page)
-    return SegmentResult(tuple(done), tuple(skipped), tuple(failed), written)
+    return SegmentResult(tuple(done), tuple(skipped), tuple(failed), paths, out)
+
+
+def _concluded(out: Path, made: Sequence[Path], bucket: Bucket | None) -> tuple[Path | str, ...]:
+    """The results that are there, in the bucket where they go to one, in which the run has ended then."""
+    folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays")]
+    whole = [path for path in (out / "summary.csv", *made) if path.is_file()]
+    there = [*(folder for folder in folders if folder.is_dir()), *whole]
+    if bucket is None:
+        return tuple(there)
+    finish(bucket, out, whole)
+    return tuple(bucket.folder.at(path.relative_to(out).as_posix()) for path in there)
 
 
 def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
@@ -133,10 +153,15 @@ def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
 
 
 def _here(
-    files: Sequence[Source], out: Path, segmenter: Segmenter, request: Request, progress: Progress
+    files: Sequence[Source],
+    out: Path,
+    segmenter: Segmenter,
+    request: Request,
+    progress: Progress,
+    bucket: Bucket | None,
 ) -> Iterator[tuple[Source, Outcome]]:
     """Segment one after the other in this process."""
-    work = SlideWork(out, segmenter, request)
+    work = SlideWork(out, segmenter, request, bucket)
     for number, path in enumerate(files, 1):
         progress.note(f"{path} ({number} of {len(files)})" if len(files) > 1 else f"{path}")
         yield path, work.segment(path, progress)
@@ -158,7 +183,8 @@ def _gather(
             why = reason(outcome.problem, path)
             failed.append((path, why))
             progress.warn(f"{path}: {why}")
-            if isinstance(outcome.problem, StorageError) and not can_write(out):
+            taken_over = isinstance(outcome.problem, TakenOverError)
+            if taken_over or (isinstance(outcome.problem, StorageError) and not can_write(out)):
                 raise outcome.problem
             continue
         (done if outcome.fresh else skipped).append(path)

@@ -11,6 +11,7 @@ from glomtile.errors import ClusterError, ModelError
 from glomtile.files.remote import RemoteFile, require_store
 from glomtile.types import Progress
 from glomtile.verbs.oneslide import Outcome, Request, SlideWork, runtime_of
+from glomtile.verbs.slidebucket import Bucket
 from glomtile.verbs.slidenotes import OWN
 from glomtile.verbs.slidesources import Source, bytes_of
 
@@ -60,13 +61,16 @@ class SlideJob:
     identity : dict
         Of the client's segmenter: what decides the pixels, besides the slide.
     addresses : tuple of str
-        One of each kind that the workers will fetch from.
+        One of each kind that the workers will fetch from or put to.
+    bucket : Bucket or None
+        See `SlideWork`.
     """
 
     out: Path
     request: Request
     identity: dict[str, Any]
     addresses: tuple[str, ...] = ()
+    bucket: Bucket | None = None
 
     stage: ClassVar[str] = "windows"
     figure: ClassVar[str] = "windows"
@@ -103,7 +107,7 @@ class SlideJob:
                 f"expected what the client has, got other: {', '.join(others)}",
                 "give all machines the same installation and the same model folder",
             )
-        work = SlideWork(self.out, segmenter, request)
+        work = SlideWork(self.out, segmenter, request, self.bucket)
 
         def do(piece: Piece, progress: Progress) -> Outcome:
             if piece.panel is not None:
@@ -120,6 +124,7 @@ def segmented_there(
     request: Request,
     cluster: Cluster,
     progress: Progress,
+    bucket: Bucket | None = None,
 ) -> Iterator[tuple[Source, Outcome]]:
     """Segment on a cluster; what becomes of each file, once.
 
@@ -128,8 +133,8 @@ def segmented_there(
     files : sequence of Path or RemoteFile
         The largest go first, so that no worker is left with one at the end; where they are fewer than the
         workers, wide slides are cut into panels.
-    out, segmenter, request, cluster, progress
-        See `glomtile.verbs.segment.segment`.
+    out, segmenter, request, cluster, progress, bucket
+        See `glomtile.verbs.segment.segment`, and `SlideWork`.
     """
     from glomtile.engine.cluster import crew_of
 
@@ -138,7 +143,8 @@ def segmented_there(
     scratch = None if request.scratch is None else request.scratch.absolute()
     kinds = {file.scheme: file.address for file in files if isinstance(file, RemoteFile)}
     told = replace(request, model=model, scratch=scratch)
-    job = SlideJob(out.resolve(), told, segmenter.identity, tuple(kinds.values()))
+    addresses = (*kinds.values(), *((bucket.address,) if bucket is not None else ()))
+    job = SlideJob(out.resolve(), told, segmenter.identity, addresses, bucket)
     with crew_of(cluster, job, progress) as crew:
         progress.start("slides", len(files))
         cut = PANEL_PX if len(files) < crew.present() else None

@@ -19,6 +19,7 @@ from glomtile.files.tables import write_csv
 if TYPE_CHECKING:
     from glomtile.engine.segmentation import Segmentation
     from glomtile.engine.segmenter import Segmenter
+    from glomtile.verbs.slidebucket import Bucket
     from glomtile.verbs.slidesources import Source
 
 OWN = ".glomtile"
@@ -81,8 +82,12 @@ def known_identity(
     return _identity(note["identity"].get("bytes"), note["identity"].get("sha256"), mpp, segmenter)
 
 
-def done_before(out: Path, source: Source, identity: dict[str, Any], zarr: bool) -> bool:
+def done_before(
+    out: Path, source: Source, identity: dict[str, Any], zarr: bool, bucket: Bucket | None = None
+) -> bool:
     """Whether a slide's results are there and the same would come again.
+
+    In a bucket they are where there is a note: that was seen when the run began.
 
     Raises
     ------
@@ -108,7 +113,8 @@ def done_before(out: Path, source: Source, identity: dict[str, Any], zarr: bool)
             "--overwrite replaces them, or choose another folder",
         )
     missing_zarr = zarr and not any(name.startswith("zarr/") for name in note["files"])
-    return not missing_zarr and all((out / name).exists() for name in note["files"])
+    there = bucket is not None or all((out / name).exists() for name in note["files"])
+    return there and not missing_zarr
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
@@ -138,11 +144,13 @@ def write_note(
     written: Iterable[Path],
     computed: dict[str, Any],
     seconds: float,
+    bucket: Bucket | None = None,
 ) -> None:
     """Note that a slide is finished; after this, and not before, it counts as done."""
     origin = {} if isinstance(source, Path) else {"origin": source.origin}
-    workspace.write_json(
-        note_path(out, source),
+    _put_note(
+        out,
+        source,
         {
             "input": str(source),
             **origin,
@@ -154,14 +162,24 @@ def write_note(
             "effort": vars(found.effort),
             "seconds": round(seconds, 2),
         },
+        bucket,
     )
 
 
-def note_origin(out: Path, source: Source) -> None:
+def note_origin(out: Path, source: Source, bucket: Bucket | None = None) -> None:
     """Note where the content of a finished slide lies now, so that it is known without being fetched."""
     note = read_note(note_path(out, source))
     if note is not None and isinstance(source, RemoteFile) and note.get("origin") != source.origin:
-        workspace.write_json(note_path(out, source), {**note, "origin": source.origin})
+        _put_note(out, source, {**note, "origin": source.origin}, bucket)
+
+
+def _put_note(out: Path, source: Source, told: dict[str, Any], bucket: Bucket | None) -> None:
+    """Write a note; in the bucket first, since one that lies here says that the other does."""
+    path = note_path(out, source)
+    if bucket is not None:
+        name = path.relative_to(out).as_posix()
+        bucket.folder.write(name, workspace.json_text(told).encode("utf-8"))
+    workspace.write_json(path, told)
 
 
 class Summary:
