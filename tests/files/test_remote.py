@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import errno
+import functools
+import threading
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +175,26 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="expected fsspec to be installed"):
         require_store("s3://bucket")
+
+
+def test_files_of_the_web_are_listed_by_its_links_and_fetched(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
+    (tmp_path / "web").mkdir()
+    for name in ("a b.svs", "c.svs", "notes.txt"):
+        (tmp_path / "web" / name).write_bytes(name.encode() * 1000)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "web")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{web.server_address[1]}"
+        listed = list_remote(f"{address}/*.svs", SUFFIXES)
+        assert [(file.name, file.bytes) for file in listed] == [("a b.svs", 7000), ("c.svs", 5000)]
+        assert all(file.version for file in listed)
+        assert list_remote(f"{address}/c.svs", SUFFIXES) == listed[1:]
+        with fetched(listed[0], tmp_path / "copy") as path:
+            assert path.read_bytes() == b"a b.svs" * 1000
+        with pytest.raises(InputError, match="got nothing there"):
+            list_remote(f"{address}/d.svs", SUFFIXES)
+        web.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from glomtile.errors import GlomtileError, StorageError
 from glomtile.files.remote import HINT, opened_store, require_store, said
 from glomtile.files.workspace import storage_errors
 
-_AT_ONCE = 500
+_AT_ONCE = 50
 """So many files are brought in one go: their answers are held in memory."""
 
 

@@ -19,7 +19,7 @@ from glomtile.files.workspace import require_space, storage_errors
 from glomtile.types import SILENT, Progress
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: C:\ is none
-_WEB = ("http", "https")
+WEB = ("http", "https")
 _VERSIONS = (
     "ETag", "etag", "generation", "md5Hash", "Last-Modified", "LastModified", "last_modified", "updated",
     "mtime", "created",
@@ -56,14 +56,14 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """The last part of the address, as a file is called."""
-        if self.scheme in _WEB:
+        if self.scheme in WEB:
             return PurePosixPath(unquote(urlsplit(self.address).path)).name
         return self.address.rpartition("/")[2]
 
     @property
     def scheme(self) -> str:
         """What the address begins with: ``s3``, ``gs``, ``https``."""
-        return _scheme(self.address)
+        return scheme_of(self.address)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -74,6 +74,12 @@ class RemoteFile:
 def is_address(text: str) -> bool:
     r"""Whether it begins as ``s3://`` does; ``C:\\slides`` and ``C://slides`` do not."""
     return _ADDRESS.match(text) is not None
+
+
+def scheme_of(address: str) -> str:
+    """What an address begins with, in small letters: ``s3``, ``gs``, ``https``."""
+    match = _ADDRESS.match(address)
+    return match[1].lower() if match else ""
 
 
 def require_store(address: str) -> None:
@@ -91,7 +97,7 @@ def require_store(address: str) -> None:
         raise MissingExtraError(address, "expected fsspec to be installed, it is not", extra)
     from fsspec import get_filesystem_class
 
-    scheme = _scheme(address)
+    scheme = scheme_of(address)
     try:
         get_filesystem_class(scheme)
     except ImportError as problem:
@@ -128,7 +134,7 @@ def list_remote(address: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
         Nothing is there, the store cannot be reached, or it refuses.
     """
     require_store(address)
-    magic = "*[" if _scheme(address) in _WEB else "*[?"
+    magic = "*[" if scheme_of(address) in WEB else "*[?"
     with _store_errors(address, "files or a folder"):
         store, path = opened_store(address)
         if any(letter in path for letter in magic):
@@ -238,11 +244,6 @@ def _telling(progress: Progress) -> Any:
             progress.advance(steps)
 
     return Telling()
-
-
-def _scheme(address: str) -> str:
-    match = _ADDRESS.match(address)
-    return match[1].lower() if match else ""
 
 
 def _file(store: Any, told: Mapping[str, Any], path: str) -> RemoteFile:

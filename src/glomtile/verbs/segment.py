@@ -134,13 +134,13 @@ def segment(
 
 def _concluded(out: Path, made: Sequence[Path], bucket: Bucket | None) -> tuple[Path | str, ...]:
     """The results that are there, in the bucket where they go to one, in which the run has ended then."""
-    folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays")]
+    kinds = ("masks", "geojson", "objects", "overlays")
     whole = [path for path in (out / "summary.csv", *made) if path.is_file()]
-    there = [*(folder for folder in folders if folder.is_dir()), *whole]
     if bucket is None:
-        return tuple(there)
+        return (*(out / kind for kind in kinds if (out / kind).is_dir()), *whole)
     finish(bucket, out, whole)
-    return tuple(bucket.folder.at(path.relative_to(out).as_posix()) for path in there)
+    there = kinds if any((out / OWN).glob("*.json")) else ()
+    return tuple(bucket.folder.at(name) for name in (*there, *(path.name for path in whole)))
 
 
 def _report(out: Path, progress: Progress) -> tuple[Path, ...]:

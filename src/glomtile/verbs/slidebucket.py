@@ -16,6 +16,7 @@ from typing import Any
 
 from glomtile.errors import InputError, PlaceError, StorageError
 from glomtile.files.bucket import RemoteFolder
+from glomtile.files.remote import WEB, scheme_of
 from glomtile.files.workspace import storage_errors
 from glomtile.types import Progress
 from glomtile.verbs.slidenotes import OWN, read_note
@@ -115,6 +116,8 @@ def begin(address: str, out: Path, progress: Progress) -> Bucket:
         The package that the address needs is not installed.
     """
     bucket = Bucket(address.rstrip("/"), secrets.token_hex(8))
+    if scheme_of(address) in WEB:
+        raise PlaceError(address, "expected a store that takes files, as s3:// or gs://, got the web")
     try:
         holder = _holder(bucket.folder)
         mark = {"process": os.getpid(), "host": socket.gethostname(),
