@@ -7,7 +7,7 @@ import errno
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 fsspec = pytest.importorskip("fsspec", reason="addresses need fsspec: pip install 'glomtile[remote]'")
 
-from glomtile.errors import InputError, MissingExtraError, StorageError  # noqa: E402
+from glomtile.errors import InputError, MissingExtraError, StorageError, UsageError  # noqa: E402
 from glomtile.files import remote  # noqa: E402
 from glomtile.files.remote import (  # noqa: E402
     RemoteFile,
@@ -26,6 +26,19 @@ from glomtile.files.remote import (  # noqa: E402
 )
 
 SUFFIXES = (".svs", ".png")
+
+
+class Counting:
+    total, steps = 0, 0
+
+    def start(self, title: str, total: int | None = None) -> None:
+        self.total = total or 0
+
+    def advance(self, steps: int = 1, **figures: float | str) -> None:
+        self.steps += steps
+
+    note: Callable[[str], None] = staticmethod(print)
+    warn: Callable[[str], None] = staticmethod(print)
 
 
 @pytest.fixture
@@ -142,18 +155,6 @@ def test_progress_is_told_in_megabytes(store: Any, tmp_path: Path) -> None:
     store.pipe_file("/study/large.svs", bytes(12_345_678))
     (file,) = list_remote("memory://study/large.svs", SUFFIXES)
 
-    class Counting:
-        total, steps = 0, 0
-
-        def start(self, title: str, total: int | None = None) -> None:
-            self.total = total or 0
-
-        def advance(self, steps: int = 1, **figures: float | str) -> None:
-            self.steps += steps
-
-        note: Callable[[str], None] = staticmethod(print)
-        warn: Callable[[str], None] = staticmethod(print)
-
     progress = Counting()
     with fetched(file, tmp_path / "copy", progress):
         pass
@@ -195,6 +196,47 @@ def test_files_of_the_web_are_listed_by_its_links_and_fetched(tmp_path: Path) ->
         with pytest.raises(InputError, match="got nothing there"):
             list_remote(f"{address}/d.svs", SUFFIXES)
         web.shutdown()
+
+
+def test_a_server_that_goes_away_half_way_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
+
+    class Half(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(b"x" * 50000)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Half) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{web.server_address[1]}/a.svs"
+        with (
+            pytest.raises(InputError, match=r"a\.svs: expected a file that can be fetched, got: .*payload"),
+            fetched(RemoteFile(address, 100000, None), tmp_path / "copy"),
+        ):
+            pytest.fail("there is no copy")
+        web.shutdown()
+    assert not (tmp_path / "copy").exists()
+
+
+def test_whoever_is_told_of_progress_can_end_a_fetch(store: Any, tmp_path: Path) -> None:
+    """So a worker stops whose run has ended."""
+
+    class Ending(Counting):
+        def advance(self, steps: int = 1, **figures: float | str) -> None:
+            raise UsageError("worker", "expected a run to work for, got one that has ended")
+
+    (file,) = list_remote("memory://study/a.png", SUFFIXES)
+    with pytest.raises(UsageError, match="got one that has ended"), fetched(file, tmp_path / "c", Ending()):
+        pytest.fail("there is no copy")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(
