@@ -49,6 +49,13 @@ def test_nothing_is_brought_for_no_names(store: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.parametrize("name", ["a/../../b", "/etc/b"])
+def test_no_name_leads_out_of_the_folder_here(store: Any, tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageError, match="got one that leads out"):
+        RemoteFolder("memory://out").bring([name], tmp_path / "back")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_did_not_arrive_whole_is_told(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

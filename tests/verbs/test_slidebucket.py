@@ -12,6 +12,7 @@ from glomtile.errors import PlaceError, StorageError
 from glomtile.files.bucket import RemoteFolder
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment
+from glomtile.verbs.slidebucket import place_of
 
 OUT = "memory://results/out"
 WHOLE = {"summary.csv", "run.json", "report.html"}
@@ -54,6 +55,7 @@ def test_the_bucket_holds_what_a_folder_would(
         for name in ("masks", "geojson", "objects", "overlays", "summary.csv", "run.json", "report.html")
     )
     assert json.loads((told.folder / "run.json").read_text("utf-8"))["done"] == [*map(str, pictures)]
+    assert b"<h1>results: out</h1>" in made["report.html"]
     here = {name.partition("/")[0] for name in in_folder(told.folder)}
     assert here == {".glomtile", *WHOLE}
 
@@ -160,3 +162,10 @@ def test_a_place_that_takes_no_files_ends_the_run_at_once(
         segment(pictures, address, request_)
     assert told.value.where.startswith(address)
     assert told.value.exit_code == 2
+
+
+def test_each_bucket_has_a_place_of_its_own_that_is_named_like_it(tmp_path: Path) -> None:
+    places = [place_of(f"s3://{name}", tmp_path) for name in ("lab/a/out", "lab/b/a/out", "lab")]
+    assert [place.parts[-2:] for place in places] == [("a", "out"), ("a", "out"), ("s3", "lab")]
+    assert len(set(places)) == 3
+    assert place_of("s3://lab/a/out/", tmp_path) == places[0]

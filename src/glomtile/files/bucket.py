@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from glomtile.errors import GlomtileError, StorageError
@@ -84,8 +84,17 @@ class RemoteFolder:
             store.rm_file(f"{root}/{name}")
 
     def bring(self, names: Iterable[str], folder: Path) -> None:
-        """Copy files here, under the same names; those that are here already are replaced."""
+        """Copy files here, under the same names; those that are here already are replaced.
+
+        Raises
+        ------
+        StorageError
+            Also where a name leads out of `folder`.
+        """
         wanted = sorted(names)
+        for name in wanted:
+            if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+                raise StorageError(self.at(name), "expected a name inside the folder, got one that leads out")
         for first in range(0, len(wanted), _AT_ONCE):
             some = wanted[first : first + _AT_ONCE]
             with self._errors("files that can be fetched"):

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from glomtile.errors import InputError, PlaceError, StorageError
@@ -92,9 +92,15 @@ class Bucket:
 
 
 def place_of(address: str, scratch: Path | None) -> Path:
-    """Where results for a bucket are made: a folder of its own in `scratch` or the user's cache."""
+    """Where results for a bucket are made: a folder of its own in `scratch` or the user's cache.
+
+    It ends as the address does, because the report is named after its folder and the one above.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glomtile"
-    return (scratch or cache) / f"results-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+    address = address.rstrip("/")
+    own = f"results-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+    names = [scheme_of(address), *filter(None, address.partition("://")[2].split("/"))]
+    return (scratch or cache).joinpath(own, *names[-2:])
 
 
 def begin(address: str, out: Path, progress: Progress) -> Bucket:
@@ -168,7 +174,7 @@ def _bring_notes(folder: RemoteFolder, out: Path) -> None:
     with storage_errors(out):
         for path in (*(out / OWN).glob("*.json"), *(out / kind for kind in _KINDS)):
             _remove(path)
-    own = [name for name in names if name.startswith(f"{OWN}/") and name.endswith(".json")]
+    own = [name for name in names if PurePosixPath(name).match(f"{OWN}/*.json") and name.count("/") == 1]
     folder.bring(own, out)
     folders = {name.rpartition("/")[0] for name in names}
     folders |= {"/".join(name.split("/")[:2]) for name in names if name.startswith("zarr/")}
