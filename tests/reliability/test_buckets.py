@@ -37,6 +37,8 @@ from glomtile.verbs.oneslide import Request  # noqa: E402
 from glomtile.verbs.segment import segment  # noqa: E402
 from glomtile.verbs.slidebucket import place_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 HEIGHTS = {"large": 2048, "b": 400, "c": 400}
 
 

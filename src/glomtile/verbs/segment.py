@@ -124,9 +124,9 @@ def segment(
         else:
             outcomes = segmented_there(files, out, segmenter, request, cluster, progress, bucket)
         done, skipped = _gather(files, outcomes, out, failed, progress)
+        told = write_run(out, segmenter, request.model, done, skipped, failed)
         if bucket is not None:
             bring_shown(bucket, out)
-        told = write_run(out, segmenter, request.model, done, skipped, failed)
         paths = _concluded(out, (told, *_report(out, progress)), bucket)
     tidy_copies(copies_folder(out, request.scratch))
     return SegmentResult(tuple(done), tuple(skipped), tuple(failed), paths, out)
