@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from skimage.draw import disk
-from tests.verbs.conftest import Purple
+from tests.purple import Purple
 
 import glomtile.engine.segmenter as segmenter_module
 from glomtile.engine.doubts import Doubts
