@@ -18,7 +18,7 @@ from importlib.abc import MetaPathFinder
 
 EXTRAS = {
     "keras", "tensorflow", "jax", "torch", "onnx", "onnxruntime", "h5py",
-    "matplotlib", "contourpy", "scipy", "skimage", "networkx",
+    "matplotlib", "contourpy", "scipy", "skimage", "networkx", "fsspec", "s3fs", "aiohttp", "distributed",
 }
 
 class Refusing(MetaPathFinder):
@@ -57,6 +57,19 @@ def test_a_picture_is_segmented(exported_model: Path, picture: Path, tmp_path: P
     assert told["settings"]["precision"] == "float32"
     assert "openvino" in told["versions"]
     assert "backend" not in told["versions"]
+
+
+@pytest.mark.parametrize(
+    "line", [("s3://bucket/a.svs", "-o", "out"), ("biopsy.png", "-o", "s3://bucket/out")]
+)
+def test_an_address_asks_for_the_extra(
+    exported_model: Path, picture: Path, tmp_path: Path, line: tuple[str, ...]
+) -> None:
+    given = [str(tmp_path / part) if part in ("out", picture.name) else part for part in line]
+    told = run("segment", *given, "--mpp", 0.5, "-m", exported_model, "--scratch", tmp_path / "scratch")
+    assert told.returncode == 2
+    assert "s3://bucket/" in told.stderr
+    assert "expected fsspec to be installed, it is not (pip install 'glomtile[remote]')" in told.stderr
 
 
 def test_masks_are_scored_with_sheets_and_a_report(picture: Path, tmp_path: Path) -> None:

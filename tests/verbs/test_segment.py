@@ -5,32 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from skimage.draw import disk
-from tests.purple import Purple, purple_card
+from tests.purple import Purple
 
 import glomtile.engine.segmenter as segmenter_module
 from glomtile.engine.doubts import Doubts
 from glomtile.engine.segmenter import Segmenter
-from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment, survey
 
-
-@pytest.fixture(autouse=True)
-def purple_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = purple_card()
-
-    def load(
-        folder: Any, settings: Settings | None = None, tta: Any = None, *, runtime: str = "auto"
-    ) -> Segmenter:
-        return Segmenter(Purple(), card, settings)
-
-    monkeypatch.setattr(Segmenter, "load", load)
+pytestmark = pytest.mark.usefixtures("purple_network")
 
 
 def test_a_card_of_another_scale_or_class_makes_other_results() -> None:

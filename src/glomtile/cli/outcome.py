@@ -26,7 +26,7 @@ Failed = Sequence[tuple[object, str]]
 
 def tell(
     command: str,
-    paths: Iterable[Path],
+    paths: Iterable[Path | str],
     lines: Iterable[object] = (),
     *,
     failed: Failed = (),
@@ -39,7 +39,7 @@ def tell(
     Parameters
     ----------
     command : str
-    paths : iterable of Path
+    paths : iterable of Path or str
         Results, told on stdout a line each.
     lines : iterable
         What else people are told on stdout; programs find it among `facts`.

@@ -18,9 +18,14 @@ OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Whe
 
 def segment(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Slides, pictures, folders of them.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Slides, pictures, folders of them; here, or as s3://bucket/*.svs."
+        ),
     ],
-    out: OutFolder,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="DIR", help="Where the results go; s3://bucket/out, too.")
+    ],
     model: Annotated[
         Path | None,
         typer.Option(
@@ -62,6 +67,13 @@ def segment(
     runtime: Annotated[
         str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
     ] = "auto",
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where slides behind addresses lie meanwhile, and results for a bucket.",
+        ),
+    ] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
     dry_run: Annotated[
@@ -76,7 +88,7 @@ def segment(
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime)
+    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime, scratch)
     if runtime_of(request) == "keras":
         wake_backend()
     with watching() as progress:
@@ -94,7 +106,7 @@ def segment(
     from glomtile.cli.summaries import slides_table
     from glomtile.verbs.outcomes import slides_outcome
 
-    images = slides_outcome(out)
+    images = slides_outcome(result.folder)
     tell(
         "segment",
         result.paths,

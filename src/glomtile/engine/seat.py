@@ -160,7 +160,8 @@ def _require_shared(mark: Path, folder: Path) -> None:
                 folder.parent.parent,
                 "expected a folder that client and workers share, got one in which a worker does not find "
                 "what the client wrote",
-                "give --out on a file system that all machines mount at the same place",
+                "give --out (or --scratch, where that is a bucket) on a file system that all machines mount "
+                "at the same place",
             )
         time.sleep(0.1)
 

@@ -33,6 +33,9 @@ SLIDE_SUFFIXES = (
 )  # fmt: skip
 """What a folder of inputs is searched for."""
 
+SEVERAL_FILES = (".mrxs", ".vms", ".vmu", ".dcm")
+"""Suffixes of slides whose pixels lie in files beside the one that is named."""
+
 PLAIN_PX = 4096
 """A TIFF without a pyramid, of at most so many pixels a side and no OME-TIFF, is a plain picture."""
 

@@ -95,8 +95,18 @@ def write_json(path: Path, value: Any) -> None:
     ValueError
         `value` holds NaN or an infinity, which JSON has no word for.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
-    write_text(path, text + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as `write_json` writes it.
+
+    Raises
+    ------
+    ValueError
+        `value` holds NaN or an infinity, which JSON has no word for.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
 
 
 @contextmanager

@@ -17,15 +17,19 @@ from glomtile.verbs.slidenotes import (
     OWN,
     done_before,
     identity_of,
+    known_identity,
+    note_origin,
     note_path,
     read_note,
     work_path,
     write_note,
 )
+from glomtile.verbs.slidesources import Source, at_hand, copies_folder
 
 if TYPE_CHECKING:
     from glomtile.engine.segmenter import Segmenter
     from glomtile.engine.windows import Settings
+    from glomtile.verbs.slidebucket import Bucket
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Request:
         Also write masks as OME-Zarr.
     runtime : {"auto", "openvino", "keras"}
         What computes the network.
+    scratch : Path or None
+        Where slides behind addresses lie while they are worked on, beside the notes where `None`; and where
+        results for a bucket are made, the user's cache where `None`.
     """
 
     model: Path | None = None
@@ -56,6 +63,7 @@ class Request:
     overwrite: bool = False
     zarr: bool = False
     runtime: str = "auto"
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,18 +94,21 @@ class SlideWork:
     out : Path
     segmenter : Segmenter
     request : Request
+    bucket : Bucket or None
+        Where results go that are made in `out`.
     """
 
     out: Path
     segmenter: Segmenter
     request: Request
+    bucket: Bucket | None = None
 
-    def segment(self, path: Path, progress: Progress, widest_px: int | None = None) -> Outcome:
+    def segment(self, source: Source, progress: Progress, widest_px: int | None = None) -> Outcome:
         """Segment one input, unless that was done before.
 
         Parameters
         ----------
-        path : Path
+        source : Path or RemoteFile
         progress : Progress
         widest_px : int, optional
             Where given, a slide of several panels of this width is only begun, and its panels are told.
@@ -106,58 +117,87 @@ class SlideWork:
         -----
         Where another process still works on it, one that a cluster has given up, say, its end is waited for.
         """
+        name, mpp = slide_name(source.name), self.request.mpp
         try:
-            identity = identity_of(path, self.request.mpp, self.segmenter)
-            with sole_run(self.out / OWN, progress, name=f"{slide_name(path)}.lock", wait=True):
-                return self._segment(path, identity, progress, widest_px)
+            with sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True):
+                known = known_identity(self.out, source, mpp, self.segmenter)
+                if known is not None and self._done_before(source, known, progress):
+                    return Outcome()
+                if self.bucket is not None:
+                    self.bucket.require_ours()
+                with at_hand(source, self._copy_folder(name), progress) as path:
+                    identity = identity_of(path, mpp, self.segmenter)
+                    return self._segment(source, path, identity, progress, widest_px)
         except (GlomtileError, MemoryError, OSError) as problem:
             return Outcome(problem=problem)
 
-    def fill(self, path: Path, panel: int, progress: Progress) -> Outcome:
+    def fill(self, source: Source, panel: int, progress: Progress) -> Outcome:
         """Label one panel of a slide that was begun; `segment` goes on when all are."""
-        mpp, name = self.request.mpp, f"{slide_name(path)}.{panel}.lock"
+        mpp, name = self.request.mpp, f"{slide_name(source.name)}.{panel}"
+        work = work_path(self.out, source)
         try:
-            identity = identity_of(path, mpp, self.segmenter)
-            with sole_run(self.out / OWN, progress, name=name, wait=True):
-                work = work_path(self.out, path)
+            with (
+                sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True),
+                at_hand(source, self._copy_folder(name), progress) as path,
+            ):
+                identity = identity_of(path, mpp, self.segmenter)
                 self.segmenter.fill(path, panel, mpp=mpp, work=work, identity=identity, progress=progress)
         except (GlomtileError, MemoryError, OSError) as problem:
             return Outcome(problem=problem)
         return Outcome(fresh=True)
 
+    def _copy_folder(self, name: str) -> Path:
+        """Where a slide behind an address lies while it is worked on; it has the lock of this name."""
+        return (copies_folder(self.out, self.request.scratch) or self.out / OWN) / f"{name}.fetched"
+
+    def _done_before(self, source: Source, identity: dict[str, Any], progress: Progress) -> bool:
+        """Whether it is not to be done; says so."""
+        out = self.out
+        if self.request.overwrite or not done_before(out, source, identity, self.request.zarr, self.bucket):
+            return False
+        progress.note(f"{source}: done before")
+        note = read_note(note_path(out, source)) or {}
+        _warn_of_doubts(source, note.get("doubts", ()), progress)
+        return True
+
     def _segment(
-        self, path: Path, identity: dict[str, Any], progress: Progress, widest_px: int | None
+        self,
+        source: Source,
+        path: Path,
+        identity: dict[str, Any],
+        progress: Progress,
+        widest_px: int | None,
     ) -> Outcome:
         from glomtile.engine.threads import cores, processor
 
         began, out, segmenter, mpp = time.time(), self.out, self.segmenter, self.request.mpp
-        if not self.request.overwrite and done_before(out, path, identity, self.request.zarr):
-            progress.note(f"{path}: done before")
-            note = read_note(note_path(out, path)) or {}
-            _warn_of_doubts(path, note.get("doubts", ()), progress)
+        if self._done_before(source, identity, progress):
+            note_origin(out, source, self.bucket)
             return Outcome()
-        work = work_path(out, path)
+        work = work_path(out, source)
         if widest_px is not None:
             parts = segmenter.split(path, mpp=mpp, work=work, identity=identity, widest_px=widest_px)
             if parts:
                 return Outcome(parts=tuple(parts))
         found = segmenter.segment(path, mpp=mpp, work=work, identity=identity, progress=progress)
         written = found.save(out, zarr=self.request.zarr)
+        if self.bucket is not None:
+            self.bucket.take(out, written)
         computed = {"threads": segmenter.settings.network_threads or cores(), "processor": processor()}
-        write_note(out, path, identity, found, written, computed, time.time() - began)
+        write_note(out, source, identity, found, written, computed, time.time() - began, self.bucket)
         if work.exists():
             shutil.rmtree(work, ignore_errors=True)
         counts = ", ".join(
             f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
         )
-        progress.note(f"{path}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
-        _warn_of_doubts(path, found.doubts.warnings, progress)
+        progress.note(f"{source}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
+        _warn_of_doubts(source, found.doubts.warnings, progress)
         return Outcome(fresh=True)
 
 
-def _warn_of_doubts(path: Path, doubts: Sequence[str], progress: Progress) -> None:
+def _warn_of_doubts(source: Source, doubts: Sequence[str], progress: Progress) -> None:
     if doubts:
-        progress.warn(f"{path}: doubtful: {'; '.join(doubts)}")
+        progress.warn(f"{source}: doubtful: {'; '.join(doubts)}")
 
 
 def runtime_of(request: Request) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glomtile.files.remote import RemoteFile
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -13,7 +15,7 @@ class Planned:
 
     Attributes
     ----------
-    input : Path
+    input : Path or RemoteFile
     kind : str
     size_px : (int, int)
         ``(H, W)`` at full resolution.
@@ -24,7 +26,7 @@ class Planned:
         All, and those that the network will look at.
     """
 
-    input: Path
+    input: Path | RemoteFile
     kind: str
     size_px: tuple[int, int]
     mpp: float

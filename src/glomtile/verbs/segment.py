@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files.lock import sole_run
-from glomtile.files.slides import list_slides, open_slide, slide_name
+from glomtile.files.remote import is_address
+from glomtile.files.scratch import Scratch
+from glomtile.files.slides import open_slide
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.oneslide import Outcome, Request, SlideWork
 from glomtile.verbs.planned import Planned
 from glomtile.verbs.report import report
+from glomtile.verbs.slidebucket import Bucket, TakenOverError, begin, bring_shown, finish, place_of
 from glomtile.verbs.slidejob import MEETING, segmented_there
 from glomtile.verbs.slidenotes import OWN, Summary, can_write, write_run
+from glomtile.verbs.slidesources import (
+    Source,
+    at_hand,
+    copies_folder,
+    of_own_names,
+    reason,
+    sources_of,
+    tidy_copies,
+)
 
 if TYPE_CHECKING:
     from glomtile.engine.cluster import Cluster
@@ -29,23 +41,27 @@ class SegmentResult:
 
     Attributes
     ----------
-    done, skipped : tuple of Path
+    done, skipped : tuple of Path or RemoteFile
         Inputs segmented now, and those that an earlier run had finished.
-    failed : tuple of (Path, str)
+    failed : tuple of (Path or RemoteFile or str, str)
         The others, each with the reason.
-    paths : tuple of Path
-        ``summary.csv``, ``run.json``, ``report.html`` and the folders of outputs, those that exist.
+    paths : tuple of Path or str
+        ``summary.csv``, ``run.json``, ``report.html`` and the folders of outputs, those that exist; addresses
+        of them where they lie in a bucket.
+    folder : Path
+        Where the first three lie here.
     """
 
-    done: tuple[Path, ...]
-    skipped: tuple[Path, ...]
-    failed: tuple[tuple[Path, str], ...]
-    paths: tuple[Path, ...]
+    done: tuple[Source, ...]
+    skipped: tuple[Source, ...]
+    failed: tuple[tuple[Source | str, str], ...]
+    paths: tuple[Path | str, ...]
+    folder: Path
 
 
 def segment(
-    inputs: Sequence[Path],
-    out: Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
     request: Request,
     *,
     cluster: Cluster | None = None,
@@ -55,10 +71,10 @@ def segment(
 
     Parameters
     ----------
-    inputs : sequence of Path
-        Files, and folders whose slides and pictures are taken.
-    out : Path
-        See docs/outputs.md for what comes to lie in it.
+    inputs : sequence of str or Path
+        Files, folders whose slides and pictures are taken, and addresses of both as ``s3://bucket/*.svs``.
+    out : str or Path
+        A folder, or the address of one as ``s3://bucket/out``; see docs/outputs.md for what comes there.
     request : Request
     cluster : Cluster, optional
         Whose workers segment, a slide each at a time; this process does where it is left out.
@@ -72,10 +88,12 @@ def segment(
     ------
     UsageError
         There is no input, `out` is a file, another run works in it, or the cluster cannot be used.
+    MissingExtraError
+        The cluster or an address needs a package that is not installed.
     ModelError
         The model cannot be used.
     StorageError
-        The folder of results cannot be written at all.
+        The folder of results cannot be written at all, or another run began to work in the bucket.
     ClusterError
         The scheduler of the cluster was lost and did not return.
 
@@ -86,28 +104,43 @@ def segment(
     """
     from glomtile.engine.segmenter import Segmenter
 
-    out = Path(out)
+    address = out if isinstance(out, str) and is_address(out) else None
+    out = Path(out) if address is None else place_of(address, request.scratch)
     if out.exists() and not out.is_dir():
         raise UsageError(out, "expected a folder for the results, got a file")
-    files, failed = _files(inputs)
+    files, failed = sources_of(inputs)
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    if address is not None:
+        request = replace(request, scratch=None)
     with sole_run(out / OWN, progress):
-        files = _of_own_names(files, failed)
+        bucket = None if address is None else begin(address, out, progress)
+        files = of_own_names(files, failed)
         if cluster is None:
             # Workers of a client that was killed see by this that their run has ended.
             shutil.rmtree(out / OWN / MEETING, ignore_errors=True)
-            outcomes = _here(files, out, segmenter, request, progress)
+            outcomes = _here(files, out, segmenter, request, progress, bucket)
         else:
-            outcomes = segmented_there(files, out, segmenter, request, cluster, progress)
+            outcomes = segmented_there(files, out, segmenter, request, cluster, progress, bucket)
         done, skipped = _gather(files, outcomes, out, failed, progress)
         told = write_run(out, segmenter, request.model, done, skipped, failed)
-        page = _report(out, progress)
-    folders = [out / kind for kind in ("masks", "geojson", "objects", "overlays") if (out / kind).is_dir()]
-    summary = out / "summary.csv"
-    written = (*folders, *((summary,) if summary.is_file() else ()), told, *page)
-    return SegmentResult(tuple(done), tuple(skipped), tuple(failed), written)
+        if bucket is not None:
+            bring_shown(bucket, out)
+        paths = _concluded(out, (told, *_report(out, progress)), bucket)
+    tidy_copies(copies_folder(out, request.scratch))
+    return SegmentResult(tuple(done), tuple(skipped), tuple(failed), paths, out)
+
+
+def _concluded(out: Path, made: Sequence[Path], bucket: Bucket | None) -> tuple[Path | str, ...]:
+    """The results that are there, in the bucket where they go to one, in which the run has ended then."""
+    kinds = ("masks", "geojson", "objects", "overlays")
+    whole = [path for path in (out / "summary.csv", *made) if path.is_file()]
+    if bucket is None:
+        return (*(out / kind for kind in kinds if (out / kind).is_dir()), *whole)
+    finish(bucket, out, whole)
+    there = kinds if any((out / OWN).glob("*.json")) else ()
+    return tuple(bucket.folder.at(name) for name in (*there, *(path.name for path in whole)))
 
 
 def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
@@ -120,32 +153,38 @@ def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
 
 
 def _here(
-    files: Sequence[Path], out: Path, segmenter: Segmenter, request: Request, progress: Progress
-) -> Iterator[tuple[Path, Outcome]]:
+    files: Sequence[Source],
+    out: Path,
+    segmenter: Segmenter,
+    request: Request,
+    progress: Progress,
+    bucket: Bucket | None,
+) -> Iterator[tuple[Source, Outcome]]:
     """Segment one after the other in this process."""
-    work = SlideWork(out, segmenter, request)
+    work = SlideWork(out, segmenter, request, bucket)
     for number, path in enumerate(files, 1):
         progress.note(f"{path} ({number} of {len(files)})" if len(files) > 1 else f"{path}")
         yield path, work.segment(path, progress)
 
 
 def _gather(
-    files: Sequence[Path],
-    outcomes: Iterable[tuple[Path, Outcome]],
+    files: Sequence[Source],
+    outcomes: Iterable[tuple[Source, Outcome]],
     out: Path,
-    failed: list[tuple[Path, str]],
+    failed: list[tuple[Source | str, str]],
     progress: Progress,
-) -> tuple[list[Path], list[Path]]:
+) -> tuple[list[Source], list[Source]]:
     """Inputs segmented now and done before, and those that could not be into `failed`, as they come."""
-    done: list[Path] = []
-    skipped: list[Path] = []
+    done: list[Source] = []
+    skipped: list[Source] = []
     summary = Summary(out)
     for path, outcome in outcomes:
         if outcome.problem is not None:
-            reason = _reason(outcome.problem, path)
-            failed.append((path, reason))
-            progress.warn(f"{path}: {reason}")
-            if isinstance(outcome.problem, StorageError) and not can_write(out):
+            why = reason(outcome.problem, path)
+            failed.append((path, why))
+            progress.warn(f"{path}: {why}")
+            taken_over = isinstance(outcome.problem, TakenOverError)
+            if taken_over or (isinstance(outcome.problem, StorageError) and not can_write(out)):
                 raise outcome.problem
             continue
         (done if outcome.fresh else skipped).append(path)
@@ -156,9 +195,11 @@ def _gather(
 
 
 def survey(
-    inputs: Sequence[Path], request: Request, *, progress: Progress = SILENT
-) -> tuple[list[Planned], list[tuple[Path, str]]]:
+    inputs: Sequence[str | Path], request: Request, *, progress: Progress = SILENT
+) -> tuple[list[Planned], list[tuple[Source | str, str]]]:
     """What `segment` would do with each input, and what of them cannot be done.
+
+    A slide behind an address is fetched to be looked at.
 
     Raises
     ------
@@ -167,56 +208,28 @@ def survey(
     """
     from glomtile.engine.segmenter import Segmenter
 
-    files, failed = _files(inputs)
+    files, failed = sources_of(inputs)
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
-    plans = []
-    for path in files:
+    plans, scratch = [], Scratch()
+    for source in files:
         try:
-            with open_slide(path, mpp=request.mpp, progress=progress) as slide:
-                plan, tissue = segmenter.plan(slide, path)
-                masked = not slide.plain and (request.settings is None or request.settings.tissue_mask)
-                seen = sum(not masked or tissue.near_tissue(window.own) for window in plan)
-                assert slide.mpp is not None
-                plans.append(
-                    Planned(
-                        path, slide.kind, slide.size_px, slide.mpp, slide.mpp_source or "given",
-                        tissue.area_mm2, len(plan), seen,
-                    )
-                )  # fmt: skip
+            copy = (request.scratch or scratch.folder) / scratch.folder.name
+            with at_hand(source, copy, progress) as path:
+                plans.append(_planned(source, path, segmenter, request, progress))
         except GlomtileError as problem:
-            failed.append((path, _reason(problem, path)))
+            failed.append((source, reason(problem, source)))
     return plans, failed
 
 
-def _files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The files meant, each once, and what of the inputs is none."""
-    files: dict[Path, Path] = {}
-    failed: list[tuple[Path, str]] = []
-    for given in map(Path, inputs):
-        try:
-            for path in list_slides(given) if given.is_dir() else [given]:
-                files.setdefault(path.resolve(), path)
-        except InputError as problem:
-            failed.append((given, _reason(problem, given)))
-    return list(files.values()), failed
-
-
-def _of_own_names(files: Sequence[Path], failed: list[tuple[Path, str]]) -> list[Path]:
-    """Those whose results will not mix with those of an earlier one."""
-    names: dict[str, Path] = {}
-    for path in files:
-        first = names.setdefault(slide_name(path).casefold(), path)
-        if first != path:
-            failed.append((path, f"expected a name of its own, got that of {first}: their results would mix"))
-    return list(names.values())
-
-
-def _reason(problem: BaseException, path: Path) -> str:
-    if isinstance(problem, MemoryError):
-        return "expected a picture that fits the memory, got MemoryError"
-    if not isinstance(problem, GlomtileError):
-        return str(problem)
-    text = problem.message + (f" ({problem.hint})" if problem.hint else "")
-    return (
-        text if problem.where in (str(path), path.name, str(path.absolute())) else f"{problem.where}: {text}"
-    )
+def _planned(
+    source: Source, path: Path, segmenter: Segmenter, request: Request, progress: Progress
+) -> Planned:
+    with open_slide(path, mpp=request.mpp, progress=progress) as slide:
+        plan, tissue = segmenter.plan(slide, path)
+        masked = not slide.plain and (request.settings is None or request.settings.tissue_mask)
+        seen = sum(not masked or tissue.near_tissue(window.own) for window in plan)
+        assert slide.mpp is not None
+        return Planned(
+            source, slide.kind, slide.size_px, slide.mpp, slide.mpp_source or "given",
+            tissue.area_mm2, len(plan), seen,
+        )  # fmt: skip

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from glomtile.errors import ClusterError, ModelError
+from glomtile.files.remote import RemoteFile, require_store
 from glomtile.types import Progress
 from glomtile.verbs.oneslide import Outcome, Request, SlideWork, runtime_of
+from glomtile.verbs.slidebucket import Bucket
 from glomtile.verbs.slidenotes import OWN
+from glomtile.verbs.slidesources import Source, bytes_of
 
 if TYPE_CHECKING:
     from glomtile.engine.cluster import Cluster
@@ -30,7 +33,7 @@ class Piece:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemoteFile
         As the workers see it.
     panel : int or None
         Only this panel of a slide that was begun; the whole slide where ``None``.
@@ -38,7 +41,7 @@ class Piece:
         Where given, a wide slide is cut into panels of this width.
     """
 
-    path: Path
+    path: Source
     panel: int | None = None
     widest_px: int | None = None
 
@@ -57,11 +60,17 @@ class SlideJob:
     request : Request
     identity : dict
         Of the client's segmenter: what decides the pixels, besides the slide.
+    addresses : tuple of str
+        One of each kind that the workers will fetch from or put to.
+    bucket : Bucket or None
+        See `SlideWork`.
     """
 
     out: Path
     request: Request
     identity: dict[str, Any]
+    addresses: tuple[str, ...] = ()
+    bucket: Bucket | None = None
 
     stage: ClassVar[str] = "windows"
     figure: ClassVar[str] = "windows"
@@ -79,12 +88,14 @@ class SlideJob:
         ModelError
             The worker has another model, or another runtime, than the client.
         MissingExtraError
-            The worker has no runtime for it.
+            The worker has no runtime for it, or lacks the package that addresses need.
         """
         from glomtile.engine.segmenter import Segmenter
         from glomtile.engine.threads import limit_threads
         from glomtile.engine.windows import Settings
 
+        for address in self.addresses:
+            require_store(address)
         request = self.request
         settings = replace(request.settings or Settings(), network_threads=threads)
         limit_threads(threads, runtime_of(request))
@@ -96,7 +107,7 @@ class SlideJob:
                 f"expected what the client has, got other: {', '.join(others)}",
                 "give all machines the same installation and the same model folder",
             )
-        work = SlideWork(self.out, segmenter, request)
+        work = SlideWork(self.out, segmenter, request, self.bucket)
 
         def do(piece: Piece, progress: Progress) -> Outcome:
             if piece.panel is not None:
@@ -107,32 +118,37 @@ class SlideJob:
 
 
 def segmented_there(
-    files: Sequence[Path],
+    files: Sequence[Source],
     out: Path,
     segmenter: Segmenter,
     request: Request,
     cluster: Cluster,
     progress: Progress,
-) -> Iterator[tuple[Path, Outcome]]:
+    bucket: Bucket | None = None,
+) -> Iterator[tuple[Source, Outcome]]:
     """Segment on a cluster; what becomes of each file, once.
 
     Parameters
     ----------
-    files : sequence of Path
+    files : sequence of Path or RemoteFile
         The largest go first, so that no worker is left with one at the end; where they are fewer than the
         workers, wide slides are cut into panels.
-    out, segmenter, request, cluster, progress
-        See `glomtile.verbs.segment.segment`.
+    out, segmenter, request, cluster, progress, bucket
+        See `glomtile.verbs.segment.segment`, and `SlideWork`.
     """
     from glomtile.engine.cluster import crew_of
 
-    files = sorted(files, key=_bytes, reverse=True)
+    files = sorted(files, key=bytes_of, reverse=True)
     model = None if request.model is None else request.model.resolve()
-    job = SlideJob(out.resolve(), replace(request, model=model), segmenter.identity)
+    scratch = None if request.scratch is None else request.scratch.absolute()
+    kinds = {file.scheme: file.address for file in files if isinstance(file, RemoteFile)}
+    told = replace(request, model=model, scratch=scratch)
+    addresses = (*kinds.values(), *((bucket.address,) if bucket is not None else ()))
+    job = SlideJob(out.resolve(), told, segmenter.identity, addresses, bucket)
     with crew_of(cluster, job, progress) as crew:
         progress.start("slides", len(files))
         cut = PANEL_PX if len(files) < crew.present() else None
-        for number, outcome in _whole([Piece(path.absolute(), None, cut) for path in files], crew):
+        for number, outcome in _whole([Piece(_seen_there(file), None, cut) for file in files], crew):
             progress.advance(1, **crew.figures())
             yield files[number], outcome
 
@@ -163,12 +179,9 @@ def _whole(pieces: Sequence[Piece], crew: Crew) -> Iterator[tuple[int, Outcome]]
             slide_of[added], told[added] = slide, str(new)
 
 
-def _bytes(path: Path) -> int:
-    """Size of a file, 0 of one that is not there: it is told of when its turn comes."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _seen_there(source: Source) -> Source:
+    """As a worker, which may have been started elsewhere, finds it."""
+    return source.absolute() if isinstance(source, Path) else source
 
 
 def _poisonous(piece: str, deaths: int) -> ClusterError:

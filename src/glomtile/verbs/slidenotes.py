@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from glomtile.errors import GlomtileError, InputError, StorageError
 from glomtile.files import workspace
+from glomtile.files.remote import RemoteFile
 from glomtile.files.slides import slide_name
 from glomtile.files.tables import write_csv
 
 if TYPE_CHECKING:
     from glomtile.engine.segmentation import Segmentation
     from glomtile.engine.segmenter import Segmenter
+    from glomtile.verbs.slidebucket import Bucket
+    from glomtile.verbs.slidesources import Source
 
 OWN = ".glomtile"
 """Folder of the notes."""
@@ -30,14 +33,14 @@ _SUMMARY_SHARE = 20
 """The summary of a run under way is written anew when so many times its writing has passed."""
 
 
-def note_path(out: Path, path: Path) -> Path:
+def note_path(out: Path, source: Source) -> Path:
     """The note of a slide, there when it is finished."""
-    return out / OWN / f"{slide_name(path)}.json"
+    return out / OWN / f"{slide_name(source.name)}.json"
 
 
-def work_path(out: Path, path: Path) -> Path:
+def work_path(out: Path, source: Source) -> Path:
     """The folder of a slide's rows, there while it is not."""
-    return out / OWN / f"{slide_name(path)}.work"
+    return out / OWN / f"{slide_name(source.name)}.work"
 
 
 def identity_of(path: Path, mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
@@ -55,25 +58,48 @@ def identity_of(path: Path, mpp: float | None, segmenter: Segmenter) -> dict[str
         raise InputError(path, "expected a slide or picture, got nothing there") from None
     except OSError as problem:
         raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
-    told = {"bytes": size, "sha256": digest, "mpp": mpp, **segmenter.identity}
-    plain: dict[str, Any] = json.loads(json.dumps(told))
-    return plain
+    return _identity(size, digest, mpp, segmenter)
 
 
-def done_before(out: Path, path: Path, identity: dict[str, Any], zarr: bool) -> bool:
+def known_identity(
+    out: Path, source: Source, mpp: float | None, segmenter: Segmenter
+) -> dict[str, Any] | None:
+    """What `identity_of` would say of a remote slide, without fetching it.
+
+    That is possible where its results were made from a file of this address, size and version; ``None``
+    where they were not.
+
+    Raises
+    ------
+    StorageError
+        The slide's note is there and cannot be read.
+    """
+    if isinstance(source, Path):
+        return None
+    note = read_note(note_path(out, source))
+    if note is None or note.get("origin") != source.origin:
+        return None
+    return _identity(note["identity"].get("bytes"), note["identity"].get("sha256"), mpp, segmenter)
+
+
+def done_before(
+    out: Path, source: Source, identity: dict[str, Any], zarr: bool, bucket: Bucket | None = None
+) -> bool:
     """Whether a slide's results are there and the same would come again.
+
+    In a bucket they are where there is a note: that was seen when the run began.
 
     Raises
     ------
     InputError
         There are results of another slide of this name, or of other settings.
     """
-    note = read_note(note_path(out, path))
+    note = read_note(note_path(out, source))
     if note is None:
         return False
     if note["identity"].get("sha256") != identity["sha256"]:
         raise InputError(
-            path,
+            source,
             f"expected the content of {note['input']}, which its results in {out} were made from, "
             "got another",
             "--overwrite replaces them; rename it if it is another slide",
@@ -81,13 +107,14 @@ def done_before(out: Path, path: Path, identity: dict[str, Any], zarr: bool) -> 
     if note["identity"] != identity:
         differing = [k for k in identity if note["identity"].get(k) != identity[k]]
         raise InputError(
-            path,
+            source,
             f"expected the settings that its results in {out} were made with, got others: "
             + ", ".join(differing),
             "--overwrite replaces them, or choose another folder",
         )
     missing_zarr = zarr and not any(name.startswith("zarr/") for name in note["files"])
-    return not missing_zarr and all((out / name).exists() for name in note["files"])
+    there = bucket is not None or all((out / name).exists() for name in note["files"])
+    return there and not missing_zarr
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
@@ -111,18 +138,22 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
 def write_note(
     out: Path,
-    path: Path,
+    source: Source,
     identity: dict[str, Any],
     found: Segmentation,
     written: Iterable[Path],
     computed: dict[str, Any],
     seconds: float,
+    bucket: Bucket | None = None,
 ) -> None:
     """Note that a slide is finished; after this, and not before, it counts as done."""
-    workspace.write_json(
-        note_path(out, path),
+    origin = {} if isinstance(source, Path) else {"origin": source.origin}
+    _put_note(
+        out,
+        source,
         {
-            "input": str(path),
+            "input": str(source),
+            **origin,
             "identity": identity,
             "figures": found.figures(),
             "doubts": list(found.doubts.warnings),
@@ -131,7 +162,24 @@ def write_note(
             "effort": vars(found.effort),
             "seconds": round(seconds, 2),
         },
+        bucket,
     )
+
+
+def note_origin(out: Path, source: Source, bucket: Bucket | None = None) -> None:
+    """Note where the content of a finished slide lies now, so that it is known without being fetched."""
+    note = read_note(note_path(out, source))
+    if note is not None and isinstance(source, RemoteFile) and note.get("origin") != source.origin:
+        _put_note(out, source, {**note, "origin": source.origin}, bucket)
+
+
+def _put_note(out: Path, source: Source, told: dict[str, Any], bucket: Bucket | None) -> None:
+    """Write a note; in the bucket first, since one that lies here says that the other does."""
+    path = note_path(out, source)
+    if bucket is not None:
+        name = path.relative_to(out).as_posix()
+        bucket.folder.write(name, workspace.json_text(told).encode("utf-8"))
+    workspace.write_json(path, told)
 
 
 class Summary:
@@ -155,9 +203,9 @@ class Summary:
         for path in (out / OWN).glob("*.json"):
             self._take(path)
 
-    def add(self, path: Path) -> None:
+    def add(self, source: Source) -> None:
         """Take up a slide that was finished now."""
-        self._take(note_path(self._out, path))
+        self._take(note_path(self._out, source))
         if time.monotonic() >= self._next:
             self.write()
 
@@ -182,9 +230,9 @@ def write_run(
     out: Path,
     segmenter: Segmenter,
     model: Path | None,
-    done: Iterable[Path],
-    skipped: Iterable[Path],
-    failed: Iterable[tuple[Path, str]],
+    done: Iterable[Source],
+    skipped: Iterable[Source],
+    failed: Iterable[tuple[Source | str, str]],
 ) -> Path:
     """Write ``run.json``: what this run was, did and could not do."""
     from glomtile.engine.modelfolder import versions
@@ -193,7 +241,7 @@ def write_run(
     for path in (*done, *skipped):
         note = read_note(note_path(out, path))
         if note is not None:
-            kept = ("identity", "doubts", "computed", "effort", "seconds", "files")
+            kept = ("origin", "identity", "doubts", "computed", "effort", "seconds", "files")
             notes[str(path)] = {k: note[k] for k in kept if k in note}
     target = out / "run.json"
     workspace.write_json(
@@ -224,6 +272,12 @@ def can_write(out: Path) -> bool:
         probe.unlink()
         return True
     return False
+
+
+def _identity(size: Any, digest: Any, mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
+    told = {"bytes": size, "sha256": digest, "mpp": mpp, **segmenter.identity}
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
 
 
 def _digest(path: Path) -> str:
