@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakSet
 
 import keras
 import numpy as np
 
+from glomtile.config.schema_train import TrainSettings
 from glomtile.errors import ConfigError
 from glomtile.nets.blocks import Total
 from glomtile.types import IGNORE, UInt8
@@ -38,6 +39,11 @@ class Devices:
         """Adds up the sums of a batch's parts in losses and normalisation; ``None``: there are none."""
         return None
 
+    @property
+    def copies(self) -> int:
+        """How many copies of the model there are, whose gradients Keras adds up."""
+        return 1
+
     def scope(self) -> AbstractContextManager[Any]:
         """In which a network is built, compiled, trained and saved."""
         return nullcontext()
@@ -63,15 +69,16 @@ class Devices:
 ONE_DEVICE = Devices()
 
 
-def choose_devices(asked: int | Literal["all"], where: str = "[train] devices") -> Devices:
-    """The devices that a setting asks for.
+def choose_devices(settings: TrainSettings, where: object = "config") -> Devices:
+    """The devices that a config asks for.
 
     Parameters
     ----------
-    asked : int or "all"
-        Of the kind that the backend prefers: graphics cards where it sees any, else processors.
-    where : str
-        The setting, for errors.
+    settings : TrainSettings
+        `devices`, of the kind that the backend prefers: graphics cards where it sees any, else processors;
+        `precision`.
+    where : object
+        The config, for errors.
 
     Returns
     -------
@@ -80,15 +87,16 @@ def choose_devices(asked: int | Literal["all"], where: str = "[train] devices") 
     Raises
     ------
     ConfigError
-        There are fewer, or the backend trains on one device only.
+        There are fewer, or the backend trains on one device only, or on several not in this precision.
     """
+    asked, key = settings.devices, f"{where} [train] devices"
     backend = keras.backend.backend()
     several = {"jax": SpreadDevices, "tensorflow": MirroredDevices}.get(backend)
     if asked == 1:
         return ONE_DEVICE
     if several is None:
         raise ConfigError(
-            where,
+            key,
             f"expected 1, on which Keras trains with {backend}, got {asked!r}",
             "KERAS_BACKEND=tensorflow or KERAS_BACKEND=jax trains on several",
         )
@@ -96,12 +104,21 @@ def choose_devices(asked: int | Literal["all"], where: str = "[train] devices") 
     wanted = len(names) if asked == "all" else asked
     if wanted > len(names):
         raise ConfigError(
-            where,
+            key,
             f'expected "all" or a whole number from 1 to {len(names)}, as {backend} sees {", ".join(names)}, '
             f"got {asked}",
             "glomtile info lists the devices",
         )
-    return several(names[:wanted]) if wanted > 1 else ONE_DEVICE
+    if wanted == 1:
+        return ONE_DEVICE
+    if backend == "tensorflow" and settings.precision == "mixed_float16":
+        # A copy that saw an overflow leaves the step out, and the others wait for its gradients for ever.
+        raise ConfigError(
+            f"{where} [train] precision",
+            f"expected 'float32' or 'mixed_bfloat16' on {wanted} devices with {backend}, got 'mixed_float16'",
+            "KERAS_BACKEND=jax takes it on several devices",
+        )
+    return several(names[:wanted])
 
 
 class _Several(Devices):
@@ -148,6 +165,10 @@ class MirroredDevices(_Several):
     @property
     def total(self) -> Total:
         return _sum_over_replicas
+
+    @property
+    def copies(self) -> int:
+        return self.count
 
     def scope(self) -> AbstractContextManager[Any]:
         scope: AbstractContextManager[Any] = self._strategy.scope()

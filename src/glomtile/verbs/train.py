@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from glomtile.engine.devices import Devices
     from glomtile.engine.training import Protocol
     from glomtile.files.pairs import Pair
-    from glomtile.nets.blocks import Total
 
 FREE_TO_CHANGE = {
     "train": {
@@ -110,7 +109,7 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     from glomtile.engine.training import deterministic
 
     deterministic(config.train.seed)
-    devices = choose_devices(config.train.devices, f"{config.source or 'config'} [train] devices")
+    devices = choose_devices(config.train, config.source or "config")
     with devices.scope():
         return _train_on(devices, config, resume, progress)
 
@@ -127,7 +126,7 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
     training = training_source(config)
     validation = judging_source(config, "valid") if validates(config) else None
     steps = -(-len(training) // config.train.batch_size)
-    network, model = _compiled(config, steps, devices.total)
+    network, model = _compiled(config, steps, devices)
     folder = config.resolve(config.train.model_dir)
     _require_room(folder, network, model)
     card = _card(config, pairs, len(split_pairs(config, "valid")) if validates(config) else 0, devices.count)
@@ -240,7 +239,7 @@ def _data_folders(config: Config) -> list[Path]:
     return [config.resolve(path) for path in found if path is not None]
 
 
-def _compiled(config: Config, steps: int, total: Total | None = None) -> tuple[keras.Model, keras.Model]:
+def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tuple[keras.Model, keras.Model]:
     """The bare float32 network, which is saved, and what is trained: its layers, or their like.
 
     Layers of their own train in 16 bits, and where several devices share the statistics of a batch.
@@ -253,13 +252,14 @@ def _compiled(config: Config, steps: int, total: Total | None = None) -> tuple[k
     from glomtile.nets.registry import build_model
 
     precision, seed = config.train.precision, config.train.seed
+    total, copies = (devices.total, devices.copies) if devices else (None, 1)
     network = build_model(config.model, seed=seed)
     trained = network
     if precision != "float32" or (total is not None and config.model.norm == "batch"):
         trained = build_model(config.model, precision=precision, seed=seed, total=total)
     model = keras.Model(trained.inputs, trained.outputs, name="training")
     model.compile(
-        optimizer=build_optimizer(config.model, config.train, steps),
+        optimizer=build_optimizer(config.model, config.train, steps, total, copies),
         loss=build_loss(config.model, total),
         metrics=build_metrics(config.model, _metric_names(config)),
     )
