@@ -117,7 +117,10 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_two_devices_have_the_losses_and_figures_of_one(runs: tuple[Path, str]) -> None:
     root, _ = runs
     for one, two in zip(history(root / "one"), history(root / "two"), strict=True):
-        assert two == pytest.approx(one, rel=TOLERANCE)
+        for name, figure in one.items():
+            # A pixel on the border between two classes, of which a hard Dice counts few, may change sides.
+            tolerance = 10 * TOLERANCE if name.endswith("foreground_dice") else TOLERANCE
+            assert two[name] == pytest.approx(figure, rel=tolerance), name
     card = json.loads((root / "two/models/last/model.json").read_text())
     assert card["devices"] == 2
 
