@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,7 +21,7 @@ from glomtile.core.palette import GLOMERULI
 from glomtile.core.seams import grid_sensitivity, seam_ratio
 from glomtile.engine.modelfolder import load_model_folder
 from glomtile.engine.pictures import Tiling, segment_image
-from glomtile.engine.predictor import KerasPredictor
+from glomtile.engine.predictor import Asking, KerasPredictor
 from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask
 from glomtile.types import UInt8
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--mpp", type=float, default=0.5)
     parser.add_argument("--tta", help="turned copies to average, instead of the models'")
     parser.add_argument("--threshold", type=float, help="instead of the models'")
+    parser.add_argument("--smoothing-px", type=float, help="instead of the models'")
     told = parser.parse_args()
     tiled: list[UInt8] = []
     moved: list[UInt8] = []
@@ -42,8 +44,10 @@ def main() -> None:
     for fold in sorted(told.run.glob("fold-*")):
         loaded = load_model_folder(fold / "models" / "last")
         assert loaded.card.mpp is not None
-        tta, threshold = told.tta or loaded.card.tta, told.threshold or loaded.card.threshold
-        predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, tta, threshold=threshold)
+        given = {name: getattr(told, name) for name in ("tta", "threshold", "smoothing_px")}
+        given = {name: value for name, value in given.items() if value is not None}
+        asking = replace(Asking.of_card(loaded.card), **given)
+        predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, asking)
         side = round(FORCED_TILE_PX * told.mpp / loaded.card.mpp)
         tiling = Tiling(split_size=side, overlapping=predictor.context_px)
         for stem in json.loads((fold / "held_out.json").read_text("utf-8")):

@@ -24,7 +24,7 @@ from glomtile.core.scores import ImageScore, paired_difference, score_image, sum
 from glomtile.core.seams import grid_sensitivity, seam_ratio
 from glomtile.engine.modelfolder import load_model_folder
 from glomtile.engine.pictures import Tiling, segment_image
-from glomtile.engine.predictor import KerasPredictor
+from glomtile.engine.predictor import Asking, KerasPredictor
 from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask
 from glomtile.files.pairs import Pair, pair, whole_pairs
@@ -60,9 +60,7 @@ def main() -> None:
     palette = config.palette()
     image_mpp = config.dataset.image_mpp or 0.5
     loaded = load_model_folder(config.resolve(config.train.model_dir) / config.train.use)
-    predictor = KerasPredictor(
-        loaded.model, loaded.geometry, loaded.card.mpp, config.tiledinfer.tta, config.image.color_order
-    )
+    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, Asking.of_config(config))
     tiling = forced(config, image_mpp, predictor.context_px)
     half = round(tiling.split_size / 2)
 

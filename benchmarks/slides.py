@@ -1,7 +1,7 @@
 """Segmenting slides: memory and time by size, the network's share, the tissue mask's gain, objects, kills.
 
 python benchmarks/phantom_model.py WORK
-python benchmarks/slides.py memory
+python benchmarks/slides.py memory [--model MODEL]
 python benchmarks/slides.py whole WORK/models/last WORK/slide.tif
 python benchmarks/slides.py tissue WORK/models/last WORK/slide.tif
 python benchmarks/slides.py objects WORK/models/last
@@ -112,14 +112,18 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def memory_of(side: int) -> None:
-    """In a process of its own: the peak over what the imports took."""
-    settings = Settings(overlap_px=64)
+def memory_of(side: int, model: Path | None) -> None:
+    """In a process of its own: the peak over what the imports, and a network where one is given, took."""
+    if model is None:
+        segmenter = Segmenter(CheapNetwork(), cheap_card(), Settings(overlap_px=64))
+    else:
+        segmenter = Segmenter.load(model, tta="none")
+        segmenter.segment(LazySlide(3000))  # what the network takes itself, once a process
     slide = LazySlide(side)
     base = peak_mb()
     with tempfile.TemporaryDirectory(dir=os.environ.get("SCRATCH")) as work:
         began = time.perf_counter()
-        found = Segmenter(CheapNetwork(), cheap_card(), settings).segment(slide, work=Path(work) / "work")
+        found = segmenter.segment(slide, work=Path(work) / "work")
         segmented = time.perf_counter() - began
         found.save(Path(work) / "out")
         seconds = time.perf_counter() - began
@@ -139,9 +143,9 @@ def memory(told: argparse.Namespace) -> None:
     print("| working px | peak memory | before the slide | tissue | wall | s per Mpx of tissue | objects |")
     print("|---|---|---|---|---|---|---|")
     for side in told.sides:
-        done = subprocess.run(
-            [sys.executable, __file__, "memory-of", str(side)], capture_output=True, text=True, check=True
-        )
+        command = [sys.executable, __file__, "memory-of", str(side)]
+        command += ["--model", str(told.model)] if told.model else []
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         r = json.loads(done.stdout.splitlines()[-1])
         print(
             f"| {side:,} x {side:,} | {r['peak_mb']:.0f} MiB | {r['base_mb']:.0f} MiB "
@@ -191,10 +195,10 @@ def write_slide(path: Path, side: int = 20_000, mpp: float = 0.5) -> None:
 
 
 def segmented(
-    model: Path, slide: Path | LazySlide, settings: Settings | None = None
+    model: Path, slide: Path | LazySlide, settings: Settings | None = None, tta: str | None = None
 ) -> tuple[Segmentation, float, float]:
     """A run with its wall and CPU seconds, the outputs written included, loading the model not."""
-    segmenter = Segmenter.load(model, settings)
+    segmenter = Segmenter.load(model, settings, tta)
     with tempfile.TemporaryDirectory() as out:
         began, cpu = time.perf_counter(), time.process_time()
         found = segmenter.segment(slide)
@@ -204,10 +208,10 @@ def segmented(
 
 def whole(told: argparse.Namespace) -> None:
     write_slide(told.slide)
-    segmented(told.model, told.slide, Settings(window_px=512))
+    segmented(told.model, told.slide, Settings(window_px=512), told.tta)
     ratios = []
     for _ in range(told.rounds):
-        found, wall, cpu = segmented(told.model, told.slide)
+        found, wall, cpu = segmented(told.model, told.slide, tta=told.tta)
         e = found.effort
         ratios.append(wall / e.network_s)
         rest = wall - e.tiled_s
@@ -231,9 +235,9 @@ def tissue(told: argparse.Namespace) -> None:
     for name, slide, window_px in kinds:
         ratios = []
         for _ in range(told.rounds):
-            masked, with_s, cpu = segmented(told.model, slide, Settings(window_px=window_px))
+            masked, with_s, cpu = segmented(told.model, slide, Settings(window_px=window_px), told.tta)
             blind, without_s, _ = segmented(
-                told.model, slide, Settings(window_px=window_px, tissue_mask=False)
+                told.model, slide, Settings(window_px=window_px, tissue_mask=False), told.tta
             )
             e = masked.effort
             share = 1 - e.skipped / e.windows
@@ -385,8 +389,10 @@ def main() -> None:
     what = parser.add_subparsers(dest="what", required=True)
     one = what.add_parser("memory")
     one.add_argument("--sides", type=int, nargs="+", default=[10_000, 40_000, 100_000])
+    one.add_argument("--model", type=Path, help="one view of this network, not one that costs nothing")
     one = what.add_parser("memory-of")
     one.add_argument("side", type=int)
+    one.add_argument("--model", type=Path)
     for name in ("whole", "tissue", "kills"):
         one = what.add_parser(name)
         one.add_argument("model", type=Path)
@@ -395,13 +401,14 @@ def main() -> None:
         one.add_argument("--kills", type=int, default=50)
         one.add_argument("--side", type=int, default=8000)
         one.add_argument("--lazy", type=int, default=10_000)
+        one.add_argument("--tta", help="of `whole` and `tissue`; the model's own unless told")
         one.add_argument("--thin-only", action="store_true", help="without the slide that is mostly tissue")
     one = what.add_parser("objects")
     one.add_argument("model", type=Path)
     one.add_argument("--pictures", type=int, default=40)
     told = parser.parse_args()
     if told.what == "memory-of":
-        memory_of(told.side)
+        memory_of(told.side, told.model)
     else:
         {"memory": memory, "whole": whole, "tissue": tissue, "objects": objects, "kills": kills}[told.what](
             told

@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from skimage.draw import disk
+from tests.purple import Purple, purple_card
 
-from glomtile.config.card import ModelCard, ObjectSettings
-from glomtile.config.schema import ModelSettings
-from glomtile.core.palette import GLOMERULI
 from glomtile.engine.segmenter import Segmenter
 from glomtile.files.images import write_png
-from glomtile.types import Float32, UInt8
 from glomtile.verbs.segment import Request, segment
 
 PHONE = 390, 844
@@ -26,25 +23,9 @@ PLACES = (((60, 80), 40), ((200, 300), 30), ((290, 395), 25))
 """Of discs; the last one is cut by the edge."""
 
 
-class Purple:
-    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
-
-    def __call__(self, batch: UInt8) -> Float32:
-        hit = (batch[..., 1] < 80).astype(np.float32)
-        return np.stack([1 - hit, hit], -1)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    card = ModelCard(
-        network=ModelSettings(num_classes=2, mpp=2.0),
-        classes=ModelCard.classes_of(GLOMERULI),
-        mpp=2.0,
-        tile_px=(256, 256),
-        stride_px=16,
-        context_px=0,
-        objects=ObjectSettings(split=False, smooth_um=0),
-    )
+    card = purple_card()
     root = tmp_path_factory.mktemp("slides")
     for name in NAMES:
         pixels = np.full((300, 400, 3), (200, 120, 170), np.uint8)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.purple import Purple, purple_card
 
 import glomtile.cli.commands
 import glomtile.engine.segmenter
@@ -17,9 +18,6 @@ import glomtile.verbs.crossval
 import glomtile.verbs.oneslide
 import glomtile.verbs.train
 from glomtile.cli import run
-from glomtile.config.card import ModelCard, ObjectSettings
-from glomtile.config.schema import ModelSettings
-from glomtile.core.palette import GLOMERULI
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
@@ -28,22 +26,9 @@ from glomtile.verbs.score import score
 from glomtile.verbs.train import TrainResult
 
 
-class Purple:
-    """Calls a pixel a glomerulus where it is dark."""
-
-    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
-
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        hit = (batch[..., 1] < 80).astype(np.float32)
-        return np.stack([1 - hit, hit], -1)
-
-
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = ModelCard(
-        network=ModelSettings(num_classes=2, mpp=2.0), classes=ModelCard.classes_of(GLOMERULI), mpp=2.0,
-        tile_px=(256, 256), stride_px=16, context_px=0, objects=ObjectSettings(split=False, smooth_um=0),
-    )  # fmt: skip
+    card = purple_card()
 
     def load(*_: Any, settings: Settings | None = None, **__: Any) -> Segmenter:
         return Segmenter(Purple(), card, settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,18 +78,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def by_value() -> Iterator[None]:
-    """Send what is defined here whole: workers cannot import a test."""
-    import cloudpickle
-
-    here = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(here)
-    yield
-    cloudpickle.unregister_pickle_by_value(here)
-
-
-@pytest.fixture(scope="module")
-def scheduler(by_value: None) -> Iterator[str]:
+def scheduler() -> Iterator[str]:
     """A scheduler and two worker processes."""
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0,
@@ -130,7 +118,7 @@ def test_items_may_be_added_while_others_are_answered(scheduler: str, tmp_path: 
 
 
 def test_a_poisonous_item_is_given_up_after_three_workers_and_the_rest_is_done(
-    by_value: None, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     items = ["kills", "a", "kills once", "b", "c"]
     with crew_of(Cluster(workers=2), Errands(tmp_path), Told()) as crew:

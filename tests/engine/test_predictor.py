@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from glomtile.config.schema_model import ModelSettings
-from glomtile.engine.predictor import KerasPredictor, activation_bytes, largest_window
+from glomtile.engine.predictor import Asking, KerasPredictor, activation_bytes, largest_window
 from glomtile.errors import ModelError, UsageError
 from glomtile.nets.registry import Geometry, build_model
 from glomtile.types import Predictor
@@ -85,7 +85,7 @@ def test_one_output_is_presented_as_background_and_foreground():
 def test_color_order_bgr_shows_the_network_blue_first():
     image = picture(6, 9)
     rgb = KerasPredictor(red_network(), POINT)(image[None])[0, ..., 1]
-    bgr = KerasPredictor(red_network(), POINT, color_order="BGR")(image[None])[0, ..., 1]
+    bgr = KerasPredictor(red_network(), POINT, None, Asking(color_order="BGR"))(image[None])[0, ..., 1]
     assert np.abs(rgb - image[..., 0] / 255).max() < 1e-6
     assert np.abs(bgr - image[..., 2] / 255).max() < 1e-6
 
@@ -94,7 +94,7 @@ def test_color_order_bgr_shows_the_network_blue_first():
 @pytest.mark.parametrize("size", [(24, 24), (16, 40)])
 def test_turned_copies_come_back_upright(tta, size):
     image = picture(*size)
-    answer = KerasPredictor(red_network(), POINT, tta=tta)(image[None])[0]
+    answer = KerasPredictor(red_network(), POINT, None, Asking(tta=tta))(image[None])[0]
     assert np.abs(answer[..., 1] - image[..., 0] / 255).max() < 1e-6
 
 
@@ -107,7 +107,7 @@ def test_an_answer_averaged_over_turns_turns_with_the_picture(unet, geometry, tt
         array = np.rot90(array, turns)
         return np.ascontiguousarray(array[:, ::-1] if flip else array)
 
-    predictor, plain = KerasPredictor(unet, geometry, tta=tta), KerasPredictor(unet, geometry)
+    predictor, plain = KerasPredictor(unet, geometry, None, Asking(tta=tta)), KerasPredictor(unet, geometry)
     image = picture(24, 40)
     assert np.abs(turned(predictor(image[None])[0]) - predictor(turned(image)[None])[0]).max() < 1e-5
     assert np.abs(turned(plain(image[None])[0]) - plain(turned(image)[None])[0]).max() > 1e-3
@@ -117,7 +117,10 @@ def test_averaging_is_over_as_many_copies_as_it_says(unet, geometry):
     image = picture(24, 24)
     plain = KerasPredictor(unet, geometry)
     mean = np.mean([np.rot90(plain(np.rot90(image, k)[None].copy())[0], -k) for k in range(4)], axis=0)
-    assert np.abs(KerasPredictor(unet, geometry, tta="rotations")(image[None])[0] - mean).max() < 1e-6
+    assert (
+        np.abs(KerasPredictor(unet, geometry, None, Asking(tta="rotations"))(image[None])[0] - mean).max()
+        < 1e-6
+    )
 
 
 def test_weights_that_change_are_seen_at_the_next_call():
@@ -141,11 +144,13 @@ def test_other_channels_and_unknown_words_are_refused():
     with pytest.raises(ModelError, match="3 colour channels, got one of 1"):
         KerasPredictor(grey, POINT)
     with pytest.raises(UsageError, match="none, flips, rotations, all, got 'mirror'"):
-        KerasPredictor(red_network(), POINT, tta="mirror")  # type: ignore[arg-type]
+        KerasPredictor(red_network(), POINT, None, Asking(tta="mirror"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="RGB or BGR, got 'GRB'"):
-        KerasPredictor(red_network(), POINT, color_order="GRB")
+        KerasPredictor(red_network(), POINT, None, Asking(color_order="GRB"))
+    with pytest.raises(UsageError, match=r"smoothing_px.*from 0 to 3.0, got 4"):
+        Asking(smoothing_px=4)
     with pytest.raises(UsageError, match="threshold"):
-        KerasPredictor(red_network(), POINT, threshold=1.0)
+        KerasPredictor(red_network(), POINT, None, Asking(threshold=1.0))
 
 
 def test_activations_alive_at_once_are_counted_by_hand_the_same():
@@ -202,7 +207,7 @@ def test_a_network_that_normalises_over_the_window_gets_no_automatic_window():
 def test_a_threshold_is_where_both_classes_are_equally_likely(threshold):
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     before = KerasPredictor(red_network(), POINT)(image[None])[0]
-    after = KerasPredictor(red_network(), POINT, threshold=threshold)(image[None])[0]
+    after = KerasPredictor(red_network(), POINT, None, Asking(threshold=threshold))(image[None])[0]
     assert after.sum(axis=-1) == pytest.approx(np.ones((16, 16)), abs=1e-6)
     np.testing.assert_array_equal(after[..., 1] > 0.5, before[..., 1] > threshold)
     inner = (before[..., 1] > 0.01) & (before[..., 1] < 0.99)
@@ -212,6 +217,39 @@ def test_a_threshold_is_where_both_classes_are_equally_likely(threshold):
 
 def test_a_threshold_leaves_the_other_classes_as_likely_to_each_other(unet, geometry):
     image = picture(16, 16)
-    before, after = (KerasPredictor(unet, geometry, threshold=t)(image[None])[0] for t in (0.5, 0.2))
+    before, after = (
+        KerasPredictor(unet, geometry, None, Asking(threshold=t))(image[None])[0] for t in (0.5, 0.2)
+    )
     assert (after[..., 0] < before[..., 0]).all()
     np.testing.assert_allclose(after[..., 1] / after[..., 2], before[..., 1] / before[..., 2], rtol=1e-4)
+
+
+def test_smoothing_is_a_gaussian_of_its_width_and_leaves_colours_apart():
+    point = np.full((1, 21, 21, 3), 0, np.uint8)
+    point[0, 10, 10] = (250, 0, 120)
+    seen = Asking(smoothing_px=0.8).smoothed(point)[0].astype(float)
+    assert not seen[..., 1].any()
+    places = np.arange(21) - 10
+    for channel in (0, 2):
+        plane = seen[..., channel]
+        assert (plane == plane.T).all()
+        assert (plane == plane[::-1]).all()
+        share = plane.sum(axis=0) / plane.sum()
+        assert (share * places**2).sum() == pytest.approx(0.8**2, rel=0.1)
+
+
+def test_smoothing_of_a_half_is_what_interpolation_between_pixels_does_and_a_little_more():
+    """The mean kernel of a linear interpolation at places anywhere between two pixels."""
+    rng = np.random.default_rng(0)
+    shifts = rng.uniform(0, 1, 100_000)
+    variance = np.mean(shifts * (1 - shifts))
+    assert variance == pytest.approx(1 / 6, rel=0.01)
+    assert variance**0.5 < 0.5 < 1.3 * variance**0.5
+
+
+def test_smoothing_does_not_depend_on_the_tile_and_is_told_as_context():
+    predictor = KerasPredictor(red_network(), POINT, None, Asking(smoothing_px=0.5))
+    assert predictor.context_px == KerasPredictor(red_network(), POINT).context_px + 2
+    image = picture(40, 40)
+    whole, part = predictor(image[None])[0], predictor(image[None, 10:30, 12:34])[0]
+    np.testing.assert_array_equal(part[2:-2, 2:-2], whole[12:28, 14:32])

@@ -15,7 +15,7 @@ import pytest
 
 from glomtile.engine import modelfolder, runtime
 from glomtile.engine.modelfolder import bundled_folder, load_model_folder, read_card, write_card
-from glomtile.engine.predictor import KerasPredictor
+from glomtile.engine.predictor import Asking, KerasPredictor
 from glomtile.engine.runtime import OpenVinoPredictor, chosen_runtime, openvino_forward
 from glomtile.engine.segmenter import Segmenter
 from glomtile.errors import MissingExtraError, ModelError, UsageError
@@ -32,7 +32,7 @@ def pictures(height: int, width: int, count: int = 1, seed: int = 5) -> np.ndarr
 def both(folder: Path) -> tuple[KerasPredictor, OpenVinoPredictor]:
     loaded = load_model_folder(folder)
     card = loaded.card
-    slow = KerasPredictor(loaded.model, loaded.geometry, card.mpp, tta=card.tta, color_order=card.color_order)
+    slow = KerasPredictor(loaded.model, loaded.geometry, card.mpp, Asking.of_card(card))
     return slow, OpenVinoPredictor(folder, card)
 
 

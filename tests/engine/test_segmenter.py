@@ -8,33 +8,15 @@ import numpy as np
 import pytest
 from skimage.draw import disk
 from skimage.measure import label
+from tests.purple import Purple, purple_card
 
-from glomtile.config.card import ModelCard, ObjectSettings
-from glomtile.config.schema import ModelSettings
-from glomtile.core.palette import GLOMERULI
 from glomtile.engine.segmentation import Segmentation
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.errors import InputError
-from glomtile.types import Box, Float32, UInt8
+from glomtile.types import Box, UInt8
 
 DISCS = ((300, 400, 40), (512, 1024, 45), (900, 300, 30), (1000, 1100, 50))
-
-
-class Purple:
-    """A network without context: dark green channel, class 1."""
-
-    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
-
-    def __init__(self, fails_at: int | None = None) -> None:
-        self.calls, self._fails_at = 0, fails_at
-
-    def __call__(self, batch: UInt8) -> Float32:
-        if self.calls == self._fails_at:
-            raise InputError("slide", "expected a slide, got none: it vanished")
-        self.calls += 1
-        hit = (batch[..., 1] < 80).astype(np.float32)
-        return np.stack([1 - hit, hit], -1)
 
 
 class Slide:
@@ -68,17 +50,12 @@ def tissue_with_discs() -> UInt8:
 
 
 def segmenter(network: Purple, window: int, mask: bool = True) -> Segmenter:
-    card = ModelCard(
-        network=ModelSettings(num_classes=2, mpp=2.0),
-        classes=ModelCard.classes_of(GLOMERULI),
-        mpp=2.0,
-        tile_px=(256, 256),
-        stride_px=16,
-        context_px=0,
-        objects=ObjectSettings(split=False, smooth_um=0),
-        sha256={"model.keras": "0f" * 32},
-    )
+    card = purple_card().model_copy(update={"sha256": {"model.keras": "0f" * 32}})
     return Segmenter(network, card, Settings(tissue_mask=mask, window_px=window))
+
+
+def vanish() -> None:
+    raise InputError("slide", "expected a slide, got none: it vanished")
 
 
 def files_of(found: Segmentation, out: Path) -> dict[str, bytes]:
@@ -111,7 +88,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     picture = np.tile(tissue_with_discs(), (3, 1, 1))
     undisturbed = Purple()
     whole = segmenter(undisturbed, 128).segment(Slide(picture))
-    stopped, second = Purple(undisturbed.calls * 3 // 4), Purple()
+    stopped, second = Purple({undisturbed.calls * 3 // 4: vanish}), Purple()
     with pytest.raises(InputError, match="vanished"):
         segmenter(stopped, 128).segment(Slide(picture), work=tmp_path / "work")
     found = segmenter(second, 128).segment(Slide(picture), work=tmp_path / "work")

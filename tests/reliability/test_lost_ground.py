@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ import numpy as np
 import pytest
 import tifffile
 from skimage.draw import disk
+from tests.purple import Purple, purple_card
 
 import glomtile.cli
-from glomtile.config.card import ModelCard, ObjectSettings
-from glomtile.config.schema import ModelSettings
-from glomtile.core.palette import GLOMERULI
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.errors import StorageError, UsageError
@@ -29,7 +27,7 @@ from glomtile.files import slide_levels, workspace
 from glomtile.files.lock import sole_run
 from glomtile.files.planes import SparsePlane
 from glomtile.files.slide_levels import TiffPixels
-from glomtile.types import Float32, UInt8
+from glomtile.types import UInt8
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import SegmentResult, segment
 
@@ -37,29 +35,10 @@ KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
 SIZE = (2600, 700)
 
 
-class Purple:
-    """A network without context that does something at one of its calls."""
-
-    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.at: dict[int, Callable[[], object]] = {}
-
-    def __call__(self, batch: UInt8) -> Float32:
-        self.calls += 1
-        self.at.get(self.calls, int)()
-        hit = (batch[..., 1] < 80).astype(np.float32)
-        return np.stack([1 - hit, hit], -1)
-
-
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Purple:
     purple = Purple()
-    card = ModelCard(
-        network=ModelSettings(num_classes=2, mpp=2.0), classes=ModelCard.classes_of(GLOMERULI), mpp=2.0,
-        tile_px=(256, 256), stride_px=16, context_px=0, objects=ObjectSettings(split=False, smooth_um=0),
-    )  # fmt: skip
+    card = purple_card()
 
     def load(folder: Any, settings: Settings | None = None, tta: Any = None, **more: Any) -> Segmenter:
         return Segmenter(purple, card, Settings(window_px=256, read_threads=1))

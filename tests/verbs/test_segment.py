@@ -10,39 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 from skimage.draw import disk
+from tests.purple import Purple, purple_card
 
 import glomtile.engine.segmenter as segmenter_module
-from glomtile.config.card import ModelCard, ObjectSettings
-from glomtile.config.schema import ModelSettings
-from glomtile.core.palette import GLOMERULI
 from glomtile.engine.doubts import Doubts
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
-from glomtile.types import Float32, UInt8
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment, survey
 
 
-class Purple:
-    num_classes, stride_px, context_px, mpp = 2, 16, 0, 2.0
-
-    def __call__(self, batch: UInt8) -> Float32:
-        hit = (batch[..., 1] < 80).astype(np.float32)
-        return np.stack([1 - hit, hit], -1)
-
-
 @pytest.fixture(autouse=True)
 def purple_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = ModelCard(
-        network=ModelSettings(num_classes=2, mpp=2.0),
-        classes=ModelCard.classes_of(GLOMERULI),
-        mpp=2.0,
-        tile_px=(256, 256),
-        stride_px=16,
-        context_px=0,
-        objects=ObjectSettings(split=False, smooth_um=0),
-    )
+    card = purple_card()
 
     def load(
         folder: Any, settings: Settings | None = None, tta: Any = None, *, runtime: str = "auto"

@@ -31,6 +31,7 @@ _TOLD_ONLY = (
     "bytes_per_px",
     "tta",
     "threshold",
+    "smoothing_px",
     "objects",
 )
 """What no result depends on, or is told of by itself (files' digests, turned copies, object rules)."""
@@ -216,6 +217,8 @@ class ModelCard(_Record):
         Over which turned copies of a window the answer is averaged by default.
     threshold : float
         Probability of not being background from which a pixel is not.
+    smoothing_px : float
+        Standard deviation (px of the network) of the Gaussian that windows are smoothed with.
     objects : ObjectSettings
         How labels become objects.
     stride_px, context_px : int
@@ -250,6 +253,7 @@ class ModelCard(_Record):
     overlap_px: int = Field(default=0, ge=0)
     tta: Literal["none", "flips", "rotations", "all"] = "none"
     threshold: float = Field(default=0.5, gt=0, lt=1)
+    smoothing_px: float = Field(default=0.0, ge=0, le=3)
     objects: ObjectSettings = ObjectSettings()
     stride_px: int = Field(ge=1)
     context_px: int = Field(ge=0)

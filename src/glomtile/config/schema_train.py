@@ -166,6 +166,14 @@ class TiledInferSettings(Section):
     threshold: float = setting(
         0.5, "probability of not being background from which a pixel is not", ours=True, gt=0, lt=1
     )
+    smoothing_px: float = setting(
+        0.0,
+        "standard deviation of a Gaussian over the network's input; 0.5 where training turned its samples",
+        unit="px",
+        ours=True,
+        ge=0,
+        le=3,
+    )
 
 
 class ImageSettings(Section):

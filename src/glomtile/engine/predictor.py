@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
+import cv2
 import numpy as np
 
 from glomtile.core.grid import round_up
@@ -14,6 +16,9 @@ from glomtile.types import Float32, UInt8
 
 if TYPE_CHECKING:
     import keras
+
+    from glomtile.config.card import ModelCard
+    from glomtile.config.schema import Config
 
 Tta = Literal["none", "flips", "rotations", "all"]
 """Test-time augmentation: over which turned copies of a tile the answer is averaged."""
@@ -25,6 +30,8 @@ _TURNS: dict[str, tuple[tuple[int, bool], ...]] = {
     "all": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
 }
 """Quarter turns, then a left-right flip. Two flips are a half turn, so "flips" holds them all."""
+
+MOST_SMOOTHING_PX = 3.0
 
 _SCRATCH = 1.5
 """Peak memory of a forward pass over the activations alive at once: the backends' own buffers."""
@@ -91,6 +98,71 @@ class Network:
     precision: str = "float32"
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How a network is asked, the windows apart.
+
+    Attributes
+    ----------
+    tta : {"none", "flips", "rotations", "all"}
+        Average over 1, 4, 4 or 8 turned copies.
+    color_order : {"RGB", "BGR"}
+        Order of the channels that the network was trained with; tiles are always given as RGB.
+    threshold : float
+        Above 0 and below 1: the probability of not being background that becomes 0.5, see `TilePredictor`.
+    smoothing_px : float
+        Standard deviation of a Gaussian over the tiles, 0 to 3 px of the network. Samples that training
+        turned or scaled were interpolated between pixels, which smooths them (linearly: variance 1/6 px² a
+        side, 0.41 px); a network that only met such samples is surprised by sharper ones.
+
+    Raises
+    ------
+    UsageError
+        When `tta` or `color_order` is unknown, or a number is out of range.
+    """
+
+    tta: Tta = "none"
+    color_order: str = "RGB"
+    threshold: float = 0.5
+    smoothing_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.tta not in get_args(Tta):
+            raise UsageError("tta", f"expected one of {', '.join(get_args(Tta))}, got {self.tta!r}")
+        if self.color_order not in ("RGB", "BGR"):
+            raise UsageError("color_order", f"expected RGB or BGR, got {self.color_order!r}")
+        if not 0 < self.threshold < 1:
+            raise UsageError("threshold", f"expected a number between 0 and 1, got {self.threshold}")
+        if not 0 <= self.smoothing_px <= MOST_SMOOTHING_PX:
+            raise UsageError(
+                "smoothing_px", f"expected a number from 0 to {MOST_SMOOTHING_PX}, got {self.smoothing_px}"
+            )
+
+    @classmethod
+    def of_card(cls, card: ModelCard) -> Asking:
+        """As the model was meant to be asked."""
+        return cls(card.tta, card.color_order, card.threshold, card.smoothing_px)
+
+    @classmethod
+    def of_config(cls, config: Config, tta: Tta | None = None) -> Asking:
+        """As ``[tiledinfer]`` and ``[image]`` say, in other turned copies where they are given."""
+        asked = config.tiledinfer
+        return cls(tta or asked.tta, config.image.color_order, asked.threshold, asked.smoothing_px)
+
+    @property
+    def reach_px(self) -> int:
+        """How much farther a pixel sees than the network."""
+        return ceil(3 * self.smoothing_px)
+
+    def smoothed(self, batch: UInt8) -> UInt8:
+        """Tiles ``(N, h, w, 3)`` as the network shall see them, channels apart; of whole numbers, exactly."""
+        if not self.smoothing_px:
+            return batch
+        side = 2 * self.reach_px + 1
+        kernel, sd = (side, side), self.smoothing_px
+        return np.stack([cv2.GaussianBlur(np.ascontiguousarray(tile), kernel, sd) for tile in batch])
+
+
 class TilePredictor:
     """A network as a predictor.
 
@@ -104,12 +176,7 @@ class TilePredictor:
         Its stride and context in pixels, and whether it is local.
     mpp : float, optional
         Micrometres per pixel the network was trained at.
-    tta : {"none", "flips", "rotations", "all"}
-        Average over 1, 4, 4 or 8 turned copies.
-    color_order : {"RGB", "BGR"}
-        Order of the channels that the network was trained with; tiles are always given as RGB.
-    threshold : float
-        Above 0 and below 1: the probability of not being background that becomes 0.5, see Notes.
+    asking : Asking
     name : object
         The network or its file, named in errors.
 
@@ -117,8 +184,6 @@ class TilePredictor:
     ------
     ModelError
         When the network does not take three channels.
-    UsageError
-        When `tta` or `color_order` is unknown, or `threshold` is out of range.
 
     Notes
     -----
@@ -134,24 +199,16 @@ class TilePredictor:
         network: Network,
         geometry: NetworkGeometry,
         mpp: float | None = None,
-        tta: Tta = "none",
-        color_order: str = "RGB",
-        threshold: float = 0.5,
+        asking: Asking = Asking(),
         name: object = "network",
     ) -> None:
         if network.channels != 3:
             raise ModelError(name, f"expected a network of 3 colour channels, got one of {network.channels}")
-        if tta not in get_args(Tta):
-            raise UsageError("tta", f"expected one of {', '.join(get_args(Tta))}, got {tta!r}")
-        if color_order not in ("RGB", "BGR"):
-            raise UsageError("color_order", f"expected RGB or BGR, got {color_order!r}")
-        if not 0 < threshold < 1:
-            raise UsageError("threshold", f"expected a number between 0 and 1, got {threshold}")
         self._network = network
-        self._turns = _TURNS[tta]
-        self._bgr = color_order == "BGR"
-        self._background_odds = np.float32(threshold / (1 - threshold))
-        self._stride_px, self._context_px = geometry.stride_px, geometry.context_px
+        self._asking = asking
+        self._turns = _TURNS[asking.tta]
+        self._background_odds = np.float32(asking.threshold / (1 - asking.threshold))
+        self._stride_px, self._context_px = geometry.stride_px, geometry.context_px + asking.reach_px
         self._local = geometry.local
         self._mpp = mpp
 
@@ -190,8 +247,9 @@ class TilePredictor:
         return self._network.precision
 
     def __call__(self, batch: UInt8) -> Float32:
-        if self._bgr:
+        if self._asking.color_order == "BGR":
             batch = batch[..., ::-1]
+        batch = self._asking.smoothed(batch)
         height, width = batch.shape[1:3]
         down, right = (round_up(n, self._stride_px) - n for n in (height, width))
         if down or right:
@@ -237,7 +295,7 @@ class KerasPredictor(TilePredictor):
     ----------
     model : keras.Model
         Takes ``(N, h, w, 3)`` with values 0 to 255, answers ``(N, h, w, K)`` probabilities.
-    geometry, mpp, tta, color_order, threshold
+    geometry, mpp, asking
         See `TilePredictor`, errors too.
     """
 
@@ -246,9 +304,7 @@ class KerasPredictor(TilePredictor):
         model: keras.Model,
         geometry: NetworkGeometry,
         mpp: float | None = None,
-        tta: Tta = "none",
-        color_order: str = "RGB",
-        threshold: float = 0.5,
+        asking: Asking = Asking(),
     ) -> None:
         import keras
 
@@ -259,7 +315,7 @@ class KerasPredictor(TilePredictor):
             lambda: network_bytes_per_px(model, geometry.stride_px),
             f"keras-{keras.backend.backend()}",
         )
-        super().__init__(network, geometry, mpp, tta, color_order, threshold, model.name)
+        super().__init__(network, geometry, mpp, asking, model.name)
 
 
 def _forward(model: keras.Model) -> Callable[[UInt8], Float32]:

@@ -10,7 +10,7 @@ from glomtile.config.schema import Config
 from glomtile.core.palette import Palette
 from glomtile.engine.callbacks import EpochEnd
 from glomtile.engine.pictures import segment_image, segment_whole
-from glomtile.engine.predictor import KerasPredictor
+from glomtile.engine.predictor import Asking, KerasPredictor
 from glomtile.engine.sources import sample_size, working_scale
 from glomtile.errors import GlomtileError
 from glomtile.files.images import list_images, read_image
@@ -52,9 +52,8 @@ class Previews:
             write_mask(self.folder / f"Epoch_{end.number}_{stem}.png", labels, self._palette)
 
     def _predict_with(self, network: Any) -> KerasPredictor:
-        return KerasPredictor(
-            network, self._geometry, self._config.model.mpp, color_order=self._config.image.color_order
-        )
+        asking = Asking(color_order=self._config.image.color_order)
+        return KerasPredictor(network, self._geometry, self._config.model.mpp, asking)
 
 
 def asked_previews(

@@ -12,7 +12,7 @@ import numpy as np
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
 from glomtile.engine.modelfolder import checked_file
-from glomtile.engine.predictor import Network, TilePredictor
+from glomtile.engine.predictor import Asking, Network, TilePredictor
 from glomtile.errors import ArgumentError, MissingExtraError, ModelError
 from glomtile.types import Float32, UInt8
 
@@ -118,9 +118,7 @@ class OpenVinoPredictor(TilePredictor):
             )
         per_px = card.bytes_per_px or _BYTES_PER_PX_AND_FILTER * card.network.base_filters
         network = Network(forward, channels, outputs, lambda: per_px, "openvino", exported.precision)
-        super().__init__(
-            network, _CardGeometry(card), card.mpp, card.tta, card.color_order, card.threshold, path
-        )
+        super().__init__(network, _CardGeometry(card), card.mpp, Asking.of_card(card), path)
 
 
 def openvino_forward(

@@ -22,7 +22,7 @@ from glomtile.engine.answers import answer_picture, fill_store
 from glomtile.engine.doubts import Doubts, doubts_of
 from glomtile.engine.objectstream import ObjectFinder, ObjectStream
 from glomtile.engine.pictures import Tiling
-from glomtile.engine.predictor import Tta
+from glomtile.engine.predictor import MOST_SMOOTHING_PX, Asking, Tta
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.windows import Settings, chosen_window, panel_px, picture_margin, slide_plan
@@ -68,6 +68,7 @@ class Segmenter:
         tta: Any = None,
         *,
         threshold: float | None = None,
+        smoothing_px: float | None = None,
         runtime: str = "auto",
     ) -> Segmenter:
         """Load a model folder.
@@ -81,6 +82,8 @@ class Segmenter:
             Over which turned copies of a window the answer is averaged; the model's own choice by default.
         threshold : float, optional
             Probability from which a pixel is no background; the model's own by default.
+        smoothing_px : float, optional
+            Standard deviation of the Gaussian over windows, in px of the network; the model's own by default.
         runtime : {"auto", "openvino", "keras"}
             What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
 
@@ -89,7 +92,7 @@ class Segmenter:
         ModelError
             The folder is no model, or damaged, or has no file for the runtime.
         UsageError
-            `folder` or `settings` is none, `tta` or `runtime` is unknown, `threshold` not between 0 and 1.
+            `folder` or `settings` is none, `tta` or `runtime` is unknown, or a number is out of range.
         MissingExtraError
             The runtime is not installed.
         """
@@ -106,6 +109,9 @@ class Segmenter:
         if threshold is not None:
             threshold = number_argument("threshold", threshold, 0, 1)
             card = card.model_copy(update={"threshold": threshold})
+        if smoothing_px is not None:
+            smoothing_px = number_argument("smoothing_px", smoothing_px, 0, MOST_SMOOTHING_PX)
+            card = card.model_copy(update={"smoothing_px": smoothing_px})
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
             threads = settings.network_threads if settings else None
@@ -114,9 +120,7 @@ class Segmenter:
         from glomtile.engine.predictor import KerasPredictor
 
         loaded = modelfolder.load_model_folder(place)
-        predictor = KerasPredictor(
-            loaded.model, loaded.geometry, card.mpp, card.tta, card.color_order, card.threshold
-        )
+        predictor = KerasPredictor(loaded.model, loaded.geometry, card.mpp, Asking.of_card(card))
         return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
 
     @property
@@ -139,6 +143,7 @@ class Segmenter:
             "precision": getattr(self._predictor, "precision", None),
             "tta": self._card.tta,
             "threshold": self._card.threshold,
+            "smoothing_px": self._card.smoothing_px,
             "objects": self._card.objects.model_dump(mode="json"),
             "window_px": self._window[0],
             "overlap_px": self._window[1],

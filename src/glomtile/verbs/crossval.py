@@ -286,6 +286,7 @@ def _add_row(
         "epochs": config.train.epochs,
         "tta": config.tiledinfer.tta,
         "threshold": config.tiledinfer.threshold,
+        "smoothing_px": config.tiledinfer.smoothing_px,
         "seconds": round(seconds, 1),
     }
     for prefix, result in (("", scores), (f"{TRUSTED}_", trusted)):

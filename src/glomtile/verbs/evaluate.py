@@ -187,19 +187,12 @@ def _segmented(
 ) -> Iterator[tuple[Pair, Segmented, float | None, int]]:
     """Each pair, what the network says of it, its scale, how far apart window borders lie (0: one window)."""
     from glomtile.engine.pictures import segment_image
-    from glomtile.engine.predictor import KerasPredictor
+    from glomtile.engine.predictor import Asking, KerasPredictor
     from glomtile.engine.sources import working_scale
     from glomtile.files.images import image_mpp
 
     settings = config.tiledinfer
-    predictor = KerasPredictor(
-        loaded.model,
-        loaded.geometry,
-        loaded.card.mpp,
-        settings.tta,
-        config.image.color_order,
-        settings.threshold,
-    )
+    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, Asking.of_config(config))
     for pair in pairs:
         image = read_image(pair.image)
         scale = working_scale(config, pair.image)

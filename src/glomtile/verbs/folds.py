@@ -206,21 +206,22 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
     """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
     from glomtile.engine.modelfolder import load_model_folder, read_card
     from glomtile.engine.pictures import segment_image
-    from glomtile.engine.predictor import KerasPredictor
+    from glomtile.engine.predictor import Asking, KerasPredictor
     from glomtile.engine.segmenter import Segmenter
     from glomtile.engine.sources import working_scale
     from glomtile.files.planes import crop
     from glomtile.types import Box
 
-    tta, threshold = config.tiledinfer.tta, config.tiledinfer.threshold
+    asking = Asking.of_config(config)
     if read_card(model).mpp is None:
         loaded = load_model_folder(model)
-        order = config.image.color_order
-        predictor = KerasPredictor(loaded.model, loaded.geometry, None, tta, order, threshold)
+        predictor = KerasPredictor(loaded.model, loaded.geometry, None, asking)
         for pair in pairs:
             yield pair, Said(segment_image(read_image(pair.image), predictor, config.tiledinfer).labels)
         return
-    segmenter = Segmenter.load(model, tta=tta, threshold=threshold)
+    segmenter = Segmenter.load(
+        model, tta=asking.tta, threshold=asking.threshold, smoothing_px=asking.smoothing_px
+    )
     for pair in pairs:
         scale = working_scale(config, pair.image)
         assert scale is not None

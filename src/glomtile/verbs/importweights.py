@@ -70,6 +70,7 @@ def import_weights(weights: Path, config: Config, out: Path, *, progress: Progre
         overlap_px=config.tiledinfer.overlapping,
         tta=config.tiledinfer.tta,
         threshold=config.tiledinfer.threshold,
+        smoothing_px=config.tiledinfer.smoothing_px,
         stride_px=seen.stride_px,
         context_px=seen.context_px,
         data=TrainingData(name=f"unknown: imported from {weights.name}"),

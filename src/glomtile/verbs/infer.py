@@ -11,7 +11,7 @@ from glomtile.config.schema import Config
 from glomtile.core.palette import Palette
 from glomtile.engine import modelfolder
 from glomtile.engine.pictures import segment_image, segment_whole
-from glomtile.engine.predictor import KerasPredictor, Tta
+from glomtile.engine.predictor import Asking, KerasPredictor, Tta
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.files.images import image_mpp, list_images, read_image
 from glomtile.files.masks import write_mask
@@ -153,8 +153,8 @@ def _predictor(config: Config, palette: Palette, progress: Progress, tta: Tta = 
             f"{folder}: the network was trained with color_order {loaded.card.color_order}, "
             f"and is now shown {order}, as [image] color_order says"
         )
-    threshold = config.tiledinfer.threshold
-    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, tta, order, threshold)
+    asking = Asking.of_config(config, tta)
+    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, asking)
     if predictor.num_classes != palette.num_classes:
         raise ModelError(
             folder,

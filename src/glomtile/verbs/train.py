@@ -328,6 +328,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int, devices: in
         overlap_px=config.tiledinfer.overlapping,
         tta=config.tiledinfer.tta,
         threshold=config.tiledinfer.threshold,
+        smoothing_px=config.tiledinfer.smoothing_px,
         objects=rules_of_truth(config, training, config.palette()),
         stride_px=seen.stride_px,
         context_px=seen.context_px,
