@@ -25,6 +25,7 @@ _TOLD_ONLY = (
     "data",
     "epoch",
     "seed",
+    "devices",
     "sha256",
     "runtime",
     "bytes_per_px",
@@ -234,6 +235,8 @@ class ModelCard(_Record):
     epoch : int
         Finished epochs, counted from 1; 0 for an untrained network.
     seed : int
+    devices : int
+        How many shared each batch of its training.
     scores : dict
         Figures with their intervals, as JSON has them.
     versions : dict
@@ -263,6 +266,7 @@ class ModelCard(_Record):
     familiar: FamiliarTissue | None = None
     epoch: int = Field(default=0, ge=0)
     seed: int = Field(default=137, ge=0)
+    devices: int = Field(default=1, ge=1)
     scores: dict[str, JsonValue] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, Digest] = Field(default_factory=dict)

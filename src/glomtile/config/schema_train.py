@@ -88,6 +88,11 @@ class TrainSettings(Section):
         "float32", "numbers the network calculates in", ours=True
     )
     seed: int = setting(137, "seed of everything that is drawn", ours=True, ge=0, le=2**32 - 1)
+    devices: Literal["all"] | Count = setting(
+        1,
+        'devices that share each batch, on TensorFlow and JAX; "all" = all of their kind here',
+        about=About(unit="devices", ours=True, expects='"all" or a whole number ≥ 1'),
+    )
     checkpoint_steps: int = setting(
         0, "steps between two saves inside an epoch; 0 = at its end only", unit="steps", ours=True, ge=0
     )

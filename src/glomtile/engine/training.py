@@ -25,6 +25,7 @@ from glomtile.core.durations import duration
 from glomtile.engine import modelfolder
 from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, values
 from glomtile.engine.dataset import Source, batches
+from glomtile.engine.devices import ONE_DEVICE, Devices
 from glomtile.errors import ConfigError, ModelError
 from glomtile.files import workspace
 from glomtile.types import SILENT, Progress
@@ -118,6 +119,8 @@ class Training:
     folder : Path
         ``best/`` and ``last/`` are written here.
     protocol : Protocol
+    devices : Devices, optional
+        In whose scope the model was built and compiled, and this object is used.
     """
 
     def __init__(
@@ -127,16 +130,18 @@ class Training:
         card: ModelCard,
         folder: Path,
         protocol: Protocol,
+        devices: Devices = ONE_DEVICE,
     ) -> None:
         self._network = network
         self._model = model
         self._card = card
         self._folder = folder
         self._protocol = protocol
+        self._devices = devices
         self._history: History = []
         self._epoch_start = 0
         self._make_way: Callable[[], None] | None = None
-        self._sums = RunningSums(model)
+        self._sums = RunningSums(model, devices)
         self._one_set_of_weights = network.weights[0] is model.weights[0]
 
     def resume(self) -> int:
@@ -154,14 +159,14 @@ class Training:
         self._sums.build(self._network.input_shape[-1], self._card.stride_px)
         try:
             with np.load(last / STATE, allow_pickle=False) as state:
-                _assign([*self._variables(), *self._model.metrics_variables], state, last / STATE)
+                arrays = _assign([*self._variables(), *self._model.metrics_variables], state, last / STATE)
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
             raise ModelError(
                 last / STATE,
                 f"expected the arrays of a run state, got: {problem}",
                 "the run cannot be resumed",
             ) from problem
-        self._sums.take()
+        self._sums.totals = arrays[len(self._variables()) :]
         self._history = notes["history"]
         self._epoch_start = notes["step"]
         return len(self._history)
@@ -222,15 +227,15 @@ class Training:
             training, protocol.batch_size, number, start=self._epoch_start, workers=protocol.workers
         )
         for step, (images, labels) in enumerate(ready, self._epoch_start + 1):
-            self._model.train_on_batch(images, labels)
-            self._sums.add()
+            self._devices.train(self._model, images, labels)
+            self._sums.add(len(images))
             figures = self._sums.figures()
             progress.advance(1, **figures)
             if protocol.checkpoint_steps and step % protocol.checkpoint_steps == 0 and step < steps:
                 self._save_last(step)
         self._epoch_start = 0
         _require_finite(figures, number + 1)
-        rate = float(self._model.optimizer.learning_rate)
+        rate = float(_array(self._model.optimizer.learning_rate))
         with self._judged_weights():
             if validation is not None:
                 judged = self._validate(validation, progress)
@@ -266,7 +271,7 @@ class Training:
     def _validate(self, validation: Source, progress: Progress) -> dict[str, float]:
         progress.start("validating", -(-len(validation) // self._protocol.batch_size))
         ready = batches(validation, self._protocol.batch_size, 0, workers=self._protocol.workers)
-        return judge(self._model, ready, progress)
+        return judge(self._model, ready, progress, self._devices)
 
     def _should_stop(self) -> bool:
         patience = self._protocol.patience
@@ -309,22 +314,22 @@ class RunningSums:
     batches' states are the state of all batches together.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, devices: Devices = ONE_DEVICE) -> None:
         self._model = model
+        self._devices = devices
         self.totals: list[np.ndarray] = []
 
     def clear(self) -> None:
         """Forget the batches so far."""
         self.totals = []
 
-    def add(self) -> None:
-        """Add what the metrics hold of the last batch."""
+    def add(self, samples: int) -> None:
+        """Add what the metrics hold of the last batch, its loss weighed by its samples."""
         states = [_array(v) for v in self._model.metrics_variables]
+        loss_sum, weight, *_ = states
+        if weight != samples:  # Keras counted those too that fill a batch up for its devices
+            states[:2] = loss_sum * np.float32(samples / weight), np.full_like(weight, samples)
         self.totals = [a + b for a, b in zip(self.totals, states, strict=True)] if self.totals else states
-
-    def take(self) -> None:
-        """Go on from what the metrics' variables hold."""
-        self.totals = [_array(v) for v in self._model.metrics_variables]
 
     def figures(self) -> dict[str, float]:
         """Loss and metrics over all batches added."""
@@ -335,17 +340,20 @@ class RunningSums:
     def build(self, channels: int, side_px: int) -> None:
         """Give the metrics their variables, which they only have after a first batch."""
         blank = np.zeros((1, side_px, side_px, channels), np.uint8)
-        self._model.test_on_batch(blank, np.zeros((1, side_px, side_px), np.uint8))
+        self._devices.test(self._model, blank, np.zeros((1, side_px, side_px), np.uint8))
 
 
 def judge(
-    model: keras.Model, ready: Iterable[tuple[np.ndarray, np.ndarray]], progress: Progress = SILENT
+    model: keras.Model,
+    ready: Iterable[tuple[np.ndarray, np.ndarray]],
+    progress: Progress = SILENT,
+    devices: Devices = ONE_DEVICE,
 ) -> dict[str, float]:
     """Loss and metrics of a compiled model over batches, as over one large batch."""
-    sums = RunningSums(model)
+    sums = RunningSums(model, devices)
     for images, labels in ready:
-        model.test_on_batch(images, labels)
-        sums.add()
+        devices.test(model, images, labels)
+        sums.add(len(images))
         progress.advance(1)
     return sums.figures()
 
@@ -413,11 +421,13 @@ def _require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> Non
         )
 
 
-def _assign(variables: list[Any], state: Any, where: Path) -> None:
+def _assign(variables: list[Any], state: Any, where: Path) -> list[np.ndarray]:
+    """Give each variable its saved value, in order; returns the values."""
     if len(variables) != len(state.files):
         raise ModelError(where, f"expected {len(variables)} arrays, found {len(state.files)}")
-    for i, variable in enumerate(variables):
-        value = state[f"arr_{i}"]
+    values = [state[f"arr_{i}"] for i in range(len(variables))]
+    for variable, value in zip(variables, values, strict=True):
         if value.shape != tuple(variable.shape):
             raise ModelError(where, f"expected {variable.path} of shape {variable.shape}, got {value.shape}")
         variable.assign(value)
+    return values

@@ -9,7 +9,7 @@ import keras
 
 from glomtile.config.schema_model import ModelSettings
 from glomtile.errors import ConfigError
-from glomtile.nets.blocks import Parts, activation_name
+from glomtile.nets.blocks import Parts, Total, activation_name
 
 DROPOUT_SEED = 137
 """Seed of dropout when `dropout_seed_fixing` asks for one, as in the reference."""
@@ -79,9 +79,17 @@ def _falling(start: Any, i: int, *, step: int, least: int) -> tuple[int, int]:
 
 
 def build_flexunet(
-    settings: ModelSettings, *, precision: str = "float32", seed: int | None = None
+    settings: ModelSettings,
+    *,
+    precision: str = "float32",
+    seed: int | None = None,
+    total: Total | None = None,
 ) -> keras.Model:
     """Build the network; see `glomtile.nets.registry.build_model`."""
+    image = keras.Input((None, None, settings.image_channels), dtype="float32", name="image")
+    inputs = [image]
+    if total is not None and settings.norm == "batch":
+        inputs.append(keras.Input((), dtype="float32", name="counts"))
     parts = Parts(
         activation=activation_name(settings.activation),
         norm=settings.norm,
@@ -90,8 +98,9 @@ def build_flexunet(
         precision=precision,
         weight_seed=seed,
         dropout_seed=DROPOUT_SEED if settings.dropout_seed_fixing else seed,
+        total=total,
+        counts=inputs[-1],
     )
-    image = keras.Input((None, None, settings.image_channels), dtype="float32", name="image")
     x: Any = image
     if settings.input_normalize:
         # In float32 whatever the policy: bfloat16 would round the 255 grey levels to fewer.
@@ -104,7 +113,7 @@ def build_flexunet(
         final = activation_name(settings.final_activation, "[model] final_activation")
     # Probabilities stay float32: float16 cannot hold 1 - p for the pixels a network is sure about.
     probs = keras.layers.Activation(final, dtype="float32", name="probs")(x)
-    return keras.Model(image, probs, name="FlexUNet")
+    return keras.Model(inputs if len(inputs) > 1 else image, probs, name="FlexUNet")
 
 
 def _body(x: Any, plan: list[Level], parts: Parts, upsampling: str) -> Any:

@@ -11,7 +11,7 @@ from keras import ops
 
 from glomtile.config.schema_model import ModelSettings
 from glomtile.errors import ConfigError
-from glomtile.nets.blocks import LAYOUT, PACKAGE
+from glomtile.nets.blocks import LAYOUT, PACKAGE, Total
 from glomtile.types import IGNORE
 
 EPSILON = 1e-7
@@ -80,7 +80,8 @@ class PixelLoss(keras.losses.Loss):  # type: ignore[misc]
     -----
     Crossentropies return one value a sample, the mean over its pixels that count, so that the loss of
     an epoch is the mean over its samples whatever the batches. Region terms (Dice, Tversky, IoU) are
-    ratios of sums over the batch, which keeps tiles without foreground from dominating.
+    ratios of sums over the batch, which keeps tiles without foreground from dominating; where devices
+    share a batch, its attribute `total` adds up their sums.
     """
 
     def __init__(
@@ -94,10 +95,13 @@ class PixelLoss(keras.losses.Loss):  # type: ignore[misc]
             )
         self.num_classes = num_classes
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
+        self.total: Total = _of_one_device
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         planes, valid = targets(y_true, self.num_classes)
-        return self.compare(planes, predictions(y_pred), valid)
+        values = self.compare(planes, predictions(y_pred), valid)
+        # One value a sample, always: Keras neither weights nor shares out a scalar as it does a vector.
+        return values + ops.zeros_like(valid[:, 0, 0])
 
     def compare(self, planes: Any, probs: Any, valid: Any) -> Any:
         """Loss of planes ``(N, H, W, K)`` against probs, a scalar or one value a sample."""
@@ -137,12 +141,23 @@ def crossentropy(planes: Any, probs: Any, *, gamma: float = 0.0, smoothing: floa
     return ops.sum(terms, axis=-1)
 
 
-def tversky_index(planes: Any, probs: Any, alpha: float, beta: float, smooth: float = 1.0) -> Any:
+def _of_one_device(sums: Any) -> Any:
+    return sums
+
+
+def tversky_index(
+    planes: Any,
+    probs: Any,
+    alpha: float,
+    beta: float,
+    smooth: float = 1.0,
+    total: Total = _of_one_device,
+) -> Any:
     """``(K,)`` Tversky index of each class over the batch; alpha = beta = 0.5 is the soft Dice."""
     axes = (0, 1, 2)
-    hit = ops.sum(planes * probs, axis=axes)
-    false = ops.sum(probs, axis=axes) - hit
-    missed = ops.sum(planes, axis=axes) - hit
+    hit = total(ops.sum(planes * probs, axis=axes))
+    false = total(ops.sum(probs, axis=axes)) - hit
+    missed = total(ops.sum(planes, axis=axes)) - hit
     return (hit + smooth) / (hit + alpha * false + beta * missed + smooth)
 
 
@@ -212,7 +227,8 @@ class Tversky(PixelLoss):
     def compare(self, planes: Any, probs: Any, valid: Any) -> Any:
         planes, probs = with_background(planes, probs, valid)
         counted = probs * valid[..., None]
-        loss = 1.0 - self.foreground_mean(tversky_index(planes, counted, self.alpha, self.beta))
+        index = tversky_index(planes, counted, self.alpha, self.beta, total=self.total)
+        loss = 1.0 - self.foreground_mean(index)
         if self.crossentropy_share > 0:
             values = crossentropy(planes, probs, smoothing=self.label_smoothing)
             loss = loss + self.crossentropy_share * self.pixel_mean(values, planes, valid)
@@ -252,8 +268,8 @@ class ReferenceLoss(PixelLoss):
         counted = probs * valid[..., None]
         known = {
             "bce": lambda: self.pixel_mean(binary_crossentropy(planes, probs), planes, valid),
-            "dice": lambda: 1.0 - dice_coef(planes, counted),
-            "iou": lambda: 1.0 - iou_coef(planes, counted),
+            "dice": lambda: 1.0 - dice_coef(planes, counted, self.total),
+            "iou": lambda: 1.0 - iou_coef(planes, counted, self.total),
             "ssim": lambda: 1.0 - ssim(planes, counted),
         }
         total = known[self.terms[0]]()
@@ -271,19 +287,20 @@ def binary_crossentropy(planes: Any, probs: Any) -> Any:
     return -ops.mean(planes * ops.log(p) + (1.0 - planes) * ops.log(1.0 - p), axis=-1)
 
 
-def dice_coef(planes: Any, probs: Any) -> Any:
+def dice_coef(planes: Any, probs: Any, total: Total = _of_one_device) -> Any:
     """``(2 Σ y p + 1) / (Σ y + Σ p + 1)`` over the whole batch, all classes together."""
-    return (2.0 * ops.sum(planes * probs) + 1.0) / (ops.sum(planes) + ops.sum(probs) + 1.0)
+    both, either = total(ops.sum(planes * probs)), total(ops.sum(planes) + ops.sum(probs))
+    return (2.0 * both + 1.0) / (either + 1.0)
 
 
-def iou_coef(planes: Any, probs: Any) -> Any:
+def iou_coef(planes: Any, probs: Any, total: Total = _of_one_device) -> Any:
     """``Σ y p / (Σ y + Σ p - Σ y p)`` over the whole batch, all classes together."""
-    both = ops.sum(planes * probs)
-    return both / ops.maximum(ops.sum(planes) + ops.sum(probs) - both, EPSILON)
+    both, either = total(ops.sum(planes * probs)), total(ops.sum(planes) + ops.sum(probs))
+    return both / ops.maximum(either - both, EPSILON)
 
 
 def ssim(a: Any, b: Any) -> Any:
-    """Mean structural similarity of two batches ``(N, H, W, K)`` with values in [0, 1].
+    """Mean structural similarity ``(N,)`` of each two samples of ``(N, H, W, K)`` with values in [0, 1].
 
     Notes
     -----
@@ -308,7 +325,7 @@ def ssim(a: Any, b: Any) -> Any:
     squares = mean_a * mean_a + mean_b * mean_b
     luminance = (2.0 * product + c1) / (squares + c1)
     contrast = (2.0 * (smooth(a * b) - product) + c2) / (smooth(a * a + b * b) - squares + c2)
-    return ops.mean(luminance * contrast)
+    return ops.mean(luminance * contrast, axis=(1, 2, 3))
 
 
 _REFERENCE_TERMS = {
@@ -324,8 +341,15 @@ LOSSES = ("categorical_crossentropy", "focal", "dice_crossentropy", "tversky", *
 """Names that `[model] loss` may give."""
 
 
-def build_loss(settings: ModelSettings) -> keras.losses.Loss:
+def build_loss(settings: ModelSettings, total: Total | None = None) -> keras.losses.Loss:
     """The loss that a config names, for targets ``(N, H, W)`` of class numbers with 255 ignored.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        The ``[model]`` section.
+    total : callable, optional
+        Adds up sums over the devices that share a batch.
 
     Raises
     ------
@@ -333,6 +357,12 @@ def build_loss(settings: ModelSettings) -> keras.losses.Loss:
         When the name is unknown, the weights do not fit the classes, or a categorical crossentropy is
         asked of a network with one class.
     """
+    loss = _loss_of_name(settings)
+    loss.total = total or _of_one_device
+    return loss
+
+
+def _loss_of_name(settings: ModelSettings) -> PixelLoss:
     name, classes, weights = settings.loss, settings.num_classes, settings.class_weights
     smoothing = settings.label_smoothing
     if name in _REFERENCE_TERMS:

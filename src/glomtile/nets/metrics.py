@@ -166,7 +166,10 @@ class ClassIoU(ClassDice):
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class DiceCoefMulticlass(SumMetric):
-    """The reference's `dice_coef_multiclass`: soft pixel accuracy, the mean over samples (reference §5)."""
+    """The reference's `dice_coef_multiclass`: soft pixel accuracy, the mean over samples (reference §5).
+
+    A sample none of whose pixels counts is no sample.
+    """
 
     def __init__(self, num_classes: int, name: str = "dice_coef_multiclass") -> None:
         super().__init__(num_classes, name)
@@ -179,7 +182,8 @@ class DiceCoefMulticlass(SumMetric):
         axes = (1, 2, 3)
         both = ops.sum(planes * probs, axis=axes)
         dice = (2.0 * both + 1.0) / (ops.sum(planes, axis=axes) + ops.sum(probs, axis=axes) + 1.0)
-        return ops.stack([ops.sum(dice), ops.sum(ops.ones_like(dice))])
+        seen = ops.max(valid, axis=(1, 2))
+        return ops.stack([ops.sum(dice * seen), ops.sum(seen)])
 
     def figure(self, sums: Any) -> Any:
         return _ratio(sums[0], sums[1], empty=0.0)

@@ -11,6 +11,7 @@ from glomtile.config.schema_model import NETWORK_NAMES, NORMS_OF_THE_WINDOW, Mod
 from glomtile.core.arguments import typed_argument
 from glomtile.errors import ConfigError
 from glomtile.nets import flexunet
+from glomtile.nets.blocks import Total
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ def network(name: str) -> Network:
 
 
 def build_model(
-    settings: ModelSettings, *, precision: str = "float32", seed: int | None = None
+    settings: ModelSettings,
+    *,
+    precision: str = "float32",
+    seed: int | None = None,
+    total: Total | None = None,
 ) -> keras.Model:
     """Build the network that a config describes.
 
@@ -87,6 +92,9 @@ def build_model(
         Keras dtype policy of the inner layers. The output is float32 under each.
     seed : int, optional
         Makes initial weights and dropout the same on every call; ``None`` draws from Keras' global seed.
+    total : callable, optional
+        Adds up sums over the devices that share a batch. A network with batch normalisation then is one to
+        train only: it has a second input, ``(N,) float32``, 0 for samples that do not count.
 
     Returns
     -------
@@ -102,7 +110,7 @@ def build_model(
         When the network is not built here or the settings contradict each other.
     """
     typed_argument("settings", settings, ModelSettings, "[model] of a config, as load_config(…).model")
-    return network(settings.model).build(settings, precision=precision, seed=seed)
+    return network(settings.model).build(settings, precision=precision, seed=seed, total=total)
 
 
 def geometry(settings: ModelSettings) -> Geometry:

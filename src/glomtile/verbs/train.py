@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from glomtile.config.card import ModelCard
     from glomtile.engine.callbacks import History, Listener
+    from glomtile.engine.devices import Devices
     from glomtile.engine.training import Protocol
     from glomtile.files.pairs import Pair
 
@@ -31,6 +32,7 @@ FREE_TO_CHANGE = {
         "tensorboard", "break_file", "epoch_change_infer", "epoch_change_infer_dir",
         "epoch_change_tiled_infer", "epoch_change_tiled_infer_dir", "num_infer_images",
         "save_weights_only", "create_backup", "metrics", "validation_steps", "use",
+        "devices",  # their number is compared, which "all" does not tell
     },
     "model": {"show_summary"},
     "dataset": {"cache_mb", "workers", "class_name", "name", "licence", "source"},
@@ -94,7 +96,8 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     ArgumentError
         When `config` is none.
     ConfigError
-        When the settings contradict each other or, resuming, those the run began with.
+        When the settings contradict each other, ask for more devices than there are or, resuming, are not
+        those the run began with.
     InputError
         When images and masks do not fit together, or a class has no pixel in any training mask.
     StorageError
@@ -102,29 +105,41 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     """
     typed_argument("config", config, Config, "a config, as load_config(…) gives")
     _require_sense(config, resume)
+    from glomtile.engine.devices import choose_devices
+    from glomtile.engine.training import deterministic
+
+    deterministic(config.train.seed)
+    devices = choose_devices(config.train, config.source or "config")
+    with devices.scope():
+        return _train_on(devices, config, resume, progress)
+
+
+def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress) -> TrainResult:
     from glomtile.engine.previews import asked_previews
     from glomtile.engine.sources import judging_source, require_every_class, split_pairs, training_source
-    from glomtile.engine.training import Training, deterministic
+    from glomtile.engine.training import Training
     from glomtile.nets.registry import geometry
 
     palette = config.palette()
-    deterministic(config.train.seed)
     pairs = split_pairs(config, "train")
     require_every_class(pairs, config, palette)
     training = training_source(config)
     validation = judging_source(config, "valid") if validates(config) else None
     steps = -(-len(training) // config.train.batch_size)
-    network, model = _compiled(config, steps)
+    network, model = _compiled(config, steps, devices)
     folder = config.resolve(config.train.model_dir)
     _require_room(folder, network, model)
-    card = _card(config, pairs, len(split_pairs(config, "valid")) if validates(config) else 0)
-    run = Training(network, model, card, folder, _protocol(config, len(training)))
+    card = _card(config, pairs, len(split_pairs(config, "valid")) if validates(config) else 0, devices.count)
+    protocol = _protocol(config, len(training), devices.count)
+    run = Training(network, model, card, folder, protocol, devices)
     done = run.resume() if resume else 0
     if config.model.show_summary:
         network.summary(print_fn=progress.note)
     progress.note(
         f"{len(pairs)} training images, {len(training)} samples an epoch, "
-        f"{network.count_params():,} parameters" + (f", resuming after epoch {done}" if resume else "")
+        f"{network.count_params():,} parameters"
+        + (f", each batch shared by {', '.join(devices.names)}" if devices.count > 1 else "")
+        + (f", resuming after epoch {done}" if resume else "")
     )
     previews = asked_previews(config, geometry(config.model), palette, progress)
     if done >= config.train.epochs:
@@ -224,8 +239,11 @@ def _data_folders(config: Config) -> list[Path]:
     return [config.resolve(path) for path in found if path is not None]
 
 
-def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
-    """The bare float32 network, which is saved, and what is trained: its layers, or their like in 16 bits."""
+def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tuple[keras.Model, keras.Model]:
+    """The bare float32 network, which is saved, and what is trained: its layers, or their like.
+
+    Layers of their own train in 16 bits, and where several devices share the statistics of a batch.
+    """
     import keras
 
     from glomtile.nets.losses import build_loss
@@ -234,12 +252,15 @@ def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
     from glomtile.nets.registry import build_model
 
     precision, seed = config.train.precision, config.train.seed
+    total, copies = (devices.total, devices.copies) if devices else (None, 1)
     network = build_model(config.model, seed=seed)
-    trained = network if precision == "float32" else build_model(config.model, precision=precision, seed=seed)
+    trained = network
+    if precision != "float32" or (total is not None and config.model.norm == "batch"):
+        trained = build_model(config.model, precision=precision, seed=seed, total=total)
     model = keras.Model(trained.inputs, trained.outputs, name="training")
     model.compile(
-        optimizer=build_optimizer(config.model, config.train, steps),
-        loss=build_loss(config.model),
+        optimizer=build_optimizer(config.model, config.train, steps, total, copies),
+        loss=build_loss(config.model, total),
         metrics=build_metrics(config.model, _metric_names(config)),
     )
     return network, model
@@ -254,7 +275,7 @@ def _metric_names(config: Config) -> list[str]:
     return [name for name in names if name != "loss"]
 
 
-def _protocol(config: Config, samples: int) -> Protocol:
+def _protocol(config: Config, samples: int, devices: int) -> Protocol:
     from glomtile.engine.training import Protocol
 
     train = config.train
@@ -270,13 +291,15 @@ def _protocol(config: Config, samples: int) -> Protocol:
         checkpoint_steps=train.checkpoint_steps,
         workers=max(1, config.dataset.workers),
         break_file=stop,
-        settings=_deciding(config, samples),
+        settings=_deciding(config, samples, devices),
     )
 
 
-def _deciding(config: Config, samples: int) -> dict[str, Any]:
+def _deciding(config: Config, samples: int, devices: int) -> dict[str, Any]:
     """Every setting that moves a number, flat, as JSON has it."""
     flat: dict[str, Any] = {"samples": samples}
+    if devices > 1:  # one is not told: runs begun before there was a choice go on
+        flat["train.devices"] = devices
     for section in DECIDING:
         spare = FREE_TO_CHANGE.get(section, set())
         dumped = config.section(section).model_dump_json(exclude=spare)
@@ -286,7 +309,7 @@ def _deciding(config: Config, samples: int) -> dict[str, Any]:
     return flat
 
 
-def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCard:
+def _card(config: Config, training: Sequence[Pair], validation: int, devices: int) -> ModelCard:
     """What both model folders say of themselves, digests and epoch apart."""
     from glomtile.config.card import ModelCard, TrainingData
     from glomtile.engine.familiar import familiar_tissue
@@ -320,6 +343,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int) -> ModelCar
         ),
         familiar=familiar_tissue(config, training),
         seed=config.train.seed,
+        devices=devices,
     )
 
 

@@ -1,0 +1,118 @@
+"""How far the losses of a network on several devices are from those of one, and whether they repeat.
+
+Virtual devices of the processor: what is compared are numbers, not times. One row a combination of loss,
+normalisation and precision, from the same weights, on the same batches, of which none divides by 2.
+
+    KERAS_BACKEND=tensorflow python benchmarks/devices.py --devices 2 --steps 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from glomtile.engine.devices import Devices
+
+COMBINATIONS = (
+    ("categorical_crossentropy", "none", "float32"),
+    ("dice_crossentropy", "none", "float32"),
+    ("dice_crossentropy", "group", "float32"),
+    ("dice_crossentropy", "batch", "float32"),
+    ("tversky", "batch", "float32"),
+    ("basnet_hybrid_loss", "batch", "float32"),
+    ("dice_crossentropy", "batch", "mixed_bfloat16"),
+)
+SIDE_PX, BATCH = 32, 5
+
+
+def make_virtual_devices(count: int) -> None:
+    """Cut the processor into `count` devices; before the backend begins to work."""
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") == "jax":
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+        return
+    import tensorflow as tf
+
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+
+
+def discs(steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches of bright discs on dark ground."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:SIDE_PX, :SIDE_PX]
+    made = []
+    for _ in range(steps):
+        y, x = rng.integers(8, SIDE_PX - 8, (2, BATCH, 1, 1))
+        labels = ((rows - y) ** 2 + (columns - x) ** 2 < 36).astype(np.uint8)
+        noise = rng.integers(0, 40, (*labels.shape, 3))
+        made.append(((60 + 120 * labels[..., None] + noise).astype(np.uint8), labels))
+    return made
+
+
+def losses(
+    devices: Devices, loss: str, norm: str, precision: str, batches: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """The loss of each step."""
+    import keras
+
+    from glomtile.config.schema_model import ModelSettings
+    from glomtile.config.schema_train import TrainSettings
+    from glomtile.engine.training import RunningSums
+    from glomtile.nets.losses import build_loss
+    from glomtile.nets.optimizers import build_optimizer
+    from glomtile.nets.registry import build_model
+
+    settings = ModelSettings(
+        model="FlexUNet", num_classes=2, base_filters=4, num_layers=3, dropout_rate=0.0, norm=norm, loss=loss
+    )
+    with devices.scope():
+        network = build_model(settings, precision=precision, seed=1, total=devices.total)
+        model = keras.Model(network.inputs, network.outputs)
+        optimizer = build_optimizer(settings, TrainSettings(), 1, devices.total, devices.copies)
+        model.compile(optimizer=optimizer, loss=build_loss(settings, devices.total))
+        seen = []
+        for images, labels in batches:
+            devices.train(model, images, labels)
+            sums = RunningSums(model, devices)
+            sums.add(len(images))
+            seen.append(sums.figures()["loss"])
+    return np.array(seen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
+    told = parser.parse_args()
+    make_virtual_devices(told.devices)
+    import keras
+
+    from glomtile.config.schema_train import TrainSettings
+    from glomtile.engine.devices import ONE_DEVICE, choose_devices
+    from glomtile.engine.training import deterministic
+
+    deterministic(1)
+    several = choose_devices(TrainSettings(devices=told.devices))
+    batches = discs(told.steps)
+    print(
+        f"{keras.backend.backend()}, Keras {keras.__version__}, {platform.processor() or platform.machine()}"
+    )
+    print(f"{told.steps} steps of {BATCH} samples on 1 and on {told.devices} devices")
+    print(
+        "| loss | norm | precision | largest relative difference of a loss | repeats |\n|---|---|---|---|---|"
+    )
+    for combination in COMBINATIONS:
+        runs: list[Any] = [losses(d, *combination, batches) for d in (ONE_DEVICE, several, several)]
+        one, two, again = runs
+        difference = np.max(np.abs(two - one) / np.abs(one))
+        same = "to the bit" if np.array_equal(two, again) else "no"
+        print(f"| {' | '.join(combination)} | {difference:.1e} | {same} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
