@@ -5,11 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from glomtile.engine.pictures import (
     Tiling,
     choose_class,
     enlarged_labels,
+    resized_probs,
     segment_image,
     segment_whole,
     tile_plan,
@@ -135,16 +137,31 @@ def test_a_whole_picture_is_seen_once_at_the_networks_input_size():
 
 @pytest.mark.parametrize("new", [(37, 80), (80, 37), (600, 70), (1, 1), (9, 300)])
 @pytest.mark.parametrize("old", [(20, 31), (1, 7), (50, 1)])
-def test_enlarged_labels_agree_with_opencvs_linear_interpolation(old, new):
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_enlarged_labels_agree_with_opencvs_linear_interpolation(classes, old, new):
     rng = np.random.default_rng(2)
-    probs = rng.dirichlet([1, 1, 1], old).astype(np.float32)
-    planes = [cv2.resize(probs[..., k], new[::-1], interpolation=cv2.INTER_LINEAR) for k in range(3)]
+    probs = rng.dirichlet(np.ones(classes), old).astype(np.float32)
+    planes = [cv2.resize(probs[..., k], new[::-1], interpolation=cv2.INTER_LINEAR) for k in range(classes)]
     first, second = np.sort(np.stack(planes, axis=-1), axis=-1)[..., ::-1].transpose(2, 0, 1)[:2]
     clear = first - second > 1e-4
     expected = np.stack(planes, axis=-1).argmax(axis=-1)
     labels = enlarged_labels(probs, new)
     assert labels.shape == new
     assert (labels == expected)[clear].all()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_probabilities_at_another_size_are_means_of_their_neighbours_and_bands_do_not_show(classes):
+    """Against SciPy, by pixel centres; more rows than a band holds."""
+    old, new = (90, 70), (611, 233)
+    probs = np.random.default_rng(5).random((*old, classes), np.float32)
+    found = np.concatenate([rows for _, rows in resized_probs(probs, new)])
+    assert found.dtype == np.float32
+    places = [(np.arange(n) + 0.5) * o / n - 0.5 for n, o in zip(new, old, strict=True)]
+    at = np.meshgrid(*places, indexing="ij")
+    for number in range(classes):
+        expected = map_coordinates(probs[..., number].astype(float), at, order=1, mode="nearest")
+        np.testing.assert_allclose(found[..., number], expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
