@@ -138,6 +138,8 @@ class TiffPixels:
             self._file = tifffile.TiffFile(path)
         except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, TypeError) as problem:
             raise InputError(path, f"expected a TIFF file, got: {problem}") from problem
+        # tifffile reads a tag when it is first asked for, which may be while another thread reads a tile.
+        self._file.filehandle.set_lock(True)
         try:
             self._open(progress)
         except BaseException:
@@ -160,7 +162,6 @@ class TiffPixels:
         except Exception as problem:
             # tifffile meets a cut-off directory in many ways; which one says nothing to the user.
             raise damaged(path, "TIFF file", problem) from problem
-        self._lock = threading.Lock()
         self._segments = _Kept(_CACHE_BYTES)
         self.kind = "OME-TIFF" if is_ome else "TIFF"
         self.levels = levels_of([page.size_px for page in self._pages])
@@ -204,8 +205,8 @@ class TiffPixels:
             data: bytes | None = None
             if count:
                 try:
-                    with self._lock:
-                        handle = self._file.filehandle
+                    handle = self._file.filehandle
+                    with handle.lock:
                         handle.seek(offset)
                         data = handle.read(count)
                 except OSError as problem:
@@ -249,6 +250,7 @@ class _Page:
         self._samples = int(page.samplesperpixel)
         self._extra = page.extrasamples[0].name if page.extrasamples else ""
         self._colours = page.colormap
+        self._decode = page.decode  # made now: tifffile makes it at its first use, by several threads at once
         if self.segment_px[0] * self.segment_px[1] > _SEGMENT_PX:
             raise InputError(
                 path,
@@ -289,7 +291,7 @@ class _Page:
             samples = 1 if self._planes > 1 else int(self._page.samplesperpixel)
             return np.full((*self.segment_px, samples), blank, np.uint8)
         try:
-            pixels, _, shape = self._page.decode(data, index, jpegtables=self._page.jpegtables)
+            pixels, _, shape = self._decode(data, index, jpegtables=self._page.jpegtables)
         except Exception as problem:
             # Each codec has errors of its own; all mean that this piece of the file is damaged.
             raise damaged(self._path, "tile", problem) from problem
