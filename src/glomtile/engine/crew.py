@@ -250,13 +250,14 @@ class Crew:
                 "what is finished is kept: the same line goes on from there",
             ) from problem
 
-    def _bury(self, address: str) -> None:
+    def _bury(self, address: str, fate: object = _DIED) -> None:
+        """Forget a worker; what it has in hand meets that fate."""
         worker = self._workers.pop(address)
         if worker.task is not None:
             self._owners.pop(worker.task.key, None)
             worker.task.release()
         if worker.item is not None:
-            self._fallen.append((worker.item, _DIED))
+            self._fallen.append((worker.item, fate))
         elif worker.stage in ("asked", "preparing"):
             self._lost_early += 1
 
@@ -290,11 +291,12 @@ class Crew:
 
     def _hand_out(self) -> None:
         for address, worker in self._workers.items():
-            if not self._waiting:
-                return
-            if worker.stage == "ready" and worker.item is None:
-                worker.item = self._waiting.popleft()
-                self._give(address, worker, work_on, self._token, worker.item, self._items[worker.item])
+            self._hand_next(address, worker)
+
+    def _hand_next(self, address: str, worker: _Worker) -> None:
+        if self._waiting and worker.stage == "ready" and worker.item is None:
+            worker.item = self._waiting.popleft()
+            self._give(address, worker, work_on, self._token, worker.item, self._items[worker.item])
 
     def _give(self, address: str, worker: _Worker, function: Callable[..., Any], *values: Any) -> None:
         key = f"glomtile-{worker.stage}-{secrets.token_hex(8)}"
@@ -325,11 +327,15 @@ class Crew:
                 self._make_ready(address, worker, task)
                 continue
             number, worker.item = worker.item, None
+            if task.status == "finished":
+                # It works on while its answer is fetched and looked at.
+                self._hand_next(address, worker)
             what = self._result(task)
             if isinstance(what, NoSeat):
                 what = _DIED
             if what is _DIED or what is _FORGOTTEN:
-                self._workers.pop(address)
+                # What it was given since has not been begun, or is done again.
+                self._bury(address, _FORGOTTEN)
             yield number, what
 
     def _result(self, task: Any) -> object:
