@@ -14,6 +14,7 @@ from tests.purple import Purple
 import glomtile.engine.segmenter as segmenter_module
 from glomtile.engine.doubts import Doubts
 from glomtile.engine.segmenter import Segmenter
+from glomtile.errors import UsageError
 from glomtile.files.images import write_png
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment, survey
@@ -86,6 +87,14 @@ def test_a_damaged_record_means_a_fresh_start(tmp_path: Path, damage: str) -> No
     segment([path], out, Request(tmp_path, mpp=2.0))
     (out / ".glomtile" / "a.json").write_text(damage)
     assert segment([path], out, Request(tmp_path, mpp=2.0)).done == (path,)
+
+
+def test_no_name_is_no_folder_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a shell's variable that is not set: it would be this folder else."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="empty text"):
+        segment([tmp_path], "", Request(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_scale_is_refused_with_the_way_out_and_a_survey_writes_nothing(tmp_path: Path) -> None:

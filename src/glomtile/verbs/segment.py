@@ -104,6 +104,10 @@ def segment(
     """
     from glomtile.engine.segmenter import Segmenter
 
+    if out == "":
+        raise UsageError(
+            "--out", "expected a folder for the results, got an empty text", "a variable that is not set?"
+        )
     address = out if isinstance(out, str) and is_address(out) else None
     out = Path(out) if address is None else place_of(address, request.scratch)
     if out.exists() and not out.is_dir():
