@@ -13,6 +13,9 @@ BIN := .venv/bin
 WORKERS ?= 2
 DEMO ?= demo
 
+# They start and kill workers of their own, which takes the processors, and once took a test worker along.
+CLUSTER_TESTS := tests/engine/test_crew.py tests/reliability/test_cluster.py
+
 .PHONY: demo test docs lint types contracts pytest test-jax test-torch help clean
 
 help:
@@ -34,7 +37,8 @@ contracts: .venv/installed
 	$(BIN)/lint-imports
 
 pytest: .venv/installed
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) $(addprefix --ignore=,$(CLUSTER_TESTS))
+	$(BIN)/pytest $(CLUSTER_TESTS)
 
 # Strict: a broken link or a name without a docstring ends it.
 docs: .venv-docs/installed
