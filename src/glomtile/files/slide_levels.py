@@ -138,8 +138,7 @@ class TiffPixels:
             self._file = tifffile.TiffFile(path)
         except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, TypeError) as problem:
             raise InputError(path, f"expected a TIFF file, got: {problem}") from problem
-        # tifffile reads a tag when it is first asked for, which may be while another thread reads a tile.
-        self._file.filehandle.set_lock(True)
+        self._file.filehandle.set_lock(True)  # tags are read when first asked for, amid another thread's tile
         self._lock = self._file.filehandle.lock
         try:
             self._open(progress)
