@@ -239,15 +239,6 @@ def test_smoothing_is_a_gaussian_of_its_width_and_leaves_colours_apart():
         assert (share * places**2).sum() == pytest.approx(0.8**2, rel=0.1)
 
 
-def test_smoothing_of_a_half_is_what_interpolation_between_pixels_does_and_a_little_more():
-    """The mean kernel of a linear interpolation at places anywhere between two pixels."""
-    rng = np.random.default_rng(0)
-    shifts = rng.uniform(0, 1, 100_000)
-    variance = np.mean(shifts * (1 - shifts))
-    assert variance == pytest.approx(1 / 6, rel=0.01)
-    assert variance**0.5 < 0.5 < 1.3 * variance**0.5
-
-
 def test_smoothing_does_not_depend_on_the_tile_and_is_told_as_context():
     predictor = KerasPredictor(red_network(), POINT, None, Asking(smoothing_px=0.5))
     assert predictor.context_px == KerasPredictor(red_network(), POINT).context_px + 2
