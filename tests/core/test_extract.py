@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import cv2
@@ -16,7 +17,7 @@ from glomtile.core.extract import FoundObject, found_objects
 from glomtile.core.objects import find_objects
 from glomtile.core.phantom import paint
 from glomtile.core.regions import Regions
-from glomtile.core.shaping import ShapingRules, fill_holes
+from glomtile.core.shaping import ShapingRules, convex_hull, fill_holes
 from glomtile.errors import InputError
 from glomtile.types import Box
 
@@ -112,6 +113,57 @@ def test_a_region_in_a_filled_hole_is_part_of_the_object_around_it():
         len(found(labels, confidence, rules=ShapingRules(fill_holes_um2=0.0, min_area_um2=30, split=False)))
         == 2
     )
+
+
+CONVEX = ShapingRules(min_area_um2=30.0, smooth_um=1.0, convex=True)
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 90), max_size=6), st.booleans(), st.booleans())
+@settings(max_examples=60)
+def test_hulls_stay_apart_and_come_the_same_from_any_bands(seed, cuts, split, fill):
+    labels, confidence = picture(seed)
+    rules = replace(CONVEX, split=split, fill_holes_um2=None if fill else 0.0)
+    plain = found(labels, confidence, rules=replace(rules, convex=False))
+    ours = found(labels, confidence, rules=rules)
+    assert same(found(labels, confidence, tuple(cuts), rules=rules), ours)
+    covered = np.zeros(labels.shape, int)
+    for one in ours:
+        covered[place(one)] += one.mask
+    for one in ours:
+        (raw,) = [p.mask for p in plain if p.box == one.box and np.array_equal(p.mask & one.mask, p.mask)]
+        added = one.mask & ~raw
+        assert not (added & ~convex_hull(raw)).any()
+        assert find_objects(one.mask).count == 1
+        # What is added was nobody's, or of crumbs that are objects no longer.
+        assert np.isin(labels[place(one)][added], [0, one.class_number]).all()
+        assert (covered[place(one)][added] == 1).all()
+    kept = {(p.box, p.class_number) for p in plain} - {(o.box, o.class_number) for o in ours}
+    for crumb in (p for p in plain if (p.box, p.class_number) in kept):
+        assert (covered[place(crumb)][crumb.mask] == 1).all()
+
+
+def place(one: FoundObject) -> tuple[slice, slice]:
+    return np.s_[one.box.top : one.box.bottom, one.box.left : one.box.right]
+
+
+def test_a_crumb_in_a_bay_is_part_of_the_object_and_a_neighbour_that_reaches_in_is_not():
+    labels = np.zeros((120, 90), np.uint8)
+    cv2.circle(labels, (40, 40), 35, 1, -1)
+    labels[30:50, 40:] = 0
+    bay = int((labels == 1).sum())  # pixels of the disc less its bay
+    labels[36:44, 55:64] = 1
+    confidence = np.where(labels == 1, 255, 10).astype(np.uint8)
+    assert len(found(labels, confidence)) == 2
+    (one,) = found(labels, confidence, rules=CONVEX)
+    assert one.measures.area_um2 == pytest.approx(np.pi * 35**2, rel=0.02)
+    assert one.measures.min_probability == 1.0
+
+    labels[36:44, 55:90] = 1
+    with_a_bay, neighbour = found(labels, confidence, rules=CONVEX)
+    assert neighbour.box == Box(36, 55, 44, 90)
+    assert neighbour.mask.all()
+    inside = (one.mask & (labels[place(one)] == 1)).sum() - bay
+    assert with_a_bay.measures.area_um2 == one.measures.area_um2 - inside
 
 
 def test_two_that_touch_are_two_and_an_improbable_one_is_left_out():

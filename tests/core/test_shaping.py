@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -12,7 +13,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 from skimage.morphology import local_maxima, reconstruction
 
 from glomtile.core.objects import exact_distance, find_objects
-from glomtile.core.shaping import ShapingRules, fill_holes, flooded, plateaus, shape
+from glomtile.core.shaping import ShapingRules, convex_hull, fill_holes, flooded, plateaus, shape
 from glomtile.errors import InputError
 
 EIGHT = np.ones((3, 3), int)
@@ -53,6 +54,26 @@ def blob(seed: int) -> np.ndarray:
 @settings(max_examples=200)
 def test_all_holes_are_filled_as_scipy_fills_them(mask):
     np.testing.assert_array_equal(fill_holes(mask), binary_fill_holes(mask))
+
+
+@given(masks)
+@settings(max_examples=200)
+def test_the_hull_is_that_of_the_centres_of_the_pixels(mask):
+    found = find_objects(mask)
+    for number, box in enumerate(found.boxes, 1):
+        own = found.ids[box.top : box.bottom, box.left : box.right] == number
+        rows, columns = np.indices(own.shape)
+        hull = shapely.convex_hull(shapely.multipoints(np.argwhere(own)[:, ::-1].astype(float)))
+        inside = shapely.dwithin(hull, shapely.points(columns.ravel(), rows.ravel()), 1e-9)
+        np.testing.assert_array_equal(convex_hull(own), inside.reshape(own.shape))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hull_is_its_own_hull(seed):
+    found = find_objects(blob(seed))
+    box = found.boxes[0]
+    hull = convex_hull(blob(seed)[box.top : box.bottom, box.left : box.right])
+    np.testing.assert_array_equal(convex_hull(hull), hull)
 
 
 def test_holes_above_the_limit_and_bays_at_the_rim_stay_open():

@@ -51,7 +51,7 @@ def test_small_objects_lower_the_smallest_area(tmp_path: Path) -> None:
 
 
 def test_large_objects_do_not_raise_it_above_the_default(tmp_path: Path) -> None:
-    assert rules(tmp_path, [250] * 6) == ObjectSettings()
+    assert rules(tmp_path, [250] * 6).min_area_um2 == ObjectSettings().min_area_um2
 
 
 def test_few_whole_objects_tell_nothing(tmp_path: Path) -> None:
@@ -60,3 +60,15 @@ def test_few_whole_objects_tell_nothing(tmp_path: Path) -> None:
 
 def test_a_model_without_scale_has_the_default(tmp_path: Path) -> None:
     assert rules(tmp_path, [10] * 6, mpp=None) == ObjectSettings()
+
+
+@pytest.mark.parametrize(("bayed", "convex"), [(2, True), (4, False)])
+def test_hulls_are_taken_where_most_true_objects_are_convex(tmp_path: Path, bayed: int, convex: bool) -> None:
+    masks_of_squares(tmp_path, [100] * 6)
+    for number in range(bayed):
+        labels = np.zeros((300, 300), np.uint8)
+        labels[20:120, 20:120] = 1
+        labels[60:80, 60:120] = 0
+        write_mask(tmp_path / "masks" / f"{number}.png", labels, GLOMERULI)
+    pairs = pair(tmp_path / "images", tmp_path / "masks")
+    assert rules_of_truth(config_of(tmp_path), pairs, GLOMERULI).convex is convex

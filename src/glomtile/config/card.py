@@ -90,6 +90,8 @@ class ObjectSettings(_Record):
         How smooth outlines are.
     min_mean_probability : float
         Objects of a lower mean probability are left out.
+    convex : bool
+        Whether an object is taken for its convex hull.
     """
 
     fill_holes_um2: float | None = Field(default=None, ge=0)
@@ -98,6 +100,7 @@ class ObjectSettings(_Record):
     split_depth: float = Field(default=0.3, gt=0, lt=1)
     smooth_um: float = Field(default=2.0, ge=0)
     min_mean_probability: float = Field(default=0.0, ge=0, le=1)
+    convex: bool = False
 
 
 class RuntimeFile(_Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from glomtile.core.measures import Measures, measure
 from glomtile.core.objects import find_objects
 from glomtile.core.outlines import Sides, largest_polygon, outline_polygon
 from glomtile.core.regions import Region, own_pixels
-from glomtile.core.shaping import ShapingRules, cell_means, numbered_parts
+from glomtile.core.shaping import ShapingRules, cell_means, convex_hull, numbered_parts
 from glomtile.errors import InputError
 from glomtile.types import Box, UInt8
 
@@ -117,7 +117,11 @@ def found_objects(
 
     Notes
     -----
-    A region that lies in a filled hole of an object of its class is part of that object and none of its own.
+    A region that lies in a filled hole of an object of its class is part of that object and none of its
+    own; so is one that lies wholly in the convex hull of an object of a class with `ShapingRules.convex`.
+    A hull takes no pixel of any other region or object, so objects stay disjoint: what two hulls could have
+    is the first's. Regions that are looked at reduced are far larger than one convex thing and keep their
+    form.
     """
     if not mpp > 0:
         raise InputError("objects", f"expected micrometres per pixel above 0, got {mpp}")
@@ -125,22 +129,29 @@ def found_objects(
         raise InputError(
             "objects", f"expected planes of {tuple(size_px)}, got {labels.shape} and {confidence.shape}"
         )
-    swallowed: list[_Swallowed] = []
+    swallowed: list[_Part] = []
+    earlier: list[_Part] = []
     for region in regions if in_order else sorted(regions, key=lambda region: region.seed):
         own_rules = rules if isinstance(rules, ShapingRules) else rules.get(region.class_number)
-        swallowed = [hole for hole in swallowed if hole.box.bottom > region.seed[0]]
-        if own_rules is None or any(hole.holds(region) for hole in swallowed):
+        swallowed = [part for part in swallowed if part.box.bottom > region.seed[0]]
+        earlier = [part for part in earlier if part.box.bottom > region.seed[0]]
+        if own_rules is None or any(part.holds(region) for part in swallowed):
             continue
         if region.box.height * region.box.width * mpp**2 < own_rules.min_area_um2:
             continue
         sight = _look(labels, confidence, region, largest_px)
-        for box, mask in _shaped(sight, mpp, own_rules):
+        for box, ids, number in _shaped(sight, mpp, own_rules):
+            mask = ids == number
+            if own_rules.convex and sight.factor == 1:
+                siblings = (ids > 0) & ~mask
+                mask = _hull(mask, siblings, _read(labels, sight.in_picture(box)), sight, box, earlier)
             found = _describe(sight, box, mask, mpp, own_rules, size_px, glass)
             if found is None:
                 continue
             other = mask & sight.of_class[_cut(box)] & ~sight.own[_cut(box)]
             if other.any():
-                swallowed.append(_Swallowed(region.class_number, found.box, sight.factor, other))
+                swallowed.append(_Part(region.class_number, found.box, sight.factor, other))
+            earlier.append(_Part(region.class_number, found.box, sight.factor, mask))
             yield found
 
 
@@ -166,8 +177,8 @@ class _Sight:
 
 
 @dataclass(frozen=True, eq=False)
-class _Swallowed:
-    """What other regions of the class an object took in when its holes were filled."""
+class _Part:
+    """Pixels of an object: all, or what other regions of the class it took in when it was filled."""
 
     class_number: int
     box: Box
@@ -182,6 +193,16 @@ class _Swallowed:
             and 0 <= column < self.box.width
             and bool(self.mask[row // self.factor, column // self.factor])
         )
+
+    def within(self, box: Box) -> tuple[tuple[slice, slice], NDArray[np.bool_]] | None:
+        """Where in a box of the picture it lies, and its pixels there; None where the boxes do not meet."""
+        top, left = max(box.top, self.box.top), max(box.left, self.box.left)
+        bottom, right = min(box.bottom, self.box.bottom), min(box.right, self.box.right)
+        if bottom <= top or right <= left:
+            return None
+        rows, columns = np.arange(top, bottom) - self.box.top, np.arange(left, right) - self.box.left
+        mask = self.mask[np.ix_(rows // self.factor, columns // self.factor)]
+        return _cut(Box(top, left, bottom, right), box), mask
 
 
 def _look(labels: Plane, confidence: Plane, region: Region, largest_px: int) -> _Sight:
@@ -214,15 +235,49 @@ def _look_reduced(labels: Plane, confidence: Plane, region: Region, factor: int)
     return _Sight(region, factor, np.concatenate(own), np.concatenate(of_class), np.concatenate(means))
 
 
-def _shaped(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.bool_]]]:
-    """The objects of a region, each in its own box of cells."""
+def _shaped(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.int32], int]]:
+    """The objects of a region: each one's box of cells, what is numbered there, and its own number."""
     for outer, piece in _pieces(sight, mpp, rules):
         ids, count = numbered_parts(piece, mpp * sight.factor, rules)
         for number, own in enumerate(_boxes_of(ids, count), start=1):
             box = Box(
                 outer.top + own.top, outer.left + own.left, outer.top + own.bottom, outer.left + own.right
             )
-            yield box, ids[own.top : own.bottom, own.left : own.right] == number
+            yield box, ids[_cut(own)], number
+
+
+def _hull(
+    mask: NDArray[np.bool_],
+    siblings: NDArray[np.bool_],
+    labels: UInt8,
+    sight: _Sight,
+    box: Box,
+    earlier: Sequence[_Part],
+) -> NDArray[np.bool_]:
+    """The convex hull of an object in full resolution, less what other regions and objects have of it."""
+    hull = convex_hull(mask)
+    of_class, own = sight.of_class[_cut(box)], sight.own[_cut(box)]
+    foreign = siblings | (labels > 0) & ~of_class
+    other = of_class & ~own & ~mask
+    if (other & hull).any():
+        # What goes on outside the hull, or reaches the box's rim, is another object and no crumb of this one.
+        wide = np.pad(other, 1, constant_values=True)
+        goes_on = _joined_to(wide, np.pad(other & ~hull, 1, constant_values=True), connectivity=8)
+        foreign |= goes_on[1:-1, 1:-1]
+    in_picture = sight.in_picture(box)
+    for part in earlier:
+        if (met := part.within(in_picture)) is not None:
+            foreign[met[0]] |= met[1]
+    # By whole sides only: through the corners of a ring of another object one would come into its holes.
+    return _joined_to(mask | hull & ~foreign, mask, connectivity=4)
+
+
+def _joined_to(mask: NDArray[np.bool_], seeds: NDArray[np.bool_], connectivity: int) -> NDArray[np.bool_]:
+    """The pieces of a mask that hold a seed; seeds lie within the mask."""
+    _, ids = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S)
+    wanted = np.zeros(int(ids.max()) + 1, np.bool_)
+    wanted[ids[seeds]] = True
+    return np.asarray(wanted[ids], dtype=np.bool_)
 
 
 def _boxes_of(ids: NDArray[np.int32], count: int) -> list[Box]:

@@ -1,4 +1,4 @@
-"""What becomes of a raw region: holes filled, touching objects parted, what is too small left out."""
+"""What becomes of a raw region: holes filled, touching objects parted, small ones left out, bays closed."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class ShapingRules:
         Standard deviation of the Gaussian that smooths outlines.
     min_mean_probability : float
         Objects of a lower mean probability are left out; 0 to 1.
+    convex : bool
+        Whether an object is taken for its convex hull, as far as no other has a claim to it.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class ShapingRules:
     split_depth: float = 0.3
     smooth_um: float = 2.0
     min_mean_probability: float = 0.0
+    convex: bool = False
 
     def __post_init__(self) -> None:
         for name in ("fill_holes_um2", "min_area_um2", "smooth_um"):
@@ -140,6 +143,44 @@ def fill_holes(mask: NDArray[np.bool_], up_to_px: float | None = None) -> NDArra
     is_filled = np.ones(len(areas), bool) if up_to_px is None else areas <= up_to_px
     is_filled[0], is_filled[ids[0, 0]] = True, False
     return np.asarray(is_filled[ids[1:-1, 1:-1]], dtype=np.bool_)
+
+
+def convex_hull(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Fill the bays of an object.
+
+    Parameters
+    ----------
+    mask : (h, w) bool ndarray
+        8-connected, with a pixel in its first and in its last row.
+
+    Returns
+    -------
+    (h, w) bool ndarray
+        The pixels whose centres lie in the convex hull of the mask's pixels' centres, its rim included.
+    """
+    width = mask.shape[1]
+    first = np.argmax(mask, axis=1)
+    beyond = np.argmax(mask[:, ::-1], axis=1)
+    low, high = _envelope(first), width - 1 - _envelope(beyond)
+    # A rim that runs through a pixel's centre must not miss it by the last bit.
+    columns = np.arange(width)
+    return np.asarray((columns >= low[:, None] - 1e-6) & (columns <= high[:, None] + 1e-6), dtype=np.bool_)
+
+
+def _envelope(values: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The largest convex function below values at 0, 1, 2, … (the lower half of Andrew's monotone chain)."""
+    chain: list[tuple[int, int]] = []
+    for x, y in enumerate(values.tolist()):
+        while len(chain) > 1 and _not_below(chain[-2], chain[-1], (x, y)):
+            chain.pop()
+        chain.append((x, y))
+    places, heights = np.array(chain, np.float64).T
+    return np.asarray(np.interp(np.arange(len(values)), places, heights), dtype=np.float64)
+
+
+def _not_below(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
+    """Whether `b` lies on or above the line from `a` to `c`."""
+    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
 def split_touching(mask: NDArray[np.bool_], depth: float, smallest_px: int) -> tuple[NDArray[np.int32], int]:

@@ -10,6 +10,7 @@ from glomtile.config.card import ObjectSettings
 from glomtile.config.schema import Config
 from glomtile.core.objects import find_objects
 from glomtile.core.palette import Palette
+from glomtile.core.shaping import convex_hull
 from glomtile.engine.sources import working_scale
 from glomtile.files.masks import read_mask
 from glomtile.files.pairs import Pair
@@ -18,10 +19,11 @@ from glomtile.types import IGNORE, UInt8
 _MOST_MASKS = 200
 _LEAST_OBJECTS = 5
 _SMALL_SHARE, _OF_IT = 0.05, 0.25
+_CONVEX_FROM = 0.95
 
 
 def rules_of_truth(config: Config, pairs: Sequence[Pair], palette: Palette) -> ObjectSettings:
-    """Object rules whose smallest area fits the training masks.
+    """Object rules that fit the training masks: the smallest area, and whether outlines are convex.
 
     Parameters
     ----------
@@ -33,22 +35,26 @@ def rules_of_truth(config: Config, pairs: Sequence[Pair], palette: Palette) -> O
     Returns
     -------
     ObjectSettings
-        Smallest area: a quarter of the area that 5 % of the whole true objects stay below, at most the
-        default, which suits glomeruli cut by a border. The default where the model has no scale or fewer
-        than five whole objects are seen.
+        Of the true objects that no border cuts. Smallest area: a quarter of the area that 5 % of them stay
+        below, at most the default, which suits glomeruli cut by a border. Convex: half of them fill at least
+        0.95 of their convex hulls. The defaults where the model has no scale or fewer than five are seen.
     """
     if config.model.mpp is None:
         return ObjectSettings()
     step = -(-len(pairs) // _MOST_MASKS)
-    areas = [area for pair in pairs[::step] for area in _whole_areas_um2(config, pair, palette)]
-    if len(areas) < _LEAST_OBJECTS:
+    whole = [true for pair in pairs[::step] for true in _whole_objects(config, pair, palette)]
+    if len(whole) < _LEAST_OBJECTS:
         return ObjectSettings()
+    areas, fullness = zip(*whole, strict=True)
     smallest = _OF_IT * float(np.quantile(areas, _SMALL_SHARE))
-    return ObjectSettings(min_area_um2=round(min(smallest, ObjectSettings().min_area_um2), 2))
+    return ObjectSettings(
+        min_area_um2=round(min(smallest, ObjectSettings().min_area_um2), 2),
+        convex=float(np.median(fullness)) >= _CONVEX_FROM,
+    )
 
 
-def _whole_areas_um2(config: Config, pair: Pair, palette: Palette) -> Iterator[float]:
-    """Areas of the true objects that the picture's border does not cut."""
+def _whole_objects(config: Config, pair: Pair, palette: Palette) -> Iterator[tuple[float, float]]:
+    """Area (µm²) of each true object that the picture's border does not cut, and its share of its hull."""
     scale = working_scale(config, pair.image)
     assert scale is not None
     labels: UInt8 = read_mask(
@@ -59,6 +65,7 @@ def _whole_areas_um2(config: Config, pair: Pair, palette: Palette) -> Iterator[f
         if number in (0, IGNORE):
             continue
         found = find_objects(labels == number)
-        for area_px, box in zip(found.areas_px, found.boxes, strict=True):
+        for i, (area_px, box) in enumerate(zip(found.areas_px, found.boxes, strict=True), start=1):
             if box.top > 0 and box.left > 0 and box.bottom < height and box.right < width:
-                yield float(area_px) * scale[0] ** 2
+                hull = convex_hull(found.ids[box.top : box.bottom, box.left : box.right] == i)
+                yield float(area_px) * scale[0] ** 2, float(area_px) / int(np.count_nonzero(hull))
