@@ -234,6 +234,17 @@ def test_a_place_that_can_hold_no_results_is_a_wrong_line_and_said_in_words(
         assert "Errno" not in told
 
 
+def test_results_that_would_end_with_the_command_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said done, and nothing was anywhere."""
+    write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    assert run(["segment", str(tmp_path / "a.png"), "--mpp", "0.5", "-o", "memory://x"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: memory://x: expected a folder, or an address that lasts")
+
+
 def test_a_file_given_as_a_model_is_not_said_to_lie_in_one_where_it_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

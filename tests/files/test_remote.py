@@ -22,6 +22,8 @@ from glomtile.files.remote import (  # noqa: E402
     fetched,
     is_address,
     list_remote,
+    local_path,
+    require_lasting,
     require_store,
 )
 
@@ -61,6 +63,35 @@ def test_what_is_an_address(text: str) -> None:
 )
 def test_what_is_a_path(text: str) -> None:
     assert not is_address(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("file:///a/b c", "/a/b c"),
+        ("file:///a%20%C3%BC", "/a ü"),
+        ("file://localhost/a", "/a"),
+        ("local:///a#1?.svs", "/a#1?.svs"),
+        ("FILE:///a", "/a"),
+        ("s3://bucket/a", None),
+        ("memory://a", None),
+    ],
+)
+def test_an_address_of_this_machine_is_a_path(address: str, path: str | None) -> None:
+    assert local_path(address) == (None if path is None else Path(path))
+
+
+@pytest.mark.parametrize("address", ["file://a/b", "file://", "file:////host/a", "local://../a"])
+def test_an_address_of_this_machine_says_the_whole_path(address: str) -> None:
+    with pytest.raises(UsageError, match="expected a whole path as file:///abs/path"):
+        local_path(address)
+
+
+def test_only_what_lasts_is_taken_for_results() -> None:
+    for address in ("s3://bucket/out", "gs://b/out", "file:///a", "out"):
+        require_lasting(address)
+    with pytest.raises(UsageError, match=r"memory://x: expected .* s3://bucket/out, got a place in the mem"):
+        require_lasting("memory://x")
 
 
 def test_a_folder_a_pattern_and_a_file_give_what_they_mean(store: Any) -> None:

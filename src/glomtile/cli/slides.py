@@ -82,9 +82,11 @@ def segment(
 ) -> None:
     """Find, outline and measure glomeruli on slides."""
     from glomtile.engine.windows import Settings
+    from glomtile.files.remote import require_lasting
     from glomtile.verbs import segment as verb
     from glomtile.verbs.oneslide import Request, runtime_of
 
+    require_lasting(out)
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
