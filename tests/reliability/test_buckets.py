@@ -165,6 +165,7 @@ def test_missing_buckets_and_keys_are_named_and_the_others_are_done(
     assert "failed: 3" in told.stderr
     for address in more:
         assert f"  {address}: expected " in told.stderr
+    assert "s3://bucket/study/gone.svs: expected files or a folder, got nothing there" in told.stderr
     assert outputs(tmp_path / "out") == expected
 
 
@@ -189,6 +190,7 @@ def test_a_store_that_goes_away_costs_the_slides_that_were_not_fetched(
     assert [str(source) for source in result.done] == ["s3://bucket/study/b.ome.tif"]
     assert len(result.failed) == 2
     assert all("is the store reached from here" in why for _, why in result.failed)
+    assert all("got no connection: Connection refused" in why for _, why in result.failed)
     s3.clear_instance_cache()
 
 

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from glomtile.errors import GlomtileError, InputError, MissingExtraError, UsageError
 from glomtile.files.images import natural_key
+from glomtile.files.storetrouble import nothing_there, trouble
 from glomtile.files.workspace import require_space, storage_errors
 from glomtile.types import SILENT, Progress
 
@@ -32,9 +33,6 @@ _VERSIONS = (
 """What stores call a mark that changes with a file's content, those that say most first."""
 
 _MEGABYTE = 10**6
-
-HINT = "is the store reached from here, and are its credentials set?"
-"""What to try where a store raised anything."""
 
 
 @dataclass(frozen=True)
@@ -207,11 +205,6 @@ def opened_store(address: str) -> tuple[Any, str]:
     return store, path
 
 
-def said(problem: Exception) -> str:
-    """What a store raised, on one line; each has exceptions of its own."""
-    return " ".join(str(problem).split()) or type(problem).__name__
-
-
 @contextmanager
 def fetched(file: RemoteFile, folder: Path, progress: Progress = SILENT) -> Iterator[Path]:
     """A copy of a remote file, removed in the end.
@@ -309,11 +302,8 @@ def _store_errors(address: str, expected: str) -> Iterator[None]:
         yield
     except GlomtileError:
         raise
-    except FileNotFoundError as problem:
-        raise InputError(address, f"expected {expected}, got nothing there") from problem
     except Exception as problem:
-        raise InputError(
-            address,
-            f"expected {expected}, got: {said(problem)}",
-            HINT,
-        ) from problem
+        if nothing_there(problem):
+            raise InputError(address, f"expected {expected}, got nothing there") from problem
+        got, hint = trouble(problem)
+        raise InputError(address, f"expected {expected}, got{got}", hint) from problem
