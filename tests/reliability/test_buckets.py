@@ -258,5 +258,5 @@ def test_a_bucket_that_is_not_there_ends_the_run_at_once(
     line = command(request_.model, "s3://nobucket/out", "--scratch", str(tmp_path))
     told = subprocess.run(line, capture_output=True, text=True, check=False)
     assert told.returncode == 2, told.stderr
-    assert "s3://nobucket/out/.glomtile/lock: expected a folder that takes files, got: " in told.stderr
+    assert "error: s3://nobucket/out: expected a folder that takes files, got: " in told.stderr
     assert len(told.stderr.strip().splitlines()) == 1

@@ -112,7 +112,8 @@ class FoldJob:
         progress.note(
             f"fold {fold + 1} of {max(self.dealt) + 1}: {', '.join(pair.stem for pair in held)} held out"
         )
-        with sole_run(self.run / ".glomtile", progress, name=f"{folder.name}.lock", wait=True):
+        own = self.run / ".glomtile"
+        with sole_run(own, progress, name=f"{folder.name}.lock", wait=True, given=self.run):
             _run_fold(self.config, self.pool, held, folder, self.config.palette(), progress)
 
 
@@ -125,7 +126,8 @@ def run_folds(job: FoldJob, folds: int, cluster: Cluster | None, progress: Progr
     from glomtile.engine.cluster import crew_of
     from glomtile.engine.crew import GivenUp
 
-    with sole_run(job.run / ".glomtile", progress), crew_of(cluster, job, progress) as crew:
+    own = job.run / ".glomtile"
+    with sole_run(own, progress, given=job.run), crew_of(cluster, job, progress) as crew:
         progress.start("folds", folds)
         for fold, answer in crew.answers(range(folds)):
             progress.advance(1, **crew.figures())

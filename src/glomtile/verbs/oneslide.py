@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ class SlideWork:
         """
         name, mpp = slide_name(source.name), self.request.mpp
         try:
-            with sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True):
+            with self._alone(name, progress):
                 known = known_identity(self.out, source, mpp, self.segmenter)
                 if known is not None and self._done_before(source, known, progress):
                     return Outcome()
@@ -137,7 +138,7 @@ class SlideWork:
         work = work_path(self.out, source)
         try:
             with (
-                sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True),
+                self._alone(name, progress),
                 at_hand(source, self._copy_folder(name), progress) as path,
             ):
                 identity = identity_of(path, mpp, self.segmenter)
@@ -145,6 +146,10 @@ class SlideWork:
         except (GlomtileError, MemoryError, OSError) as problem:
             return Outcome(problem=problem)
         return Outcome(fresh=True)
+
+    def _alone(self, name: str, progress: Progress) -> AbstractContextManager[None]:
+        """Keep others from a slide, or a panel of one."""
+        return sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True, given=self.out)
 
     def _copy_folder(self, name: str) -> Path:
         """Where a slide behind an address lies while it is worked on; it has the lock of this name."""

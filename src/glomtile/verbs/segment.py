@@ -112,7 +112,7 @@ def segment(
     segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
     if address is not None:
         request = replace(request, scratch=None)
-    with sole_run(out / OWN, progress):
+    with sole_run(out / OWN, progress, given=out):
         bucket = None if address is None else begin(address, out, progress)
         files = of_own_names(files, failed)
         if cluster is None:
