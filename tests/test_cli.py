@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -27,6 +28,7 @@ from glomtile.core.durations import duration
 from glomtile.core.palette import GLOMERULI
 from glomtile.errors import ConfigError, InputError
 from glomtile.files.images import write_png
+from glomtile.files.masks import read_mask
 from glomtile.types import SILENT
 
 COMMANDS = (
@@ -112,6 +114,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare", "a", "b", "-o", "c", "--split", "nan", "0.5", "0.5"], "expected 0 to 1, got nan"),
         (["segment", "a", "-o", "c", "--mpp", "nan"], "expected 0.05 to 20 µm per pixel, got nan"),
         (["segment", "a", "-o", "c", "--mpp", "0"], "expected 0.05 to 20 µm per pixel, got 0.0"),
+        (["segment", "a", "-o", "c", "--threshold", "0"], "expected a number between 0 and 1, got 0.0"),
+        (["segment", "a", "-o", "c", "--threshold", "1"], "expected a number between 0 and 1, got 1.0"),
+        (["segment", "a", "-o", "c", "--threshold", "nan"], "expected a number between 0 and 1, got nan"),
         (["score", "a", "b", "-o", "c", "--mpp", "inf"], "expected 0.05 to 20 µm per pixel, got inf"),
         (
             ["segment", "a.png", "-o", "c", "--runtime", "foo"],
@@ -243,6 +248,19 @@ def test_results_that_would_end_with_the_command_are_refused(
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("error: memory://x: expected a folder, or an address that lasts")
+
+
+def test_a_lower_threshold_calls_more_pixels_glomerulus(exported_model: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(60, 240, (6, 6, 3), np.uint8).repeat(32, 0).repeat(32, 1)
+    write_png(tmp_path / "a.png", noise)
+    line = ["segment", str(tmp_path / "a.png"), "-m", str(exported_model), "--mpp", "2", "--quiet"]
+    pixels = []
+    for told in ("0.05", "0.95"):
+        out = tmp_path / told
+        assert run([*line, "-o", str(out), "--threshold", told, "--runtime", "openvino"]) == 0
+        assert json.loads((out / "run.json").read_text("utf-8"))["settings"]["threshold"] == float(told)
+        pixels.append(int((read_mask(out / "masks" / "a.png", GLOMERULI, datatype="indexed") > 0).sum()))
+    assert pixels[0] > pixels[1]
 
 
 def test_a_file_given_as_a_model_is_not_said_to_lie_in_one_where_it_does_not(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +82,20 @@ def test_finished_is_skipped_other_settings_refused_and_overwrite_replaces(tmp_p
     assert (out / "masks" / "a.png").read_bytes() == mask
     assert segment([path], out, Request(tmp_path, mpp=1.0, overwrite=True)).done == (path,)
     assert (out / "masks" / "a.png").read_bytes() != mask
+
+
+@pytest.mark.parametrize("asked", [{"tta": "flips"}, {"threshold": 0.4}])
+def test_a_model_asked_otherwise_makes_other_results(tmp_path: Path, asked: dict[str, Any]) -> None:
+    path, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    request = Request(tmp_path, mpp=2.0)
+    assert segment([path], out, request).done == (path,)
+    other = replace(request, **asked)
+    ((_, reason),) = segment([path], out, other).failed
+    assert f"got others: {next(iter(asked))} (--overwrite" in reason
+    assert segment([path], out, replace(other, overwrite=True)).done == (path,)
+    run = json.loads((out / "run.json").read_text("utf-8"))
+    assert run["settings"].items() >= asked.items()
+    assert run["inputs"][str(path)]["identity"].items() >= asked.items()
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", "{}"])

@@ -55,6 +55,8 @@ class Request:
     scratch : Path or None
         Where slides behind addresses lie while they are worked on, beside the notes where `None`; and where
         results for a bucket are made, the user's cache where `None`.
+    threshold : float or None
+        Above 0 and below 1: probability from which a pixel is no background, in place of the model's own.
     """
 
     model: Path | None = None
@@ -65,6 +67,21 @@ class Request:
     zarr: bool = False
     runtime: str = "auto"
     scratch: Path | None = None
+    threshold: float | None = None
+
+    def segmenter(self, settings: Settings | None = None) -> Segmenter:
+        """The model, asked as is wanted here, with other settings where they are given.
+
+        Raises
+        ------
+        ModelError, UsageError, MissingExtraError
+            See `Segmenter.load`.
+        """
+        from glomtile.engine.segmenter import Segmenter
+
+        return Segmenter.load(
+            self.model, settings or self.settings, self.tta, threshold=self.threshold, runtime=self.runtime
+        )
 
 
 @dataclass(frozen=True)

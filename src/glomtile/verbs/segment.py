@@ -103,13 +103,11 @@ def segment(
     A run that was killed continues: finished slides are passed over, the rows of an unfinished one are taken
     up, and the outputs end the same, byte for byte, except for times in ``run.json`` and ``summary.csv``.
     """
-    from glomtile.engine.segmenter import Segmenter
-
     out, address = _place(out, request, cluster)
     files, failed = sources_of(inputs)
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
-    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    segmenter = request.segmenter()
     if address is not None:
         request = replace(request, scratch=None)
     with sole_run(out / OWN, progress, given=out):
@@ -223,10 +221,8 @@ def survey(
     UsageError, ModelError
         See `segment`.
     """
-    from glomtile.engine.segmenter import Segmenter
-
     files, failed = sources_of(inputs)
-    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    segmenter = request.segmenter()
     plans, scratch = [], Scratch()
     for source in files:
         try:

@@ -90,7 +90,6 @@ class SlideJob:
         MissingExtraError
             The worker has no runtime for it, or lacks the package that addresses need.
         """
-        from glomtile.engine.segmenter import Segmenter
         from glomtile.engine.threads import limit_threads
         from glomtile.engine.windows import Settings
 
@@ -99,7 +98,7 @@ class SlideJob:
         request = self.request
         settings = replace(request.settings or Settings(), network_threads=threads)
         limit_threads(threads, runtime_of(request))
-        segmenter = Segmenter.load(request.model, settings, request.tta, runtime=request.runtime)
+        segmenter = request.segmenter(settings)
         others = [key for key, value in segmenter.identity.items() if self.identity.get(key) != value]
         if others:
             raise ModelError(
