@@ -16,7 +16,7 @@ from glomtile.files.images import read_image
 from glomtile.files.lock import sole_run
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.types import Progress, UInt8
-from glomtile.verbs.judgedimages import Judged
+from glomtile.verbs.judgedimages import Judged, doubted_below
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
@@ -223,7 +223,11 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
             yield pair, Said(segment_image(read_image(pair.image), predictor, config.tiledinfer).labels)
         return
     segmenter = Segmenter.load(
-        model, tta=asking.tta, threshold=asking.threshold, smoothing_px=asking.smoothing_px
+        model,
+        tta=asking.tta,
+        threshold=asking.threshold,
+        smoothing_px=asking.smoothing_px,
+        least_expected_dice=doubted_below(config),
     )
     for pair in pairs:
         scale = working_scale(config, pair.image)
