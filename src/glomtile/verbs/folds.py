@@ -127,6 +127,7 @@ def run_folds(job: FoldJob, folds: int, cluster: Cluster | None, progress: Progr
     from glomtile.engine.crew import GivenUp
 
     own = job.run / ".glomtile"
+    progress.note(f"{folds} folds for {cluster}")
     with sole_run(own, progress, given=job.run), crew_of(cluster, job, progress) as crew:
         progress.start("folds", folds)
         for fold, answer in crew.answers(range(folds)):

@@ -144,6 +144,8 @@ def segmented_there(
     told = replace(request, model=model, scratch=scratch)
     addresses = (*kinds.values(), *((bucket.address,) if bucket is not None else ()))
     job = SlideJob(out.resolve(), told, segmenter.identity, addresses, bucket)
+    # Before any worker is there: they take seconds to start, and say nothing until one has ended a slide.
+    progress.note(f"{len(files):,} slide{'s' if len(files) != 1 else ''} for {cluster}")
     with crew_of(cluster, job, progress) as crew:
         progress.start("slides", len(files))
         cut = PANEL_PX if len(files) < crew.present() else None
