@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 
 import glomtile
+import glomtile.cli
 import glomtile.verbs.score
+from glomtile.__main__ import main
 from glomtile.cli import run
 from glomtile.cli.backend import greeting_held_back
 from glomtile.cli.flags import NO_FLAGS, Flags, take_flags
@@ -185,6 +188,65 @@ def test_debug_shows_where_an_error_came_from(
 
 def test_stopping_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _let_score(monkeypatch, KeyboardInterrupt())
+    assert run(SCORE) == 130
+    assert capsys.readouterr().err.endswith("stopped\n")
+
+
+STOPPED_AT_WORK = """
+import sys, threading
+import glomtile.cli
+from glomtile.__main__ import main
+
+def under_way():
+    sys.stdin.readline()
+    print("its work was done", flush=True)
+
+def run(argv):
+    threading.Thread(target=under_way).start()
+    return 130
+
+glomtile.cli.run = run
+code = main()
+print("stopped", flush=True)
+sys.exit(code)
+"""
+
+
+def test_who_stops_twice_waits_for_what_threads_have_under_way() -> None:
+    """The interpreter did not: "terminate called without an active exception" came of a thread in OpenCV."""
+    pipe = subprocess.PIPE
+    line = [sys.executable, "-c", STOPPED_AT_WORK]
+    with subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as stopped:
+        assert stopped.stdout is not None
+        assert stopped.stdout.readline() == "stopped\n"
+        stopped.send_signal(signal.SIGINT)
+        out, err = stopped.communicate("go on\n", timeout=60)
+    assert (stopped.returncode, out, err) == (130, "its work was done\n", "")
+
+
+def test_stopping_while_the_command_is_being_loaded_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended with a traceback through the imports."""
+
+    def load(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    ignored: list[object] = []
+    monkeypatch.setattr(glomtile.cli, "run", load)
+    monkeypatch.setattr(signal, "signal", lambda *told: ignored.append(told))
+    assert main() == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert ignored == [(signal.SIGINT, signal.SIG_IGN)]
+
+
+def test_an_error_that_stopping_led_to_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a compiled module that was stopped amid its import: "ImportError: initialization failed"."""
+    problem = ImportError("initialization failed")
+    problem.__cause__ = KeyboardInterrupt()
+    _let_score(monkeypatch, problem)
     assert run(SCORE) == 130
     assert capsys.readouterr().err.endswith("stopped\n")
 
