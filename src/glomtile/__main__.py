@@ -21,7 +21,7 @@ def main() -> int:
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while it was being loaded, or a second one
-        print("stopped", file=sys.stderr, flush=True)
+        sys.stderr.write("stopped\n")
         code = _STOPPED
     if code == _STOPPED:
         # What threads have under way ends before the interpreter does, which waits for them unless it is
