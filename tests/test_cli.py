@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,9 @@ import numpy as np
 import pytest
 
 import glomtile
+import glomtile.cli
 import glomtile.verbs.score
+from glomtile.__main__ import main
 from glomtile.cli import run
 from glomtile.cli.backend import greeting_held_back
 from glomtile.cli.flags import NO_FLAGS, Flags, take_flags
@@ -27,6 +31,7 @@ from glomtile.core.durations import duration
 from glomtile.core.palette import GLOMERULI
 from glomtile.errors import ConfigError, InputError
 from glomtile.files.images import write_png
+from glomtile.files.masks import read_mask
 from glomtile.types import SILENT
 
 COMMANDS = (
@@ -112,6 +117,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare", "a", "b", "-o", "c", "--split", "nan", "0.5", "0.5"], "expected 0 to 1, got nan"),
         (["segment", "a", "-o", "c", "--mpp", "nan"], "expected 0.05 to 20 µm per pixel, got nan"),
         (["segment", "a", "-o", "c", "--mpp", "0"], "expected 0.05 to 20 µm per pixel, got 0.0"),
+        (["segment", "a", "-o", "c", "--threshold", "0"], "expected a number between 0 and 1, got 0.0"),
+        (["segment", "a", "-o", "c", "--threshold", "1"], "expected a number between 0 and 1, got 1.0"),
+        (["segment", "a", "-o", "c", "--threshold", "nan"], "expected a number between 0 and 1, got nan"),
         (["score", "a", "b", "-o", "c", "--mpp", "inf"], "expected 0.05 to 20 µm per pixel, got inf"),
         (
             ["segment", "a.png", "-o", "c", "--runtime", "foo"],
@@ -184,6 +192,65 @@ def test_stopping_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err.endswith("stopped\n")
 
 
+STOPPED_AT_WORK = """
+import sys, threading
+import glomtile.cli
+from glomtile.__main__ import main
+
+def under_way():
+    sys.stdin.readline()
+    print("its work was done", flush=True)
+
+def run(argv):
+    threading.Thread(target=under_way).start()
+    return 130
+
+glomtile.cli.run = run
+code = main()
+print("stopped", flush=True)
+sys.exit(code)
+"""
+
+
+def test_who_stops_twice_waits_for_what_threads_have_under_way() -> None:
+    """The interpreter did not: "terminate called without an active exception" came of a thread in OpenCV."""
+    pipe = subprocess.PIPE
+    line = [sys.executable, "-c", STOPPED_AT_WORK]
+    with subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as stopped:
+        assert stopped.stdout is not None
+        assert stopped.stdout.readline() == "stopped\n"
+        stopped.send_signal(signal.SIGINT)
+        out, err = stopped.communicate("go on\n", timeout=60)
+    assert (stopped.returncode, out, err) == (130, "its work was done\n", "")
+
+
+def test_stopping_while_the_command_is_being_loaded_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended with a traceback through the imports."""
+
+    def load(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    ignored: list[object] = []
+    monkeypatch.setattr(glomtile.cli, "run", load)
+    monkeypatch.setattr(signal, "signal", lambda *told: ignored.append(told))
+    assert main() == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert ignored == [(signal.SIGINT, signal.SIG_IGN)]
+
+
+def test_an_error_that_stopping_led_to_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a compiled module that was stopped amid its import: "ImportError: initialization failed"."""
+    problem = ImportError("initialization failed")
+    problem.__cause__ = KeyboardInterrupt()
+    _let_score(monkeypatch, problem)
+    assert run(SCORE) == 130
+    assert capsys.readouterr().err.endswith("stopped\n")
+
+
 def test_a_stopped_training_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +299,30 @@ def test_a_place_that_can_hold_no_results_is_a_wrong_line_and_said_in_words(
         told = capsys.readouterr().err
         assert f"expected to write here, got: {reason}" in told
         assert "Errno" not in told
+
+
+def test_results_that_would_end_with_the_command_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said done, and nothing was anywhere."""
+    write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    assert run(["segment", str(tmp_path / "a.png"), "--mpp", "0.5", "-o", "memory://x"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: memory://x: expected a folder, or an address that lasts")
+
+
+def test_a_lower_threshold_calls_more_pixels_glomerulus(exported_model: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(60, 240, (6, 6, 3), np.uint8).repeat(32, 0).repeat(32, 1)
+    write_png(tmp_path / "a.png", noise)
+    line = ["segment", str(tmp_path / "a.png"), "-m", str(exported_model), "--mpp", "2", "--quiet"]
+    pixels = []
+    for told in ("0.05", "0.95"):
+        out = tmp_path / told
+        assert run([*line, "-o", str(out), "--threshold", told, "--runtime", "openvino"]) == 0
+        assert json.loads((out / "run.json").read_text("utf-8"))["settings"]["threshold"] == float(told)
+        pixels.append(int((read_mask(out / "masks" / "a.png", GLOMERULI, datatype="indexed") > 0).sum()))
+    assert pixels[0] > pixels[1]
 
 
 def test_a_file_given_as_a_model_is_not_said_to_lie_in_one_where_it_does_not(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+
+_STOPPED = 130
 
 
 def main() -> int:
@@ -13,9 +16,19 @@ def main() -> int:
     int
         The exit code: 0 done, 1 some inputs failed, 2 usage or config, 130 stopped by the user.
     """
-    from glomtile.cli import run
+    try:
+        from glomtile.cli import run
 
-    return run(sys.argv[1:])
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it was being loaded, or a second one
+        sys.stderr.write("stopped\n")
+        code = _STOPPED
+    if code == _STOPPED:
+        # What threads have under way ends before the interpreter does, which waits for them unless it is
+        # interrupted again. Then a thread inside OpenCV would be ended there, and take all down with
+        # "terminate called without an active exception".
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":

@@ -221,3 +221,9 @@ def test_dask_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="cluster"), crew_of(Cluster(workers=2), Errands(tmp_path)):
         pass
+
+
+def test_a_cluster_is_told_by_its_workers() -> None:
+    assert str(Cluster(workers=1)) == "1 worker on this machine"
+    assert str(Cluster(workers=3)) == "3 workers on this machine"
+    assert str(Cluster("tcp://host:8786")) == "the workers of tcp://host:8786"

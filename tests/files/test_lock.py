@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from glomtile.errors import StorageError, UsageError
+from glomtile.errors import PlaceError, StorageError, UsageError
 from glomtile.files import lock
 from glomtile.files.lock import sole_run
 from glomtile.types import SILENT
@@ -66,11 +66,8 @@ def test_a_note_that_says_nothing_does_not_hide_the_lock(tmp_path: Path, text: s
 
 
 def test_a_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_here(descriptor: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
     told: list[str] = []
-    monkeypatch.setattr(lock, "_lock", none_here)
+    monkeypatch.setattr(lock, "_lock", _no_locks)
     monkeypatch.setattr(SILENT, "warn", told.append)
     with sole_run(tmp_path):
         pass
@@ -108,3 +105,49 @@ def test_who_waits_for_a_part_is_next_and_leaves_no_file(tmp_path: Path) -> None
     assert order == ["first", "second"]
     assert told == [f"a: waiting for process {os.getpid()} on {socket.gethostname()} since {told[0][-19:]}"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_name_the_folder_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has heard of the folder in it, nor of the lock."""
+    given = tmp_path / "out"
+    own = given / ".glomtile"
+    with (
+        sole_run(own, given=given),
+        pytest.raises(UsageError, match="no other run") as held,
+        sole_run(own, given=given),
+    ):
+        pass
+    assert held.value.where == str(given)
+    for function, folder in (("open", given), ("mkdir", tmp_path / "new")):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, function, _denied)
+            with (
+                pytest.raises(PlaceError, match="permission denied") as denied,
+                sole_run(folder / ".glomtile", given=folder),
+            ):
+                pass
+            assert denied.value.where == str(folder)
+    told: list[str] = []
+    monkeypatch.setattr(lock, "_lock", _no_locks)
+    monkeypatch.setattr(SILENT, "warn", told.append)
+    with sole_run(own, given=given):
+        pass
+    assert told[0].startswith(f"{given}: cannot be locked")
+
+
+def test_a_folder_in_the_place_of_the_lock_is_named_itself(tmp_path: Path) -> None:
+    (tmp_path / ".glomtile" / "lock").mkdir(parents=True)
+    with (
+        pytest.raises(StorageError, match="it is a folder") as told,
+        sole_run(tmp_path / ".glomtile", given=tmp_path),
+    ):
+        pass
+    assert told.value.where == str(tmp_path / ".glomtile" / "lock")
+
+
+def _denied(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _no_locks(descriptor: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

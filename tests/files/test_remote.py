@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import errno
 import functools
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,8 @@ from glomtile.files.remote import (  # noqa: E402
     fetched,
     is_address,
     list_remote,
+    local_path,
+    require_lasting,
     require_store,
 )
 
@@ -61,6 +65,35 @@ def test_what_is_an_address(text: str) -> None:
 )
 def test_what_is_a_path(text: str) -> None:
     assert not is_address(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("file:///a/b c", "/a/b c"),
+        ("file:///a%20%C3%BC", "/a ü"),
+        ("file://localhost/a", "/a"),
+        ("local:///a#1?.svs", "/a#1?.svs"),
+        ("FILE:///a", "/a"),
+        ("s3://bucket/a", None),
+        ("memory://a", None),
+    ],
+)
+def test_an_address_of_this_machine_is_a_path(address: str, path: str | None) -> None:
+    assert local_path(address) == (None if path is None else Path(path))
+
+
+@pytest.mark.parametrize("address", ["file://a/b", "file://", "file:////host/a", "local://../a"])
+def test_an_address_of_this_machine_says_the_whole_path(address: str) -> None:
+    with pytest.raises(UsageError, match="expected a whole path as file:///abs/path"):
+        local_path(address)
+
+
+def test_only_what_lasts_is_taken_for_results() -> None:
+    for address in ("s3://bucket/out", "gs://b/out", "file:///a", "out"):
+        require_lasting(address)
+    with pytest.raises(UsageError, match=r"memory://x: expected .* s3://bucket/out, got a place in the mem"):
+        require_lasting("memory://x")
 
 
 def test_a_folder_a_pattern_and_a_file_give_what_they_mean(store: Any) -> None:
@@ -196,6 +229,85 @@ def test_files_of_the_web_are_listed_by_its_links_and_fetched(tmp_path: Path) ->
         with pytest.raises(InputError, match="got nothing there"):
             list_remote(f"{address}/d.svs", SUFFIXES)
         web.shutdown()
+
+
+class Saying(BaseHTTPRequestHandler):
+    """Answers with the status that the path begins with."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(int(self.path[1:4]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD  # noqa: N815  (the name is the base's)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (404, "got nothing there"),
+        (410, "got nothing there"),
+        (401, r"got: 401 Unauthorized \(the store refuses"),
+        (403, r"got: 403 Forbidden \(the store refuses"),
+        (503, r"got: 503 Service Unavailable \(the server itself is in trouble"),
+        (429, "got: 429 Too Many Requests"),
+    ],
+)
+def test_what_a_web_server_answers_is_told_apart(status: int, told: str) -> None:
+    pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Saying) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{web.server_address[1]}"
+        with pytest.raises(InputError, match=told):
+            list_remote(f"{base}/{status}.svs", SUFFIXES)
+        if status != 404:  # where there is no list of files, a pattern matches none
+            with pytest.raises(InputError, match=told):
+                list_remote(f"{base}/{status}/*.svs", SUFFIXES)
+        web.shutdown()
+
+
+@pytest.mark.parametrize("name", ["x.svs", "*.svs"])
+def test_a_server_that_cannot_be_reached_is_not_said_to_have_nothing(name: str) -> None:
+    pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # not listening: nobody answers, and nobody else gets the port meanwhile
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/{name}"
+        with pytest.raises(InputError, match=r"got no connection: .*refused.*\(is the address right"):
+            list_remote(address, SUFFIXES)
+
+
+def _of_the_web(problem: Exception) -> FileNotFoundError:
+    """As fsspec raises whatever stands in the way of a file of the web."""
+    try:
+        raise FileNotFoundError("http://host/x.svs") from problem
+    except FileNotFoundError as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (FileNotFoundError("bucket/x"), "got nothing there"),
+        (TimeoutError(), "got no answer in time"),
+        (_of_the_web(TimeoutError()), "got no answer in time"),
+        (_of_the_web(socket.gaierror(-2, "Name or service not known")), "got no connection: .*not known"),
+        (_of_the_web(OSError(errno.ENETUNREACH, "far")), "got no connection: Network is unreachable"),
+        (_of_the_web(ssl.SSLError(1, "self-signed certificate")), "got no connection: .*certificate"),
+        (PermissionError("Access Denied"), r"got: Access Denied \(the store refuses"),
+        (RuntimeError("odd"), r"got: odd \(is the store reached from here"),
+    ],
+)
+def test_what_a_store_raises_is_told_apart(
+    store: Any, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(type(store), "info", fail)
+    with pytest.raises(InputError, match=f"memory://study/a.png: expected files or a folder, {told}"):
+        list_remote("memory://study/a.png", SUFFIXES)
 
 
 def test_a_server_that_goes_away_half_way_leaves_nothing(tmp_path: Path) -> None:

@@ -221,13 +221,32 @@ def test_a_scheduler_that_is_started_anew_is_found_again(
     assert_done_once(out, slides, expected)
 
 
+class Told:
+    """What a person sees of a run, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start(self, title: str, total: int | None = None) -> None:
+        self.calls.append(title)
+
+    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.calls.append(text)
+
+    def warn(self, text: str) -> None:
+        self.calls.append(text)
+
+
 def test_bad_slides_and_a_worker_without_the_model_are_each_told(
     slides: list[Path], request_: Request, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     (broken := tmp_path / "broken.svs").write_bytes(b"II*\0")
-    missing = tmp_path / "missing.svs"
-    done = segment([broken, missing, *slides[1:]], out, request_, cluster=Cluster(workers=1))
+    missing, told = tmp_path / "missing.svs", Told()
+    done = segment([broken, missing, *slides[1:]], out, request_, cluster=Cluster(workers=1), progress=told)
+    assert told.calls[:2] == ["4 slides for 1 worker on this machine", "slides"]
     assert done.done == tuple(slides[1:])
     assert {path for path, _ in done.failed} == {broken, missing}
     assert all(reason.startswith("expected") for _, reason in done.failed)

@@ -11,6 +11,7 @@ import pytest
 from skimage.draw import disk
 from tests.purple import Purple, purple_card
 
+from glomtile.engine.asking import with_asking
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
@@ -22,9 +23,14 @@ def purple_network(monkeypatch: pytest.MonkeyPatch) -> None:
     card = purple_card()
 
     def load(
-        folder: Any, settings: Settings | None = None, tta: Any = None, *, runtime: str = "auto"
+        folder: Any,
+        settings: Settings | None = None,
+        tta: Any = None,
+        *,
+        threshold: float | None = None,
+        runtime: str = "auto",
     ) -> Segmenter:
-        return Segmenter(Purple(), card, settings)
+        return Segmenter(Purple(), with_asking(card, tta, threshold, None), settings)
 
     monkeypatch.setattr(Segmenter, "load", load)
 

@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import glomtile.engine.segmenter as segmenter_module
+from glomtile.config.card import ModelCard
 from glomtile.config.load import make_config
 from glomtile.config.schema import Config
 from glomtile.core.palette import GLOMERULI
 from glomtile.engine.cluster import Cluster
+from glomtile.engine.doubts import Doubts
 from glomtile.errors import InputError, UsageError
 from glomtile.files.images import write_png
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.verbs import crossval as module
 from glomtile.verbs.crossval import crossval
+from glomtile.verbs.folds import predictions
 
 SIDE = 64
 GROUPS = "stem,group,use\nd0,a,\nd1,a,\nd2,b,\nd3,c,judge\nd4,c,\nd5,n,train\n"
@@ -164,6 +168,24 @@ def test_other_settings_need_another_name_and_inference_may_differ(project: Path
         name="discs",
         groups=project / "groups.csv",
     )
+
+
+def test_answers_are_doubted_from_where_the_config_says_now(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folds' cards hold what it said when they were trained."""
+    model = project / "runs/discs/fold-1/models/last"
+    pairs = module.read_pool(config_of(project), None).pairs[:1]
+    limits: list[float] = []
+
+    def doubts(card: ModelCard, *_: object, **__: object) -> Doubts:
+        limits.append(card.least_expected_dice)
+        return Doubts()
+
+    monkeypatch.setattr(segmenter_module, "doubts_of", doubts)
+    for tiled in ({"least_expected_dice": 0.55}, {}):
+        list(predictions(config_of(project, **tiled), model, pairs))
+    assert limits == [0.55, 0.8]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glomtile.config.card import ModelCard
 from glomtile.config.load import make_config
 from glomtile.config.schema import Config
 from glomtile.core.palette import GLOMERULI
 from glomtile.errors import ConfigError, ModelError
 from glomtile.files.images import write_png
 from glomtile.files.masks import read_mask, write_mask
+from glomtile.verbs import evaluate as module
 from glomtile.verbs.evaluate import evaluate
 from glomtile.verbs.infer import tiled_infer
 from glomtile.verbs.prepare import prepare
@@ -132,6 +134,22 @@ def test_probabilities_are_counted_over_every_pixel_that_was_scored(trained: Pat
     assert len(rows) == 256
     assert sum(int(row["pixels"]) for row in rows) == len(tests) * SIDE**2
     assert sum(int(row["true_pixels"]) for row in rows) == true
+
+
+def test_answers_are_doubted_from_where_the_config_says_now(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's card holds what it said when it was trained."""
+    limits: set[float] = set()
+
+    def doubts(path: Path, mpp: float | None, card: ModelCard, *_: object) -> None:
+        limits.add(card.least_expected_dice)
+
+    monkeypatch.setattr(module, "doubts_of_picture", doubts)
+    config = config_of(trained)
+    asked = config.tiledinfer.model_copy(update={"least_expected_dice": 0.55})
+    evaluate(config.model_copy(update={"tiledinfer": asked}))
+    assert limits == {0.55}
 
 
 def test_the_models_card_knows_its_figures(trained: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from tests.purple import Purple
 import glomtile.engine.segmenter as segmenter_module
 from glomtile.engine.doubts import Doubts
 from glomtile.engine.segmenter import Segmenter
-from glomtile.errors import UsageError
+from glomtile.errors import PlaceError, UsageError
 from glomtile.files.images import write_png
+from glomtile.files.lock import sole_run
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment, survey
 
@@ -81,6 +84,20 @@ def test_finished_is_skipped_other_settings_refused_and_overwrite_replaces(tmp_p
     assert (out / "masks" / "a.png").read_bytes() != mask
 
 
+@pytest.mark.parametrize("asked", [{"tta": "flips"}, {"threshold": 0.4}])
+def test_a_model_asked_otherwise_makes_other_results(tmp_path: Path, asked: dict[str, Any]) -> None:
+    path, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    request = Request(tmp_path, mpp=2.0)
+    assert segment([path], out, request).done == (path,)
+    other = replace(request, **asked)
+    ((_, reason),) = segment([path], out, other).failed
+    assert f"got others: {next(iter(asked))} (--overwrite" in reason
+    assert segment([path], out, replace(other, overwrite=True)).done == (path,)
+    run = json.loads((out / "run.json").read_text("utf-8"))
+    assert run["settings"].items() >= asked.items()
+    assert run["inputs"][str(path)]["identity"].items() >= asked.items()
+
+
 @pytest.mark.parametrize("damage", ["", "[]", "{", "{}"])
 def test_a_damaged_record_means_a_fresh_start(tmp_path: Path, damage: str) -> None:
     path, out = picture(tmp_path / "a.png"), tmp_path / "out"
@@ -95,6 +112,16 @@ def test_no_name_is_no_folder_of_results(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="empty text"):
         segment([tmp_path], "", Request(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_results_that_cannot_be_used_is_named_as_it_was_given(tmp_path: Path) -> None:
+    path, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    with sole_run(out / ".glomtile"), pytest.raises(UsageError, match="no other run") as held:
+        segment([path], out, Request(tmp_path, mpp=2.0))
+    assert held.value.where == str(out)
+    with pytest.raises(PlaceError, match="a part of the path is a file") as placed:
+        segment([path], path / "out", Request(tmp_path, mpp=2.0))
+    assert placed.value.where == str(path / "out")
 
 
 def test_no_scale_is_refused_with_the_way_out_and_a_survey_writes_nothing(tmp_path: Path) -> None:

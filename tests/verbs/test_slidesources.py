@@ -11,6 +11,7 @@ import pytest
 from glomtile.files import remote
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment, survey
+from glomtile.verbs.slidesources import sources_of
 
 pytestmark = pytest.mark.usefixtures("purple_network")
 
@@ -139,3 +140,30 @@ def test_the_dry_run_tells_of_slides_behind_addresses(pictures: list[Path]) -> N
         "memory:///study/a.png", "memory:///study/ein Schnitt [ü].png",
     ]  # fmt: skip
     assert plans[0].to_dict()["input"] == "memory:///study/a.png"
+
+
+def test_addresses_of_this_machine_are_the_paths_they_name(pictures: list[Path], tmp_path: Path) -> None:
+    folder = pictures[0].parent
+    (folder / "notes.txt").write_text("none")
+    everything = (tuple(pictures), [])
+    for name in ("", "/*", "/**", "/*.[p]ng"):
+        files, failed = sources_of([folder.as_uri() + name])
+        assert (tuple(files), failed) == everything, name
+    assert sources_of([path.as_uri() for path in pictures]) == ([*pictures], [])
+    files, failed = sources_of([f"{folder.as_uri()}/*.svs", f"{folder.as_uri()}/gone.svs"])
+    assert files == [folder / "gone.svs"]
+    assert "expected at least one of" in failed[0][1]
+
+
+def test_results_at_an_address_of_this_machine_lie_in_the_folder(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for a store whose credentials are missing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "new folder"
+    told = segment([path.as_uri() for path in pictures], out.as_uri(), REQUEST)
+    assert told.done == tuple(pictures)
+    assert told.folder == out
+    assert out / "summary.csv" in told.paths
+    assert not (tmp_path / "cache").exists()
+    assert segment(pictures, out, REQUEST).skipped == tuple(pictures)

@@ -71,7 +71,23 @@ def _run_app(arguments: Sequence[str]) -> int:
         if code == EXIT_STOPPED:
             _say("stopped")
         return code if isinstance(code, int) else int(code is not None)
+    except Exception as problem:
+        if not _interrupted(problem):
+            raise
+        _say("stopped")
+        return EXIT_STOPPED
     return 0
+
+
+def _interrupted(problem: BaseException | None) -> bool:
+    """Whether Ctrl-C stands behind an error: compiled modules stopped amid their import raise their own."""
+    met: set[int] = set()
+    while problem is not None and id(problem) not in met:
+        if isinstance(problem, KeyboardInterrupt):
+            return True
+        met.add(id(problem))
+        problem = problem.__cause__ or problem.__context__
+    return False
 
 
 def _told(error: GlomtileError) -> str:

@@ -20,6 +20,19 @@ def plausible_mpp(value: float | None) -> float | None:
     return None if value is None else _within(value, _LEAST_MPP, _MOST_MPP, "µm per pixel")
 
 
+def probability(value: float | None) -> float | None:
+    """A number between 0 and 1, neither of them, where it was given.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is none.
+    """
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"expected a number between 0 and 1, got {value}")
+    return value
+
+
 def share(value: float) -> float:
     """A number from 0 to 1.
 

@@ -9,7 +9,7 @@ import typer
 
 from glomtile.cli.backend import wake_backend
 from glomtile.cli.clusters import Scheduler, Workers, cluster_of
-from glomtile.cli.numbers import plausible_mpp
+from glomtile.cli.numbers import plausible_mpp, probability
 from glomtile.cli.outcome import tell
 from glomtile.cli.progress import watching
 
@@ -56,6 +56,14 @@ def segment(
             metavar="none|flips|rotations|all", help="Turned copies to average, instead of the model's."
         ),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            callback=probability,
+            help="Probability, between 0 and 1, from which a pixel is no background, instead of the model's.",
+        ),
+    ] = None,
     window: Annotated[
         int | None,
         typer.Option(min=16, metavar="PX", help="Side of a window, instead of the largest that fits."),
@@ -82,13 +90,15 @@ def segment(
 ) -> None:
     """Find, outline and measure glomeruli on slides."""
     from glomtile.engine.windows import Settings
+    from glomtile.files.remote import require_lasting
     from glomtile.verbs import segment as verb
     from glomtile.verbs.oneslide import Request, runtime_of
 
+    require_lasting(out)
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime, scratch)
+    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime, scratch, threshold)
     if runtime_of(request) == "keras":
         wake_backend()
     with watching() as progress:

@@ -90,7 +90,8 @@ class TrainSettings(Section):
     seed: int = setting(137, "seed of everything that is drawn", ours=True, ge=0, le=2**32 - 1)
     devices: Literal["all"] | Count = setting(
         1,
-        'devices that share each batch, on TensorFlow and JAX; "all" = all of their kind here',
+        'devices that share each batch, on TensorFlow and JAX; "all" = all of their kind; '
+        "`train` refuses more than are there, `config check` cannot",
         about=About(unit="devices", ours=True, expects='"all" or a whole number ≥ 1'),
     )
     checkpoint_steps: int = setting(

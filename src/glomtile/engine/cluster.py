@@ -34,6 +34,11 @@ class Cluster:
     scheduler: str | None = None
     workers: int | None = None
 
+    def __str__(self) -> str:
+        if self.scheduler is not None:
+            return f"the workers of {self.scheduler}"
+        return f"{self.workers} worker{'s' if self.workers != 1 else ''} on this machine"
+
 
 @contextmanager
 def crew_of(cluster: Cluster, job: Job, progress: Progress = SILENT) -> Iterator[Crew]:

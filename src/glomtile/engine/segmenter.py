@@ -69,6 +69,7 @@ class Segmenter:
         *,
         threshold: float | None = None,
         smoothing_px: float | None = None,
+        least_expected_dice: float | None = None,
         runtime: str = "auto",
     ) -> Segmenter:
         """Load a model folder.
@@ -84,6 +85,8 @@ class Segmenter:
             Probability from which a pixel is no background; the model's own by default.
         smoothing_px : float, optional
             Standard deviation of the Gaussian over windows, in px of the network; the model's own by default.
+        least_expected_dice : float, optional
+            Dice promised by the probabilities below which a result is doubted; the model's own by default.
         runtime : {"auto", "openvino", "keras"}
             What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
 
@@ -103,7 +106,7 @@ class Segmenter:
             typed_argument("settings", settings, Settings, "Settings")
         place = modelfolder.model_folder(None if folder is None else path_argument("folder", folder))
         card = modelfolder.read_card(place)
-        card = with_asking(card, tta, threshold, smoothing_px)
+        card = with_asking(card, tta, threshold, smoothing_px, least_expected_dice)
         if chosen_runtime(card, runtime, place) == "openvino":
             assert card.runtime is not None
             threads = settings.network_threads if settings else None

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from glomtile.errors import GlomtileError, StorageError
-from glomtile.files.remote import HINT, opened_store, require_store, said
+from glomtile.files.remote import opened_store, require_store
+from glomtile.files.storetrouble import trouble
 from glomtile.files.workspace import storage_errors
 
 _AT_ONCE = 50
@@ -123,4 +124,5 @@ class RemoteFolder:
         except GlomtileError:
             raise
         except Exception as problem:
-            raise StorageError(where, f"expected {expected}, got: {said(problem)}", HINT) from problem
+            got, hint = trouble(problem)
+            raise StorageError(where, f"expected {expected}, got{got}", hint) from problem

@@ -27,7 +27,12 @@ _LOCKED_AT = 2**30
 
 @contextmanager
 def sole_run(
-    folder: Path, progress: Progress = SILENT, *, name: str = LOCK_FILE, wait: bool = False
+    folder: Path,
+    progress: Progress = SILENT,
+    *,
+    name: str = LOCK_FILE,
+    wait: bool = False,
+    given: Path | None = None,
 ) -> Iterator[None]:
     """Keep other runs out of a folder, or of a part of it.
 
@@ -41,6 +46,8 @@ def sole_run(
         Of the file: parts of one folder are locked by a name each.
     wait : bool
         Wait until who holds it has ended, and leave no file behind.
+    given : Path, optional
+        The folder that the user named, if `folder` is a hidden one in it: errors are told of that.
 
     Raises
     ------
@@ -56,9 +63,10 @@ def sole_run(
     one process is refused, too.
     """
     path = Path(folder) / name
-    with storage_errors(path):
+    told = path.parent if given is None else given
+    with storage_errors(told):
         path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _taken(path, progress, wait)
+    descriptor = _taken(path, progress, wait, told)
     try:
         yield
     finally:
@@ -68,11 +76,11 @@ def sole_run(
         os.close(descriptor)
 
 
-def _taken(path: Path, progress: Progress, wait: bool) -> int:
+def _taken(path: Path, progress: Progress, wait: bool, told: Path) -> int:
     """The open file that holds the lock; it is opened anew at each try, as it may have been removed."""
     waiting = False
     while True:
-        with storage_errors(path):
+        with storage_errors(path if path.is_dir() else told):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(descriptor)
@@ -80,14 +88,14 @@ def _taken(path: Path, progress: Progress, wait: bool) -> int:
             if problem.errno not in _TAKEN:
                 if not wait:  # who waits for a part has been warned of the whole
                     progress.warn(
-                        f"{path.parent}: cannot be locked ({problem.strerror}); let no second run write here"
+                        f"{told}: cannot be locked ({problem.strerror}); let no second run write here"
                     )
                 return descriptor
             holder = _holder(descriptor)
             os.close(descriptor)
             if not wait:
                 raise UsageError(
-                    path.parent,
+                    told,
                     f"expected no other run in this folder, got {holder}",
                     "wait until it has ended, or choose another folder",
                 ) from None
@@ -98,7 +106,7 @@ def _taken(path: Path, progress: Progress, wait: bool) -> int:
             continue
         if _lies_at(path, descriptor):
             try:
-                with storage_errors(path):
+                with storage_errors(told):
                     _say_who(descriptor)
             except BaseException:
                 os.close(descriptor)  # the lock would be held, by nobody, until this process ends

@@ -12,14 +12,20 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
-from glomtile.errors import GlomtileError, InputError, MissingExtraError
+from glomtile.errors import GlomtileError, InputError, MissingExtraError, UsageError
 from glomtile.files.images import natural_key
+from glomtile.files.storetrouble import nothing_there, trouble
 from glomtile.files.workspace import require_space, storage_errors
 from glomtile.types import SILENT, Progress
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: C:\ is none
 WEB = ("http", "https")
+_LOCAL = ("file", "local")
+_PASSING = ("memory",)
+"""Stores that live and die with a process."""
+
 _VERSIONS = (
     "ETag", "etag", "generation", "md5Hash", "Last-Modified", "LastModified", "last_modified", "updated",
     "mtime", "created",
@@ -27,9 +33,6 @@ _VERSIONS = (
 """What stores call a mark that changes with a file's content, those that say most first."""
 
 _MEGABYTE = 10**6
-
-HINT = "is the store reached from here, and are its credentials set?"
-"""What to try where a store raised anything."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,42 @@ def scheme_of(address: str) -> str:
     """What an address begins with, in small letters: ``s3``, ``gs``, ``https``."""
     match = _ADDRESS.match(address)
     return match[1].lower() if match else ""
+
+
+def local_path(address: str) -> Path | None:
+    """The path that an address of this machine means, ``file:///abs/path``; ``None`` of any other address.
+
+    Raises
+    ------
+    UsageError
+        It is one of this machine, and does not say from the root on where.
+    """
+    if scheme_of(address) not in _LOCAL:
+        return None
+    rest = address.partition("://")[2].removeprefix("localhost")
+    if not rest.startswith("/") or rest.startswith("//"):
+        raise UsageError(
+            address,
+            "expected a whole path as file:///abs/path, got none that begins at the root",
+            "a path may as well be given by itself, without file://",
+        )
+    return Path(url2pathname(rest))
+
+
+def require_lasting(address: str) -> None:
+    """See that what is put there is still there when the process has ended.
+
+    Raises
+    ------
+    UsageError
+        The store is this process's memory.
+    """
+    if scheme_of(address) in _PASSING:
+        raise UsageError(
+            address,
+            "expected a folder, or an address that lasts as s3://bucket/out, got a place in the "
+            "memory of one process, which ends with it",
+        )
 
 
 def require_store(address: str) -> None:
@@ -164,11 +203,6 @@ def opened_store(address: str) -> tuple[Any, str]:
     store, path = url_to_fs(address)
     store.invalidate_cache()
     return store, path
-
-
-def said(problem: Exception) -> str:
-    """What a store raised, on one line; each has exceptions of its own."""
-    return " ".join(str(problem).split()) or type(problem).__name__
 
 
 @contextmanager
@@ -268,11 +302,8 @@ def _store_errors(address: str, expected: str) -> Iterator[None]:
         yield
     except GlomtileError:
         raise
-    except FileNotFoundError as problem:
-        raise InputError(address, f"expected {expected}, got nothing there") from problem
     except Exception as problem:
-        raise InputError(
-            address,
-            f"expected {expected}, got: {said(problem)}",
-            HINT,
-        ) from problem
+        if nothing_there(problem):
+            raise InputError(address, f"expected {expected}, got nothing there") from problem
+        got, hint = trouble(problem)
+        raise InputError(address, f"expected {expected}, got{got}", hint) from problem

@@ -19,7 +19,7 @@ from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.files.picturelist import Film, PictureList, Trio, preview_films, write_picture_list
 from glomtile.types import SILENT, Progress, UInt8
-from glomtile.verbs.judgedimages import Judged, doubts_of_picture
+from glomtile.verbs.judgedimages import Judged, doubted_below, doubts_of_picture
 from glomtile.verbs.report import report
 from glomtile.verbs.score import read_groups
 from glomtile.verbs.scorefiles import PerImage, worst_first, write_run, write_scores, write_sheets
@@ -156,6 +156,7 @@ def _on_images(
 ) -> tuple[PerImage, SeamCount]:
     """Segment every image as tiled inference does; keep the masks, the counts and the seams."""
     from glomtile.engine.answers import as_confidence
+    from glomtile.engine.asking import with_asking
     from glomtile.engine.pictures import resized_probs
 
     palette = judged.palette
@@ -163,6 +164,7 @@ def _on_images(
     seams = SeamCount(0, 0, 0, 0)
     progress.start("test images", len(pairs))
     with workspace.replace_folder(folder) as partial:
+        card = with_asking(loaded.card, None, None, None, doubted_below(config))
         for pair, result, mpp, tile_px in _segmented(config, loaded, pairs):
             labels = result.labels
             truth = _truth(pair, config, palette)
@@ -175,7 +177,7 @@ def _on_images(
             for top, rows in resized_probs(result.probs, labels.shape):
                 confidence[top : top + rows.shape[0]] = as_confidence(rows)
                 judged.add_probs([(top, rows)], truth)
-            doubts = doubts_of_picture(pair.image, mpp, loaded.card, labels, confidence)
+            doubts = doubts_of_picture(pair.image, mpp, card, labels, confidence)
             if doubts is not None:
                 judged.doubts[pair.stem] = doubts
             progress.advance(1, image=pair.stem)

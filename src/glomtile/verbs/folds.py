@@ -16,7 +16,7 @@ from glomtile.files.images import read_image
 from glomtile.files.lock import sole_run
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.types import Progress, UInt8
-from glomtile.verbs.judgedimages import Judged
+from glomtile.verbs.judgedimages import Judged, doubted_below
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
@@ -112,7 +112,8 @@ class FoldJob:
         progress.note(
             f"fold {fold + 1} of {max(self.dealt) + 1}: {', '.join(pair.stem for pair in held)} held out"
         )
-        with sole_run(self.run / ".glomtile", progress, name=f"{folder.name}.lock", wait=True):
+        own = self.run / ".glomtile"
+        with sole_run(own, progress, name=f"{folder.name}.lock", wait=True, given=self.run):
             _run_fold(self.config, self.pool, held, folder, self.config.palette(), progress)
 
 
@@ -125,7 +126,9 @@ def run_folds(job: FoldJob, folds: int, cluster: Cluster | None, progress: Progr
     from glomtile.engine.cluster import crew_of
     from glomtile.engine.crew import GivenUp
 
-    with sole_run(job.run / ".glomtile", progress), crew_of(cluster, job, progress) as crew:
+    own = job.run / ".glomtile"
+    progress.note(f"{folds} folds for {cluster}")
+    with sole_run(own, progress, given=job.run), crew_of(cluster, job, progress) as crew:
         progress.start("folds", folds)
         for fold, answer in crew.answers(range(folds)):
             progress.advance(1, **crew.figures())
@@ -221,7 +224,11 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
             yield pair, Said(segment_image(read_image(pair.image), predictor, config.tiledinfer).labels)
         return
     segmenter = Segmenter.load(
-        model, tta=asking.tta, threshold=asking.threshold, smoothing_px=asking.smoothing_px
+        model,
+        tta=asking.tta,
+        threshold=asking.threshold,
+        smoothing_px=asking.smoothing_px,
+        least_expected_dice=doubted_below(config),
     )
     for pair in pairs:
         scale = working_scale(config, pair.image)

@@ -16,6 +16,7 @@ from glomtile.types import Float32, UInt8
 
 if TYPE_CHECKING:
     from glomtile.config.card import ModelCard
+    from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
     from glomtile.engine.doubts import Doubts
 
@@ -101,6 +102,16 @@ def _rows_of(folders: Sequence[Path], name: str) -> Iterator[dict[str, str]]:
     for folder in folders:
         if (folder / name).is_file():
             yield from read_csv(folder / name)
+
+
+def doubted_below(config: Config) -> float | None:
+    """The Dice below which results are doubted, where the config says it; ``None`` leaves the model's own.
+
+    A model's card holds what the config said when it was trained; who judges its answers may have changed
+    their mind.
+    """
+    asked = config.tiledinfer
+    return asked.least_expected_dice if asked.given("least_expected_dice") else None
 
 
 def doubts_of_picture(

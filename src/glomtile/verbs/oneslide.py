@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,8 @@ class Request:
     scratch : Path or None
         Where slides behind addresses lie while they are worked on, beside the notes where `None`; and where
         results for a bucket are made, the user's cache where `None`.
+    threshold : float or None
+        Above 0 and below 1: probability from which a pixel is no background, in place of the model's own.
     """
 
     model: Path | None = None
@@ -64,6 +67,21 @@ class Request:
     zarr: bool = False
     runtime: str = "auto"
     scratch: Path | None = None
+    threshold: float | None = None
+
+    def segmenter(self, settings: Settings | None = None) -> Segmenter:
+        """The model, asked as is wanted here, with other settings where they are given.
+
+        Raises
+        ------
+        ModelError, UsageError, MissingExtraError
+            See `Segmenter.load`.
+        """
+        from glomtile.engine.segmenter import Segmenter
+
+        return Segmenter.load(
+            self.model, settings or self.settings, self.tta, threshold=self.threshold, runtime=self.runtime
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,7 @@ class SlideWork:
         """
         name, mpp = slide_name(source.name), self.request.mpp
         try:
-            with sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True):
+            with self._alone(name, progress):
                 known = known_identity(self.out, source, mpp, self.segmenter)
                 if known is not None and self._done_before(source, known, progress):
                     return Outcome()
@@ -137,7 +155,7 @@ class SlideWork:
         work = work_path(self.out, source)
         try:
             with (
-                sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True),
+                self._alone(name, progress),
                 at_hand(source, self._copy_folder(name), progress) as path,
             ):
                 identity = identity_of(path, mpp, self.segmenter)
@@ -145,6 +163,10 @@ class SlideWork:
         except (GlomtileError, MemoryError, OSError) as problem:
             return Outcome(problem=problem)
         return Outcome(fresh=True)
+
+    def _alone(self, name: str, progress: Progress) -> AbstractContextManager[None]:
+        """Keep others from a slide, or a panel of one."""
+        return sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True, given=self.out)
 
     def _copy_folder(self, name: str) -> Path:
         """Where a slide behind an address lies while it is worked on; it has the lock of this name."""

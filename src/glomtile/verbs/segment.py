@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files.lock import sole_run
-from glomtile.files.remote import is_address
+from glomtile.files.remote import is_address, local_path, require_lasting
 from glomtile.files.scratch import Scratch
 from glomtile.files.slides import open_slide
 from glomtile.types import SILENT, Progress
@@ -75,6 +75,7 @@ def segment(
         Files, folders whose slides and pictures are taken, and addresses of both as ``s3://bucket/*.svs``.
     out : str or Path
         A folder, or the address of one as ``s3://bucket/out``; see docs/outputs.md for what comes there.
+        What is put into ``memory://`` ends with this process, and is not shared with workers.
     request : Request
     cluster : Cluster, optional
         Whose workers segment, a slide each at a time; this process does where it is left out.
@@ -102,23 +103,14 @@ def segment(
     A run that was killed continues: finished slides are passed over, the rows of an unfinished one are taken
     up, and the outputs end the same, byte for byte, except for times in ``run.json`` and ``summary.csv``.
     """
-    from glomtile.engine.segmenter import Segmenter
-
-    if out == "":
-        raise UsageError(
-            "--out", "expected a folder for the results, got an empty text", "a variable that is not set?"
-        )
-    address = out if isinstance(out, str) and is_address(out) else None
-    out = Path(out) if address is None else place_of(address, request.scratch)
-    if out.exists() and not out.is_dir():
-        raise UsageError(out, "expected a folder for the results, got a file")
+    out, address = _place(out, request, cluster)
     files, failed = sources_of(inputs)
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
-    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    segmenter = request.segmenter()
     if address is not None:
         request = replace(request, scratch=None)
-    with sole_run(out / OWN, progress):
+    with sole_run(out / OWN, progress, given=out):
         bucket = None if address is None else begin(address, out, progress)
         files = of_own_names(files, failed)
         if cluster is None:
@@ -134,6 +126,25 @@ def segment(
         paths = _concluded(out, (told, *_report(out, progress)), bucket)
     tidy_copies(copies_folder(out, request.scratch))
     return SegmentResult(tuple(done), tuple(skipped), tuple(failed), paths, out)
+
+
+def _place(out: str | Path, request: Request, cluster: Cluster | None) -> tuple[Path, str | None]:
+    """Where results are made here, and the address of the bucket that they go to, if any."""
+    if out == "":
+        raise UsageError(
+            "--out", "expected a folder for the results, got an empty text", "a variable that is not set?"
+        )
+    if isinstance(out, str) and is_address(out):
+        if cluster is not None:
+            require_lasting(out)
+        path = local_path(out)
+        if path is None:
+            return place_of(out, request.scratch), out
+        out = path
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(out, "expected a folder for the results, got a file")
+    return out, None
 
 
 def _concluded(out: Path, made: Sequence[Path], bucket: Bucket | None) -> tuple[Path | str, ...]:
@@ -210,10 +221,8 @@ def survey(
     UsageError, ModelError
         See `segment`.
     """
-    from glomtile.engine.segmenter import Segmenter
-
     files, failed = sources_of(inputs)
-    segmenter = Segmenter.load(request.model, request.settings, request.tta, runtime=request.runtime)
+    segmenter = request.segmenter()
     plans, scratch = [], Scratch()
     for source in files:
         try:

@@ -9,7 +9,8 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,7 +64,8 @@ class Bucket:
         StorageError
             The store cannot be asked.
         """
-        holder = _holder(self.folder)
+        with _told_of(self.address):
+            holder = _holder(self.folder)
         if holder is not None and holder.get("token") != self.token:
             raise TakenOverError(
                 self.address,
@@ -125,10 +127,12 @@ def begin(address: str, out: Path, progress: Progress) -> Bucket:
     if scheme_of(address) in WEB:
         raise PlaceError(address, "expected a store that takes files, as s3:// or gs://, got the web")
     try:
-        holder = _holder(bucket.folder)
+        with _told_of(bucket.address):
+            holder = _holder(bucket.folder)
         mark = {"process": os.getpid(), "host": socket.gethostname(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": bucket.token}  # fmt: skip
-        bucket.folder.write(_MARK, json.dumps(mark).encode())
+        with _told_of(bucket.address):
+            bucket.folder.write(_MARK, json.dumps(mark).encode())
         if holder is not None and holder.get("host") != mark["host"]:  # here, the lock would have told
             progress.warn(
                 f"{address}: {_told(holder)} did not end here; if it still works, it stops at its next slide"
@@ -163,7 +167,8 @@ def finish(bucket: Bucket, out: Path, written: Iterable[Path]) -> None:
     bucket.require_ours()
     for path in written:
         bucket.note(out, path)
-    bucket.folder.remove(_MARK)
+    with _told_of(bucket.address):
+        bucket.folder.remove(_MARK)
     for kind in _KINDS:
         _remove(out / kind)
 
@@ -194,6 +199,15 @@ def _holder(folder: RemoteFolder) -> dict[str, Any] | None:
     except ValueError:
         told = None
     return told if isinstance(told, dict) else {}
+
+
+@contextmanager
+def _told_of(address: str) -> Iterator[None]:
+    """Tell what goes wrong with the mark of the folder that the user named."""
+    try:
+        yield
+    except StorageError as problem:
+        raise StorageError(address, problem.message, problem.hint) from problem
 
 
 def _told(holder: dict[str, Any]) -> str:

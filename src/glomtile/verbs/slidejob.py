@@ -90,7 +90,6 @@ class SlideJob:
         MissingExtraError
             The worker has no runtime for it, or lacks the package that addresses need.
         """
-        from glomtile.engine.segmenter import Segmenter
         from glomtile.engine.threads import limit_threads
         from glomtile.engine.windows import Settings
 
@@ -99,7 +98,7 @@ class SlideJob:
         request = self.request
         settings = replace(request.settings or Settings(), network_threads=threads)
         limit_threads(threads, runtime_of(request))
-        segmenter = Segmenter.load(request.model, settings, request.tta, runtime=request.runtime)
+        segmenter = request.segmenter(settings)
         others = [key for key, value in segmenter.identity.items() if self.identity.get(key) != value]
         if others:
             raise ModelError(
@@ -145,6 +144,8 @@ def segmented_there(
     told = replace(request, model=model, scratch=scratch)
     addresses = (*kinds.values(), *((bucket.address,) if bucket is not None else ()))
     job = SlideJob(out.resolve(), told, segmenter.identity, addresses, bucket)
+    # Before any worker is there: they take seconds to start, and say nothing until one has ended a slide.
+    progress.note(f"{len(files):,} slide{'s' if len(files) != 1 else ''} for {cluster}")
     with crew_of(cluster, job, progress) as crew:
         progress.start("slides", len(files))
         cut = PANEL_PX if len(files) < crew.present() else None

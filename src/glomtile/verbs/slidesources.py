@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from glomtile.errors import GlomtileError, InputError
-from glomtile.files.remote import RemoteFile, fetched, is_address, list_remote
+from glomtile.files.images import natural_key
+from glomtile.files.remote import RemoteFile, fetched, is_address, list_remote, local_path
 from glomtile.files.slides import SEVERAL_FILES, SLIDE_SUFFIXES, list_slides, slide_name
 from glomtile.types import Progress
 
@@ -22,10 +24,12 @@ def sources_of(inputs: Sequence[str | Path]) -> tuple[list[Source], list[tuple[S
     Parameters
     ----------
     inputs : sequence of str or Path
-        Files, folders, and addresses of them as ``s3://bucket/study/*.svs``.
+        Files, folders, and addresses of them as ``s3://bucket/study/*.svs``; ``file:///abs/path`` is a path.
 
     Raises
     ------
+    UsageError
+        An address of this machine is no whole path.
     MissingExtraError
         An address needs a package that is not installed.
     """
@@ -129,6 +133,20 @@ def reason(problem: BaseException, source: object) -> str:
 
 
 def _meant(where: str | Path) -> Sequence[Source]:
-    if isinstance(where, str):
+    if isinstance(where, Path):
+        return list_slides(where) if where.is_dir() else [where]
+    path = local_path(where)
+    if path is None:
         return list_remote(where, SLIDE_SUFFIXES)
-    return list_slides(where) if where.is_dir() else [where]
+    if set(str(path)) & set("*[?") and not path.exists():
+        return _matching(path)
+    return _meant(path)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The slides and pictures of a pattern, which no shell has replaced behind ``file://``."""
+    found = [Path(name) for name in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207  (it is absolute)
+    slides = [path for path in found if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file()]
+    if not slides:
+        raise InputError(pattern, f"expected at least one of {', '.join(SLIDE_SUFFIXES)}, got none")
+    return sorted(slides, key=lambda path: (path.parent, natural_key(path.stem), path.suffix))
