@@ -154,6 +154,18 @@ class Deadly(Numbered):
         return super().sample(epoch, index)
 
 
+def only_in(pid: int) -> Numbered:
+    assert os.getpid() == pid, "not to be had elsewhere"
+    return Numbered()
+
+
+class Homebound(Numbered):
+    """Cannot be read in another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return only_in, (os.getpid(),)
+
+
 class PickyError(Exception):
     """Cannot be made again from what Exception keeps of it."""
 
@@ -198,6 +210,15 @@ def test_a_process_that_dies_is_told_with_its_image_and_nothing_hangs() -> None:
             list(batches(source, 4, 1, workers=2))
     assert threading.active_count() == threads
     assert makers_here() == makers
+
+
+def test_a_process_that_cannot_begin_says_why_and_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        SampleProcesses([Homebound()], 1) as (source,),
+        pytest.raises(WorkerError, match=r"^image 0: .* ended with exit code 1"),
+    ):
+        list(batches(source, 4, 0, workers=1))
+    assert "not to be had elsewhere" in capfd.readouterr().err
 
 
 def test_a_damaged_image_is_told_as_threads_tell_it(tmp_path: Path) -> None:
@@ -299,10 +320,12 @@ def test_no_process_outlives_a_training_that_is_killed(root: Path, under_way: bo
     assert "Traceback" not in told
 
 
-def test_ctrl_c_ends_all_and_only_the_training_tells_of_it(root: Path) -> None:
+@pytest.mark.parametrize("under_way", [False, True])
+def test_ctrl_c_ends_all_and_only_the_training_tells_of_it(root: Path, under_way: bool) -> None:
     run, makers = started(root)
-    assert run.stdout is not None
-    assert run.stdout.readline() == "under way\n"
+    if under_way:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "under way\n"
     os.killpg(run.pid, signal.SIGINT)
     _, told = run.communicate(timeout=WITHIN_S)
     assert told.count("Traceback") == 1

@@ -24,8 +24,8 @@ from glomtile.errors import WorkerError
 
 _BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from glomtile.engine.processes import serve; serve()"
 
-_PIPE_BYTES = 2**20
-"""Asked of the system, where it can be asked: a sample goes through in one piece."""
+_LAST_WORDS_S = 10.0
+"""How long a process whose pipe has ended may take to end too."""
 
 _Question = tuple[int, int, int]
 """Which source, epoch, index."""
@@ -83,9 +83,9 @@ class SampleProcesses:
             if self._loss is not None:  # one error is enough, and the first names the image
                 raise WorkerError(self._loss.where, self._loss.message, self._loss.hint)
             answer = process.ask(question)
-        except (OSError, EOFError, pickle.UnpicklingError) as end:
-            self._loss = self._told(question, process.ending())
-            raise self._loss from end
+        except _GoneError as gone:
+            self._loss = self._told(question, str(gone))
+            raise self._loss from gone
         finally:
             self._idle.put(process)
         if isinstance(answer[0], Exception):
@@ -125,6 +125,10 @@ class _Elsewhere:
         return self.processes._origin((self.number, epoch, index))
 
 
+class _GoneError(Exception):
+    """A process has ended; the message says how."""
+
+
 class _InProcess(Exception):  # noqa: N818  (the cause of an error, as it was told)
     """The traceback of an error in another process."""
 
@@ -145,14 +149,13 @@ class _Process:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, in Windows' words
-            pipesize=_PIPE_BYTES,
         )
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._questions, self._answers = self._child.stdin, self._child.stdout
 
     def ask(self, question: _Question) -> _Answer:
-        """The answer; `OSError`, `EOFError` or `UnpicklingError` when the process has ended."""
+        """The answer; `_GoneError` says how the process has ended."""
         try:
             if self._greeting:
                 self._questions.write(self._greeting)
@@ -160,14 +163,20 @@ class _Process:
             pickle.dump(question, self._questions)
             self._questions.flush()
             answer: _Answer = pickle.load(self._answers)  # noqa: S301  (written by `serve`)
+        except (OSError, EOFError, pickle.UnpicklingError) as end:  # of a pipe, or within an answer
+            raise _GoneError(self._ending()) from end
         except BaseException:
             self._child.kill()  # an answer that nobody waited for would be taken for the next one's
             raise
         return answer
 
-    def ending(self) -> str:
-        """In words, how the process ended, which it has."""
-        code = self._child.wait()
+    def _ending(self) -> str:
+        """In words, how the process ended, whose pipe has."""
+        try:
+            code = self._child.wait(_LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            return "stopped answering"
         if code >= 0:
             return f"ended with exit code {code}"
         with suppress(ValueError):  # a signal that Python has no name for
