@@ -1,14 +1,13 @@
 """Samples made in processes beside training: how these are started and asked, and that they end with it.
 
 A process is borrowed by the thread that waits for its sample (`engine.dataset.batches`), so that order,
-number of batches ahead and errors are those of threads. It reads questions from one pipe and writes samples
-to another, and ends where the first ends: with training, in whatever way that ends.
+number of batches ahead and errors are those of threads. It answers at the other end of a pipe, and ends when
+this one is gone: with training, in whatever way that ends.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -16,13 +15,14 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
-from typing import IO, NoReturn
 
 from glomtile.engine.dataset import Sample, Source
 from glomtile.errors import WorkerError
 
-_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from glomtile.engine.processes import serve; serve()"
+_BEGIN = "import sys; sys.path[:] = sys.argv[2:]; from glomtile.engine.processes import serve; serve()"
 
 _LAST_WORDS_S = 10.0
 """How long a process whose pipe has ended may take to end too."""
@@ -44,13 +44,13 @@ class SampleProcesses:
     ----------
     sources : sequence of Source
         They can be pickled, of classes that can be imported. Each process has copies, with caches of their
-        own; the sources themselves are not kept.
+        own; the sources themselves are not kept. Nothing is read from a file in this way.
     count : int
         Processes, at least 1. So many samples are under way at most, however many threads ask.
     """
 
     def __init__(self, sources: Sequence[Source], count: int) -> None:
-        self._pickled = pickle.dumps(tuple(sources), pickle.HIGHEST_PROTOCOL)
+        self._pickled = bytes(ForkingPickler.dumps(tuple(sources)))
         self._lengths = [len(source) for source in sources]
         self._count = count
         self._processes: list[_Process] = []
@@ -94,7 +94,7 @@ class SampleProcesses:
 
     def _origin(self, question: _Question) -> str:
         number, epoch, index = question
-        source: Source = pickle.loads(self._pickled)[number]  # noqa: S301  (pickled above)
+        source: Source = ForkingPickler.loads(self._pickled)[number]
         return source.origin(epoch, index)
 
     def _told(self, question: _Question, ending: str) -> WorkerError:
@@ -141,29 +141,27 @@ class _Process:
 
     def __init__(self, greeting: bytes) -> None:
         self._greeting = greeting
-        # A session of its own: Ctrl-C is for the process that trains, which ends this one.
-        self._child = subprocess.Popen(  # noqa: S603  (this interpreter, these modules)
-            [sys.executable, "-P", "-c", _BEGIN, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, in Windows' words
-        )
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._questions, self._answers = self._child.stdin, self._child.stdout
+        self._pipe, there = Pipe()
+        with there:
+            # A session of its own: Ctrl-C is for the process that trains, which ends this one.
+            self._child = subprocess.Popen(  # noqa: S603  (this interpreter, these modules)
+                [sys.executable, "-P", "-c", _BEGIN, str(there.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a library prints is no result of the command
+                pass_fds=[there.fileno()],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
 
     def ask(self, question: _Question) -> _Answer:
         """The answer; `_GoneError` says how the process has ended."""
         try:
             if self._greeting:
-                self._questions.write(self._greeting)
+                self._pipe.send_bytes(self._greeting)
                 self._greeting = b""
-            pickle.dump(question, self._questions)
-            self._questions.flush()
-            answer: _Answer = pickle.load(self._answers)  # noqa: S301  (written by `serve`)
-        except (OSError, EOFError, pickle.UnpicklingError) as end:  # of a pipe, or within an answer
+            self._pipe.send(question)
+            answer: _Answer = self._pipe.recv()
+        except (OSError, EOFError) as end:  # of the pipe, also within an answer
             raise _GoneError(self._ending()) from end
         except BaseException:
             self._child.kill()  # an answer that nobody waited for would be taken for the next one's
@@ -188,35 +186,20 @@ class _Process:
 
     def close(self) -> None:
         self._child.wait()
-        self._answers.close()
-        with suppress(OSError):  # a question that was never read
-            self._questions.close()
+        self._pipe.close()
 
 
-def serve() -> NoReturn:
-    """Answer questions on standard input until it ends; what a process of `SampleProcesses` does."""
+def serve() -> None:
+    """Answer questions until nobody is there to ask; what a process of `SampleProcesses` does."""
     import cv2
 
-    questions, answers = _own_pipes()
     cv2.setNumThreads(1)
-    try:
-        sources: tuple[Source, ...] = pickle.load(questions)  # noqa: S301  (written by `_Process`)
+    pipe: Connection = Connection(int(sys.argv[1]))
+    with pipe, suppress(EOFError, OSError):  # training has ended; errors of samples are answers
+        sources: tuple[Source, ...] = pipe.recv()
         while True:
-            number, epoch, index = pickle.load(questions)  # noqa: S301
-            pickle.dump(_answer(sources[number], epoch, index), answers, pickle.HIGHEST_PROTOCOL)
-            answers.flush()
-    except (EOFError, BrokenPipeError):
-        os._exit(0)  # training has ended; an orderly exit would try to write what is left
-
-
-def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Both pipes, out of the way of what a library prints or reads."""
-    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return questions, answers
+            number, epoch, index = pipe.recv()
+            pipe.send(_answer(sources[number], epoch, index))
 
 
 def _answer(source: Source, epoch: int, index: int) -> _Answer:
@@ -230,6 +213,6 @@ def _answer(source: Source, epoch: int, index: int) -> _Answer:
 def _travels(error: Exception) -> bool:
     """Whether an error comes out of a pickle as what went in."""
     try:
-        return type(pickle.loads(pickle.dumps(error))) is type(error)  # noqa: S301
+        return type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error)
     except Exception:  # an exception's own code runs here, which may do anything
         return False
