@@ -26,7 +26,7 @@ from glomtile.core.palette import GLOMERULI
 from glomtile.engine.dataset import Sample, Source, batches
 from glomtile.engine.processes import SampleProcesses
 from glomtile.engine.sources import judging_source, prepared, training_source
-from glomtile.errors import ConfigError, InputError, WorkerError
+from glomtile.errors import InputError, WorkerError
 from glomtile.files.images import write_png
 from glomtile.files.masks import write_mask
 
@@ -269,14 +269,6 @@ def test_without_workers_there_are_no_processes(data: Path) -> None:
     assert (
         "workers = 0" in {f"{f.section}.{f.key}": f.message for f in config.findings}["dataset.worker_kind"]
     )
-
-
-def test_on_windows_processes_are_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of(data)
-    source = training_source(config)
-    monkeypatch.setattr("glomtile.engine.sources.os.name", "nt")
-    with pytest.raises(ConfigError, match=r"\[dataset\] worker_kind: expected 'threads' on Windows"):
-        prepared(config, [source])
 
 
 # --- however training ends ------------------------------------------------------------------------------

@@ -1,31 +1,35 @@
 """Samples made in processes beside training: how these are started and asked, and that they end with it.
 
 A process is borrowed by the thread that waits for its sample (`engine.dataset.batches`), so that order,
-number of batches ahead and errors are those of threads. It answers at the other end of a pipe, and ends when
-this one is gone: with training, in whatever way that ends.
+number of batches ahead and errors are those of threads. It reads questions from one pipe and writes samples
+to another, and ends where the first ends: with training, in whatever way that ends.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
+from typing import IO, Any, NoReturn
 
 from glomtile.engine.dataset import Sample, Source
 from glomtile.errors import WorkerError
 
-_BEGIN = "import sys; sys.path[:] = sys.argv[2:]; from glomtile.engine.processes import serve; serve()"
+_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from glomtile.engine.processes import serve; serve()"
 
 _LAST_WORDS_S = 10.0
 """How long a process whose pipe has ended may take to end too."""
+
+_LENGTH = struct.Struct("<Q")
+"""Goes before each value, which a buffered pipe then reads in one piece."""
 
 _Question = tuple[int, int, int]
 """Which source, epoch, index."""
@@ -44,13 +48,13 @@ class SampleProcesses:
     ----------
     sources : sequence of Source
         They can be pickled, of classes that can be imported. Each process has copies, with caches of their
-        own; the sources themselves are not kept. Nothing is read from a file in this way.
+        own; the sources themselves are not kept.
     count : int
         Processes, at least 1. So many samples are under way at most, however many threads ask.
     """
 
     def __init__(self, sources: Sequence[Source], count: int) -> None:
-        self._pickled = bytes(ForkingPickler.dumps(tuple(sources)))
+        self._pickled = _packed(tuple(sources))
         self._lengths = [len(source) for source in sources]
         self._count = count
         self._processes: list[_Process] = []
@@ -141,27 +145,28 @@ class _Process:
 
     def __init__(self, greeting: bytes) -> None:
         self._greeting = greeting
-        self._pipe, there = Pipe()
-        with there:
-            # A session of its own: Ctrl-C is for the process that trains, which ends this one.
-            self._child = subprocess.Popen(  # noqa: S603  (this interpreter, these modules)
-                [sys.executable, "-P", "-c", _BEGIN, str(there.fileno()), *sys.path],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what a library prints is no result of the command
-                pass_fds=[there.fileno()],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
+        # A session of its own: Ctrl-C is for the process that trains, which ends this one.
+        self._child = subprocess.Popen(  # noqa: S603  (this interpreter, these modules)
+            [sys.executable, "-P", "-c", _BEGIN, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, in Windows' words
+        )
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._questions, self._answers = self._child.stdin, self._child.stdout
 
     def ask(self, question: _Question) -> _Answer:
         """The answer; `_GoneError` says how the process has ended."""
         try:
             if self._greeting:
-                self._pipe.send_bytes(self._greeting)
+                _send(self._questions, self._greeting)
                 self._greeting = b""
-            self._pipe.send(question)
-            answer: _Answer = self._pipe.recv()
-        except (OSError, EOFError) as end:  # of the pipe, also within an answer
+            _send(self._questions, _packed(question))
+            answer: _Answer = _receive(self._answers)
+        except (OSError, EOFError) as end:  # of a pipe, also within an answer
             raise _GoneError(self._ending()) from end
         except BaseException:
             self._child.kill()  # an answer that nobody waited for would be taken for the next one's
@@ -186,20 +191,54 @@ class _Process:
 
     def close(self) -> None:
         self._child.wait()
-        self._pipe.close()
+        self._answers.close()
+        with suppress(OSError):  # a question that was never read
+            self._questions.close()
 
 
-def serve() -> None:
-    """Answer questions until nobody is there to ask; what a process of `SampleProcesses` does."""
+def _packed(value: Any) -> bytes:
+    return bytes(ForkingPickler.dumps(value, 5))
+
+
+def _send(pipe: IO[bytes], packed: bytes) -> None:
+    pipe.write(_LENGTH.pack(len(packed)))
+    pipe.write(packed)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> Any:
+    """The next value, from a process of ours; `EOFError` when the pipe ends before its end."""
+    length = pipe.read(_LENGTH.size)
+    if len(length) == _LENGTH.size:
+        packed = pipe.read(_LENGTH.unpack(length)[0])
+        if len(packed) == _LENGTH.unpack(length)[0]:
+            return ForkingPickler.loads(packed)
+    raise EOFError
+
+
+def serve() -> NoReturn:
+    """Answer questions on standard input until it ends; what a process of `SampleProcesses` does."""
     import cv2
 
+    questions, answers = _own_pipes()
     cv2.setNumThreads(1)
-    pipe: Connection = Connection(int(sys.argv[1]))
-    with pipe, suppress(EOFError, OSError):  # training has ended; errors of samples are answers
-        sources: tuple[Source, ...] = pipe.recv()
+    try:
+        sources: tuple[Source, ...] = _receive(questions)
         while True:
-            number, epoch, index = pipe.recv()
-            pipe.send(_answer(sources[number], epoch, index))
+            number, epoch, index = _receive(questions)
+            _send(answers, _packed(_answer(sources[number], epoch, index)))
+    except (EOFError, BrokenPipeError):
+        os._exit(0)  # training has ended; an orderly exit would try to write what is left
+
+
+def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """Both pipes, out of the way of what a library prints or reads."""
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return questions, answers
 
 
 def _answer(source: Source, epoch: int, index: int) -> _Answer:
@@ -213,6 +252,6 @@ def _answer(source: Source, epoch: int, index: int) -> _Answer:
 def _travels(error: Exception) -> bool:
     """Whether an error comes out of a pickle as what went in."""
     try:
-        return type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error)
+        return type(ForkingPickler.loads(_packed(error))) is type(error)
     except Exception:  # an exception's own code runs here, which may do anything
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -130,19 +129,8 @@ def decoded_pairs(config: Config, split: str) -> DecodedPairs:
 
 
 def prepared(config: Config, sources: Sequence[Source]) -> AbstractContextManager[Sequence[Source]]:
-    """A context that gives the same sources, their samples made where ``[dataset] worker_kind`` says.
-
-    Raises
-    ------
-    ConfigError
-        Processes are asked for on Windows.
-    """
+    """A context that gives the same sources, their samples made where ``[dataset] worker_kind`` says."""
     if config.dataset.uses_processes:
-        if os.name != "posix":  # a process is given its end of a pipe as POSIX does it
-            raise ConfigError(
-                f"{config.source or 'config'} [dataset] worker_kind",
-                "expected 'threads' on Windows, got 'processes'",
-            )
         return SampleProcesses(sources, config.dataset.workers)
     return nullcontext(sources)
 
