@@ -117,6 +117,19 @@ def test_the_same_seed_gives_the_same_weights(dataset: Path, undisturbed: Path, 
     assert_same_run(undisturbed, tmp_path)
 
 
+def test_it_is_the_same_run_whether_threads_or_processes_make_the_samples(
+    dataset: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """And the one may be resumed as the other."""
+    told = settings(dataset, epochs=2)
+    told["dataset"] = {"worker_kind": "processes"}
+    train(make_config(told, tmp_path))
+    told["train"]["epochs"] = 4
+    told["dataset"] = {"worker_kind": "threads", "workers": 0}
+    train(make_config(told, tmp_path), resume=True)
+    assert_same_run(undisturbed, tmp_path)
+
+
 LARGER_RUN = """
 import hashlib
 import numpy as np

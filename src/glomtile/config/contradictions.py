@@ -105,5 +105,7 @@ def _training(config: Config) -> Iterator[Remark]:
         yield ("model", "clipnorm"), "only one of clipvalue and clipnorm can clip"
     if train.schedule != "constant" and train.learning_rate_reducer:
         yield ("train", "learning_rate_reducer"), f'has no effect beside schedule = "{train.schedule}"'
+    if config.dataset.worker_kind == "processes" and config.dataset.workers == 0:
+        yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
     if model.given("normalization") and model.normalization is False and model.norm != "none":
         yield ("model", "normalization"), f'norm = "{model.norm}" counts'

@@ -38,6 +38,10 @@ class Source(Protocol):
         """Sample `index` of `epoch`, the same at every call."""
         ...
 
+    def origin(self, epoch: int, index: int) -> str:
+        """The image file that this sample is made from."""
+        ...
+
 
 class DecodedPairs:
     """Decoded images and labels, the latest used kept up to a memory cap.
@@ -47,6 +51,7 @@ class DecodedPairs:
     pairs : sequence of Pair
     decode : callable
         ``pair -> (image, labels)``.
+        Where processes make samples, it can be pickled; kept arrays are not.
     cache_mb : int
         Cap in MiB over all kept arrays; the one being handed out is not counted.
     """
@@ -61,6 +66,9 @@ class DecodedPairs:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def __reduce__(self) -> tuple[type[DecodedPairs], tuple[list[Pair], Decode, int]]:
+        return type(self), (self.pairs, self._decode, self._cap // 2**20)
 
     @property
     def held_bytes(self) -> int:
@@ -109,13 +117,21 @@ class TileSource:
         return len(self.decoded) if self.samples is None else self.samples
 
     def sample(self, epoch: int, index: int) -> Sample:
+        image, labels = fit_to(self.decoded[self._picture(epoch, index)], self.size_px)
         if self.augmentation is None:
-            return fit_to(self.decoded[index], self.size_px)
-        lap, place = divmod(index, len(self.decoded))
-        order = np.random.default_rng([self.seed, epoch, lap]).permutation(len(self.decoded))
-        image, labels = fit_to(self.decoded[int(order[place])], self.size_px)
+            return image, labels
         rng = np.random.default_rng([self.seed, epoch, index, 1])
         return augment(image, labels, rng=rng, settings=self.augmentation)
+
+    def origin(self, epoch: int, index: int) -> str:
+        return str(self.decoded.pairs[self._picture(epoch, index)].image)
+
+    def _picture(self, epoch: int, index: int) -> int:
+        if self.augmentation is None:
+            return index
+        lap, place = divmod(index, len(self.decoded))
+        order = np.random.default_rng([self.seed, epoch, lap]).permutation(len(self.decoded))
+        return int(order[place])
 
 
 class CropSource:
@@ -177,6 +193,9 @@ class CropSource:
         return augment(
             image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
         )
+
+    def origin(self, epoch: int, index: int) -> str:
+        return str(self._decoded.pairs[self._picture(epoch, index)].image)
 
     def _picture(self, epoch: int, index: int) -> int:
         """Which image sample `index` is cut from."""
@@ -250,6 +269,9 @@ class GridSource:
             labels = np.pad(labels, ((0, below), (0, beside)), constant_values=IGNORE)
         return image, labels
 
+    def origin(self, epoch: int, index: int) -> str:
+        return str(self._decoded.pairs[self._places[index][0]].image)
+
 
 def _even_starts(length: int, window: int) -> list[int]:
     if length <= window:
@@ -285,7 +307,8 @@ def batches(
     start : int
         Batches to leave out at the beginning (a resumed epoch).
     workers : int
-        Threads; the heavy parts of a sample release the interpreter's lock.
+        Threads; the heavy parts of a sample release the interpreter's lock, and where processes make the
+        samples (`engine.processes`) a thread only waits for its own. 0: made when asked for, by who asks.
     ahead : int
         Batches under way at most, which bounds the memory.
 
@@ -295,12 +318,19 @@ def batches(
     labels : (N, h, w) uint8
     """
     count = -(-len(source) // batch_size)
+
+    def numbers(batch: int) -> range:
+        return range(batch * batch_size, min((batch + 1) * batch_size, len(source)))
+
+    if workers == 0:
+        for batch in range(start, count):
+            yield _stacked([source.sample(epoch, i) for i in numbers(batch)])
+        return
     with ThreadPoolExecutor(workers, thread_name_prefix="samples") as pool:
         waiting: OrderedDict[int, list[Future[Sample]]] = OrderedDict()
 
         def order(batch: int) -> None:
-            numbers = range(batch * batch_size, min((batch + 1) * batch_size, len(source)))
-            waiting[batch] = [pool.submit(source.sample, epoch, i) for i in numbers]
+            waiting[batch] = [pool.submit(source.sample, epoch, i) for i in numbers(batch)]
 
         try:
             for batch in range(start, min(start + ahead, count)):
@@ -309,11 +339,15 @@ def batches(
                 samples = [future.result() for future in waiting.pop(batch)]
                 if batch + ahead < count:
                     order(batch + ahead)
-                yield np.stack([s[0] for s in samples]), np.stack([s[1] for s in samples])
+                yield _stacked(samples)
         finally:
             for futures in waiting.values():
                 for future in futures:
                     future.cancel()
+
+
+def _stacked(samples: Sequence[Sample]) -> tuple[UInt8, UInt8]:
+    return np.stack([image for image, _ in samples]), np.stack([labels for _, labels in samples])
 
 
 def samples_that_cover(decoded: DecodedPairs, size_px: tuple[int, int], batch_size: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from glomtile.engine.dataset import (
     TileSource,
     samples_that_cover,
 )
+from glomtile.engine.processes import SampleProcesses
 from glomtile.errors import ConfigError, InputError
 from glomtile.files.images import image_mpp, read_image, resize_to_mpp
 from glomtile.files.masks import read_mask, resize_labels
@@ -119,13 +122,17 @@ def mask_suffix_of(config: Config) -> str | None:
 
 
 def decoded_pairs(config: Config, split: str) -> DecodedPairs:
-    """The pairs of a split, decoded when asked for."""
-    palette = config.palette()
+    """The pairs of a split, decoded when asked for; processes have a share of the cache each."""
+    decode = partial(read_pair, config=config, palette=config.palette())
+    keepers = config.dataset.workers if config.dataset.uses_processes else 1
+    return DecodedPairs(split_pairs(config, split), decode, config.dataset.cache_mb // keepers)
 
-    def decode(pair: Pair) -> Sample:
-        return read_pair(pair, config, palette)
 
-    return DecodedPairs(split_pairs(config, split), decode, config.dataset.cache_mb)
+def prepared(config: Config, sources: Sequence[Source]) -> AbstractContextManager[Sequence[Source]]:
+    """A context that gives the same sources, their samples made where ``[dataset] worker_kind`` says."""
+    if config.dataset.uses_processes:
+        return SampleProcesses(sources, config.dataset.workers)
+    return nullcontext(sources)
 
 
 def read_pair(pair: Pair, config: Config, palette: Palette) -> Sample:

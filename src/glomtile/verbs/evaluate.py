@@ -141,7 +141,7 @@ def _on_network_inputs(config: Config, loaded: LoadedModel, progress: Progress) 
     model.compile(loss=build_loss(config.model), metrics=build_metrics(config.model, [name]))
     source = judging_source(config, "test")
     progress.start("test samples", -(-len(source) // config.eval.batch_size))
-    ready = batches(source, config.eval.batch_size, 0, workers=max(1, config.dataset.workers))
+    ready = batches(source, config.eval.batch_size, 0, workers=config.dataset.workers)
     figures = judge(model, ready, progress)
     return figures["loss"], figures[name]
 

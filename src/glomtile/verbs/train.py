@@ -35,7 +35,7 @@ FREE_TO_CHANGE = {
         "devices",  # their number is compared, which "all" does not tell
     },
     "model": {"show_summary"},
-    "dataset": {"cache_mb", "workers", "class_name", "name", "licence", "source"},
+    "dataset": {"cache_mb", "workers", "worker_kind", "class_name", "name", "licence", "source"},
 }  # fmt: skip
 """Settings that a resumed run may have changed: none of them moves a number of the epochs to come."""
 
@@ -116,7 +116,13 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
 
 def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress) -> TrainResult:
     from glomtile.engine.previews import asked_previews
-    from glomtile.engine.sources import judging_source, require_every_class, split_pairs, training_source
+    from glomtile.engine.sources import (
+        judging_source,
+        prepared,
+        require_every_class,
+        split_pairs,
+        training_source,
+    )
     from glomtile.engine.training import Training
     from glomtile.nets.registry import geometry
 
@@ -124,7 +130,7 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
     pairs = split_pairs(config, "train")
     require_every_class(pairs, config, palette)
     training = training_source(config)
-    validation = judging_source(config, "valid") if validates(config) else None
+    judged = [judging_source(config, "valid")] if validates(config) else []
     steps = -(-len(training) // config.train.batch_size)
     network, model = _compiled(config, steps, devices)
     folder = config.resolve(config.train.model_dir)
@@ -151,7 +157,12 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
             workspace.write_text(folder / _config_name(config), _config_text(config))
             workspace.write_text(folder / SETTINGS, to_toml(config))
 
-    outcome = run.run(training, validation, [*_curves(config), *previews], make_way, progress)
+    listeners: list[Listener] = [*_curves(config), *previews]
+    with prepared(config, [training, *judged]) as (
+        training,
+        *judged,
+    ):  # what the others have decoded is let go
+        outcome = run.run(training, judged[0] if judged else None, listeners, make_way, progress)
     eval_dir = config.resolve(config.train.eval_dir)
     best = folder / ("best" if validates(config) else "last")
     return TrainResult(
@@ -289,7 +300,7 @@ def _protocol(config: Config, samples: int, devices: int) -> Protocol:
         reducer_factor=train.reducer_factor,
         learning_rate=config.model.learning_rate,
         checkpoint_steps=train.checkpoint_steps,
-        workers=max(1, config.dataset.workers),
+        workers=config.dataset.workers,
         break_file=stop,
         settings=_deciding(config, samples, devices),
     )
