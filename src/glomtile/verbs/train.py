@@ -158,10 +158,8 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
             workspace.write_text(folder / SETTINGS, to_toml(config))
 
     listeners: list[Listener] = [*_curves(config), *previews]
-    with prepared(config, [training, *judged]) as (
-        training,
-        *judged,
-    ):  # what the others have decoded is let go
+    # Under the old names: what those sources have decoded is let go where processes decode for themselves.
+    with prepared(config, [training, *judged]) as (training, *judged):
         outcome = run.run(training, judged[0] if judged else None, listeners, make_way, progress)
     eval_dir = config.resolve(config.train.eval_dir)
     best = folder / ("best" if validates(config) else "last")
