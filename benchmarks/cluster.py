@@ -117,7 +117,7 @@ def overhead(told: argparse.Namespace) -> None:
     What was measured stands in WORK/overhead.json, and is not measured again.
     """
     told.work.mkdir(parents=True, exist_ok=True)
-    between(told.work, told.tiny)
+    between(told.work, told.spins)
     record = told.work / "overhead.json"
     runs: dict[str, list[list[list[float]]]] = json.loads(record.read_text()) if record.exists() else {}
     for side, count in ((told.tiny_side, told.tiny), (told.small_side, told.small)):
@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--slides", type=int, default=8)
     parser.add_argument("--side", type=int, default=8000, help="of a slide at 0.5 µm per pixel")
+    parser.add_argument("--spins", type=int, default=200, help="pieces of 0.1 s; of `overhead`")
     parser.add_argument("--tiny", type=int, default=200, help="how many pieces of work; of `overhead`")
     parser.add_argument("--tiny-side", type=int, default=1000)
     parser.add_argument("--small", type=int, default=200, help="how many slides; of `overhead`")
