@@ -121,9 +121,11 @@ def overhead(told: argparse.Namespace) -> None:
     record = told.work / "overhead.json"
     runs: dict[str, list[list[list[float]]]] = json.loads(record.read_text()) if record.exists() else {}
     for side, count in ((told.tiny_side, told.tiny), (told.small_side, told.small)):
-        slides = painted(told.work, count, side) if count else []
+        if count < 2:
+            continue
+        slides = painted(told.work, count, side)
         seen = runs.setdefault(f"{count} of {side:,} px", [])
-        while slides and len(seen) < told.rounds:
+        while len(seen) < told.rounds:
             ways = [False, True] if len(seen) % 2 else [True, False]
             took = {there: list(paced(slides, told.work / "out", there=there)) for there in ways}
             seen.append([took[False], took[True]])
