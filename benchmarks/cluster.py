@@ -12,6 +12,7 @@ are made in turn.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -21,15 +22,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from glomtile.engine.cluster import Cluster
+from glomtile.engine.cluster import Cluster, crew_of
 from glomtile.engine.threads import cores, processor
 from glomtile.engine.windows import Settings
+from glomtile.types import Progress
 from glomtile.verbs.oneslide import Request
 from glomtile.verbs.segment import segment
 from slides import write_slide
@@ -37,28 +41,33 @@ from slides import write_slide
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
 PORT = 18786
 
+CORES = sorted(os.sched_getaffinity(0))
+OTHERS = set(CORES[1:]) or set(CORES)
+"""Where client and scheduler run while one worker has the first core for itself."""
+
+SPIN_S = 0.1
+
 
 @contextmanager
-def workers(count: int) -> Iterator[tuple[Cluster, list[int]]]:
-    """A scheduler and so many workers of one core, with the workers' process ids."""
+def workers(count: int, others: set[int] | None = None) -> Iterator[tuple[Cluster, list[int]]]:
+    """A scheduler, on other cores if told which, and so many workers of one core; these have the ids told."""
     address = f"tcp://127.0.0.1:{PORT}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    own = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
 
-        def start(program: str, core: int | None, *arguments: str) -> int:
+        def start(program: str, on: set[int] | None, *arguments: str) -> int:
             line = [sys.executable, "-m", f"distributed.cli.dask_{program}", *arguments, "--no-dashboard"]
             process = subprocess.Popen(line, **quiet)
             stack.callback(process.wait)
             stack.callback(process.kill)
-            if core is not None:
-                os.sched_setaffinity(process.pid, {own[core % len(own)]})
+            if on is not None:
+                os.sched_setaffinity(process.pid, on)
             return process.pid
 
-        start("scheduler", None, "--host", "127.0.0.1", "--port", str(PORT), "--no-show")
+        start("scheduler", others, "--host", "127.0.0.1", "--port", str(PORT), "--no-show")
         ids = [
-            start("worker", core, address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny",
-                  "--memory-limit", "0")
+            start("worker", {CORES[core % len(CORES)]}, address, "--host", "127.0.0.1", "--nthreads", "1",
+                  "--no-nanny", "--memory-limit", "0")
             for core in range(count)
         ]  # fmt: skip
         wait_for(address, count)
@@ -103,21 +112,103 @@ def speed(told: argparse.Namespace) -> None:
 
 
 def overhead(told: argparse.Namespace) -> None:
-    """One worker of one core against this process on one core, the same small slides."""
-    slides = painted(told.work, told.small, 1000)
-    request, ratios = Request(settings=Settings(network_threads=1)), []
-    everything = os.sched_getaffinity(0)
-    for _ in range(told.rounds):
-        with workers(1) as (cluster, _):
-            there = timed(slides, told.work / "out", request, cluster)
-        os.sched_setaffinity(0, {min(everything)})
-        here = timed(slides, told.work / "out", request, None)
-        os.sched_setaffinity(0, everything)
-        ratios.append(there / here)
-        print(f"{len(slides)} slides: here {here:.2f} s, one worker {there:.2f} s, "
-              f"overhead {100 * (there / here - 1):+.1f} %, "
-              f"{1000 * (there - here) / len(slides):.1f} ms a slide", flush=True)  # fmt: skip
-    print(f"median overhead {100 * (statistics.median(ratios) - 1):+.1f} %")
+    """The command on one core, alone and with one worker of one core; client and scheduler on the others.
+
+    What was measured stands in WORK/overhead.json, and is not measured again.
+    """
+    told.work.mkdir(parents=True, exist_ok=True)
+    between(told.work, told.spins)
+    record = told.work / "overhead.json"
+    runs: dict[str, list[list[list[float]]]] = json.loads(record.read_text()) if record.exists() else {}
+    for side, count in ((told.tiny_side, told.tiny), (told.small_side, told.small)):
+        if count < 2:
+            continue
+        slides = painted(told.work, count, side)
+        seen = runs.setdefault(f"{count} of {side:,} px", [])
+        while len(seen) < told.rounds:
+            ways = [False, True] if len(seen) % 2 else [True, False]
+            took = {there: list(paced(slides, told.work / "out", there=there)) for there in ways}
+            seen.append([took[False], took[True]])
+            record.write_text(json.dumps(runs))
+            print_overhead(f"{count} of {side:,} px, round {len(seen)}", count, seen[-1:])
+        if len(seen) > 1:
+            print_overhead(f"{count} of {side:,} px, median of {len(seen)}", count, seen)
+
+
+@dataclass(frozen=True)
+class Spinning:
+    """Work that takes as much of the processor each time: what the wall clock says besides is overhead."""
+
+    root: Path
+    stage: ClassVar[str] = "windows"
+    figure: ClassVar[str] = "windows"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / ".glomtile" / "cluster"
+
+    def ready(self, threads: int) -> Callable[[str, Progress], str]:
+        block = bytes(2**16)
+
+        def spin(item: str, progress: Progress) -> str:
+            until = time.thread_time() + SPIN_S
+            while time.thread_time() < until:
+                hashlib.sha256(block)  # lets other threads run meanwhile, as a network does
+            return item
+
+        return spin
+
+
+def between(work: Path, pieces: int) -> None:
+    """What a piece costs its worker's core besides the work: waiting for the next, and Dask's own doing."""
+    if not pieces:
+        return
+    os.sched_setaffinity(0, OTHERS)
+    with workers(1, OTHERS) as (cluster, _), crew_of(cluster, Spinning(work)) as crew:
+        answers = crew.answers([f"piece {number}" for number in range(pieces + 2)])
+        for _ in range(2):
+            next(answers)
+        began = time.perf_counter()
+        count = len(list(answers))
+        seconds = time.perf_counter() - began
+    os.sched_setaffinity(0, set(CORES))
+    print(f"{count} pieces of {1000 * SPIN_S:.0f} ms of processor: "
+          f"{1000 * (seconds / count - SPIN_S):.2f} ms of wall time more a piece", flush=True)  # fmt: skip
+
+
+def print_overhead(what: str, count: int, rounds: list[list[list[float]]]) -> None:
+    """Medians over rounds; ratios are those of a round."""
+
+    def median(part: Callable[[list[float]], float], way: int) -> float:
+        return statistics.median(part(ways[way]) for ways in rounds)
+
+    paces = [(there[1] / here[1]) for here, there in rounds]
+    totals = [(sum(there) / sum(here)) for here, there in rounds]
+    piece = [1000 * median(lambda run: run[1], way) / (count - 1) for way in (0, 1)]
+    fixed = [median(lambda run: run[0] + run[2], way) for way in (0, 1)]
+    print(f"{what}: from the first done to the last {piece[0]:.1f} ms a piece here, {piece[1]:.1f} there, "
+          f"{100 * (statistics.median(paces) - 1):+.1f} % ({100 * (min(paces) - 1):+.1f} to "
+          f"{100 * (max(paces) - 1):+.1f}); "
+          f"before and after {fixed[0]:.1f} s and {fixed[1]:.1f} s; all in all "
+          f"{100 * (statistics.median(totals) - 1):+.1f} %", flush=True)  # fmt: skip
+
+
+def paced(slides: list[Path], out: Path, *, there: bool) -> tuple[float, float, float]:
+    """Seconds of a command until its first slide is done, from there to the last, and on to its end."""
+    shutil.rmtree(out, ignore_errors=True)
+    line = [sys.executable, "-m", "glomtile", "segment", *map(str, slides), "-o", str(out)]
+    with workers(1, OTHERS) if there else nullcontext((None, [])) as (cluster, _):
+        if cluster is not None:
+            line += ["--scheduler", str(cluster.scheduler)]
+        began = time.time()
+        run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        os.sched_setaffinity(run.pid, OTHERS if there else {CORES[0]})
+        _, said = run.communicate()
+        ended = time.time()
+    done = sorted(path.stat().st_mtime for path in (out / ".glomtile").glob("*.json"))
+    assert run.returncode == 0, said.decode()
+    assert len(done) == len(slides), said.decode()
+    return done[0] - began, done[-1] - done[0], ended - done[-1]
 
 
 def kills(told: argparse.Namespace) -> None:
@@ -201,7 +292,11 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--slides", type=int, default=8)
     parser.add_argument("--side", type=int, default=8000, help="of a slide at 0.5 µm per pixel")
-    parser.add_argument("--small", type=int, default=200)
+    parser.add_argument("--spins", type=int, default=200, help="pieces of 0.1 s; of `overhead`")
+    parser.add_argument("--tiny", type=int, default=200, help="how many pieces of work; of `overhead`")
+    parser.add_argument("--tiny-side", type=int, default=1000)
+    parser.add_argument("--small", type=int, default=200, help="how many slides; of `overhead`")
+    parser.add_argument("--small-side", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=20)
     told = parser.parse_args()

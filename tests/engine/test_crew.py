@@ -16,6 +16,7 @@ distributed = pytest.importorskip("distributed")
 
 from glomtile.engine import crew as module  # noqa: E402
 from glomtile.engine import seat  # noqa: E402
+from glomtile.engine.claims import Claim  # noqa: E402
 from glomtile.engine.cluster import Cluster, crew_of  # noqa: E402
 from glomtile.engine.crew import Crew, GivenUp  # noqa: E402
 from glomtile.errors import InputError, ModelError, UsageError  # noqa: E402
@@ -128,6 +129,18 @@ def test_a_poisonous_item_is_given_up_after_three_workers_and_the_rest_is_done(
     assert (begun.count("kills"), begun.count("kills once")) == (3, 2)
 
 
+def test_no_piece_is_blamed_or_done_again_for_the_death_of_the_worker_that_it_went_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of no time, one death to be given up: answers lost and pieces that waited would show."""
+    monkeypatch.setattr(module, "MOST_DEATHS", 1)
+    items = ["a", "b", "c", "kills", "d", "kills", "e", "f"]
+    with crew_of(Cluster(workers=1), Errands(tmp_path), Told()) as crew:
+        answers = dict(crew.answers(items))
+    assert answers == {n: GivenUp(1) if item == "kills" else item.upper() for n, item in enumerate(items)}
+    assert sorted((tmp_path / "begun").read_text().splitlines()) == sorted(items)
+
+
 def test_what_the_work_raises_comes_out(scheduler: str, tmp_path: Path) -> None:
     with crew_for(scheduler, Errands(tmp_path), Told()) as crew, pytest.raises(ZeroDivisionError):
         list(crew.answers(["raises"]))
@@ -198,9 +211,21 @@ def test_work_ends_when_its_run_has(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(seat, "_seat", seat._Seat("token", mark, work, "windows"))
     with pytest.raises(seat.WithdrawnError):
-        seat.work_on("token", 0, "a")
-    assert isinstance(seat.work_on("token", 0, "a"), seat.NoSeat)
-    assert isinstance(seat.work_on("other", 0, "a"), seat.NoSeat)
+        seat.work_on("token", 0, "a", Claim(tmp_path / "first"))
+    assert isinstance(seat.work_on("token", 0, "a", Claim(tmp_path / "next")), seat.NoSeat)
+    assert isinstance(seat.work_on("other", 0, "a", Claim(tmp_path / "next")), seat.NoSeat)
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_piece_that_was_taken_back_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (mark := tmp_path / "token.run").touch()
+    (claim := Claim(tmp_path / "claim")).made()
+    begun: list[Any] = []
+    monkeypatch.setattr(
+        seat, "_seat", seat._Seat("token", mark, lambda item, _: begun.append(item), "windows")
+    )
+    assert isinstance(seat.work_on("token", 0, "a", claim), seat.NoSeat)
+    assert not begun
 
 
 def test_an_error_of_ours_travels_whole() -> None:

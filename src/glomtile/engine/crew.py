@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from glomtile.engine.claims import Claim
+from glomtile.engine.hands import Handed, Worker
 from glomtile.engine.modelfolder import versions
 from glomtile.engine.seat import (
     TOPIC,
     Answer,
     Facts,
     Job,
-    NoSeat,
     answer_path,
+    asker,
+    claim_path,
     leave_seat,
     mark_path,
     take_seat,
@@ -50,18 +53,6 @@ class GivenUp:
     deaths: int
 
 
-@dataclass
-class _Worker:
-    """A worker as the client knows it: asked who it is, getting ready, unfit, idle or at work on an item."""
-
-    name: str
-    stage: str = "asked"
-    facts: Facts | None = None
-    task: Any = None
-    item: int | None = None
-    reason: str = ""
-
-
 class Crew:
     """Workers that are made ready for one job, as they come and go; see `crew_of`.
 
@@ -80,9 +71,11 @@ class Crew:
 
     Notes
     -----
-    The client, not the scheduler, decides who does what: a worker gets its next piece when it has answered
-    the last. So no slide waits behind one that takes hours, what is under way is bounded by the number of
-    workers, and of whose work a worker died is known. It costs a message there and back a piece.
+    The client, not the scheduler, decides who does what: a worker is at one piece, and where its pieces are
+    short the next is in its hands by the time it answers, so that it waits for no message. What is in hand is
+    taken back from behind a piece that takes long, and where another worker has nothing to do. So no slide
+    waits behind one that takes hours, what is under way is bounded by the number of workers, and of whose
+    work a worker died is known: of what it began last (`Claim`), never of what waited in its hands.
     """
 
     def __init__(
@@ -103,15 +96,16 @@ class Crew:
         )
         self._items: list[Any] = []
         self._waiting: deque[int] = deque()
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         self._owners: dict[str, str] = {}
         self._ended: SimpleQueue[Any] = SimpleQueue()
         self._fallen: list[tuple[int, object]] = []
+        self._handed = 0
         self._steps: dict[int, int] = {}
         self._shown: dict[str, float | str] = {}
         self._warned: set[str] = set()
-        self._ever_ready = False
-        self._lost_early = 0
+        self._ever_ready = self._ended_ever = False
+        self._lost_early = self._lost_idle = 0
         self._next_look = 0.0
         self._wanted = wanted
         self._short_since: float | None = None
@@ -207,9 +201,13 @@ class Crew:
         return client
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        """Take up how far a worker is; called in Dask's thread."""
+        """Take up an answer, or how far a worker is; called in Dask's thread."""
         _, told = event
-        if isinstance(told, dict) and told.get("run") == self._token:
+        if not isinstance(told, dict) or told.get("run") != self._token:
+            return
+        if "answer" in told:
+            self._ended.put((told["task"], told["answer"]))
+        else:
             self._steps[told["item"]] = told["count"]
 
     def _look(self) -> None:
@@ -228,8 +226,8 @@ class Crew:
             self._bury(address)
         for address in there:
             if address not in self._workers:
-                worker = self._workers[address] = _Worker(secrets.token_hex(4))
-                self._give(address, worker, _asker())
+                worker = self._workers[address] = Worker(secrets.token_hex(4))
+                worker.task = self._give(address, worker.stage, asker())
         self._judge()
         ended = time.monotonic()
         self._next_look = ended + max(_LOOK_EVERY_S, _LOOK_SHARE * (ended - began))
@@ -237,9 +235,8 @@ class Crew:
     def _find_scheduler(self, lost: OSError) -> None:
         """Take up with a scheduler that was lost; work that was handed out is handed out again."""
         self._progress.warn(f"the scheduler was lost ({lost}); waiting {_RETURN_S:.0f} s for it to return")
-        self._fallen += [(w.item, _FORGOTTEN) for w in self._workers.values() if w.item is not None]
-        self._workers.clear()
-        self._owners.clear()
+        for address in list(self._workers):
+            self._bury(address, _FORGOTTEN)
         self._close(1.0)
         try:
             self._client = self._met(_RETURN_S)
@@ -251,14 +248,16 @@ class Crew:
             ) from problem
 
     def _bury(self, address: str, fate: object = _DIED) -> None:
-        """Forget a worker; what it has in hand meets that fate."""
+        """Forget a worker. What it was at meets that fate, what else is in its hands is to be done again."""
         worker = self._workers.pop(address)
-        if worker.task is not None:
-            self._owners.pop(worker.task.key, None)
-            worker.task.release()
-        if worker.item is not None:
-            self._fallen.append((worker.item, fate))
-        elif worker.stage in ("asked", "preparing"):
+        for task in [worker.task, *(handed.task for handed in worker.hand)]:
+            if task is not None and self._owners.pop(task.key, None) is not None:
+                task.release()
+        at = worker.was_at()
+        if worker.hand and at is None and fate is _DIED:
+            self._lost_idle += 1
+        self._fallen += [(handed.item, fate if handed is at else _FORGOTTEN) for handed in worker.hand]
+        if not worker.hand and fate is _DIED and worker.stage in ("asked", "preparing"):
             self._lost_early += 1
 
     def _judge(self) -> None:
@@ -273,6 +272,12 @@ class Crew:
                 "workers",
                 f"expected one that lives through loading the model, got {self._lost_early} dead ones",
                 "have they memory enough? their own logs say more",
+            )
+        if self._lost_idle >= MOST_DEATHS and not self._ended_ever:
+            raise ClusterError(
+                "workers",
+                f"expected one that lives to begin its work, got {self._lost_idle} dead ones",
+                "their own logs say more",
             )
         self._miss(time.monotonic())
 
@@ -290,21 +295,41 @@ class Crew:
             self._revive(self._wanted - len(self._workers))
 
     def _hand_out(self) -> None:
-        for address, worker in self._workers.items():
-            self._hand_next(address, worker)
+        """Give what waits to those with empty hands first, then ahead to those that are quick."""
+        now = time.monotonic()
+        idle = sum(worker.idle for worker in self._workers.values())
+        for worker in self._workers.values():
+            if len(worker.hand) > 1 and (worker.long_at(now) or idle > len(self._waiting)):
+                self._take_back(worker)
+        for most in (1, 2):
+            for address, worker in self._workers.items():
+                self._hand_next(address, worker, most)
 
-    def _hand_next(self, address: str, worker: _Worker) -> None:
-        if self._waiting and worker.stage == "ready" and worker.item is None:
-            worker.item = self._waiting.popleft()
-            self._give(address, worker, work_on, self._token, worker.item, self._items[worker.item])
+    def _hand_next(self, address: str, worker: Worker, most: int = 2) -> None:
+        if not self._waiting or not worker.takes(most):
+            return
+        item = self._waiting.popleft()
+        claim = Claim(claim_path(self._job.folder, self._token, self._handed))
+        self._handed += 1
+        task = self._give(address, worker.stage, work_on, self._token, item, self._items[item], claim)
+        worker.take(Handed(item, task, claim), time.monotonic())
 
-    def _give(self, address: str, worker: _Worker, function: Callable[..., Any], *values: Any) -> None:
-        key = f"glomtile-{worker.stage}-{secrets.token_hex(8)}"
-        worker.task = self._client.submit(
+    def _take_back(self, worker: Worker) -> None:
+        """Let what waits in a worker's hands wait here again, unless it has just begun it."""
+        handed = worker.give_back()
+        if handed is not None:
+            self._owners.pop(handed.task.key, None)
+            handed.task.release()
+            self._waiting.appendleft(handed.item)
+
+    def _give(self, address: str, stage: str, function: Callable[..., Any], *values: Any) -> Any:
+        key = f"glomtile-{stage}-{secrets.token_hex(8)}"
+        task = self._client.submit(
             function, *values, key=key, workers=[address], allow_other_workers=False, pure=False
         )
         self._owners[key] = address
-        worker.task.add_done_callback(self._ended.put)
+        task.add_done_callback(self._ended.put)
+        return task
 
     def _happened(self) -> Iterator[tuple[int, object]]:
         """What became of items that were handed out; waits a little for it."""
@@ -313,32 +338,53 @@ class Crew:
         wait = True
         while True:
             try:
-                task = self._ended.get(timeout=_LOOK_EVERY_S) if wait else self._ended.get_nowait()
+                ended = self._ended.get(timeout=_LOOK_EVERY_S) if wait else self._ended.get_nowait()
             except Empty:
                 self._show()
                 return
             wait = False
-            address = self._owners.pop(task.key, None)
+            # An answer comes twice: brought by the worker, and as the result of its task.
+            key, what = ended if isinstance(ended, tuple) else (ended.key, None)
+            address = self._owners.pop(key, None)
             if address is None:
                 continue
             worker = self._workers[address]
-            worker.task = None
-            if worker.item is None:
-                self._make_ready(address, worker, task)
+            handed = worker.put_down(key, time.monotonic())
+            if handed is None:
+                worker.task = None
+                self._make_ready(address, worker, ended)
                 continue
-            number, worker.item = worker.item, None
-            if task.status == "finished":
-                # It works on while its answer is fetched and looked at.
-                self._hand_next(address, worker)
-            what = self._result(task)
-            if isinstance(what, NoSeat):
-                what = _DIED
-            if what is _DIED or what is _FORGOTTEN:
-                # What it was given since has not been begun, or is done again.
-                self._bury(address, _FORGOTTEN)
-            yield number, what
+            if what is not None or ended.status == "finished":
+                self._hand_next(address, worker)  # it works on while its answer is looked at
+            what = what or self._result(ended, address)
+            if isinstance(what, Answer):
+                handed.claim.clear()
+                self._ended_ever = True
+                yield handed.item, what
+                continue
+            self._fall(address, worker, handed, what)
 
-    def _result(self, task: Any) -> object:
+    def _fall(self, address: str, worker: Worker, handed: Handed, what: object) -> None:
+        """Bury a worker that gave no answer to a piece.
+
+        Where the answer was lost with the worker, that was at something else when it died. One that was not
+        made ready never began it, or its process died of it and was started anew at the same address.
+        """
+        if what is _FORGOTTEN:
+            self._fallen.append((handed.item, _FORGOTTEN))
+            self._bury(address, _FORGOTTEN if self._is_there(address) else _DIED)
+            return
+        worker.hand.insert(0, handed)
+        self._bury(address)
+
+    def _is_there(self, address: str) -> bool:
+        """Whether the scheduler knows a worker; so it is taken to be where the scheduler is lost."""
+        try:
+            return self._client.status != "running" or address in self._client.nthreads()
+        except OSError:
+            return True
+
+    def _result(self, task: Any, address: str) -> object:
         """What a task returned or raised, or what became of it.
 
         A finished task of a worker that is gone is not fetched for ever: the work is done, and done again it
@@ -348,18 +394,23 @@ class Crew:
 
         if task.status in ("cancelled", "lost"):
             return _FORGOTTEN
+        patience = _LOOK_EVERY_S
         try:
-            return task.result(timeout=_GATHER_S)
+            while True:
+                try:
+                    return task.result(timeout=patience)
+                except TimeoutError:
+                    patience *= 2
+                    if patience > _GATHER_S or not self._is_there(address):
+                        return _FORGOTTEN
         except KilledWorker:
             return _DIED
-        except TimeoutError:
-            return _FORGOTTEN
         finally:
             task.release()
 
-    def _make_ready(self, address: str, worker: _Worker, task: Any) -> None:
+    def _make_ready(self, address: str, worker: Worker, task: Any) -> None:
         try:
-            what = self._result(task)
+            what = self._result(task, address)
         except Exception as problem:  # whatever a foreign installation raises makes it unfit
             named = "" if isinstance(problem, GlomtileError) else f"{type(problem).__name__}: "
             self._unfit(address, worker, f"{named}{problem}")
@@ -375,7 +426,7 @@ class Crew:
                 return
             worker.stage, worker.facts, self._ever_ready = "ready", what, True
 
-    def _compare(self, address: str, worker: _Worker, said: object) -> None:
+    def _compare(self, address: str, worker: Worker, said: object) -> None:
         """Go on with a worker of our version: what is sent to another may not mean the same there."""
         ours = versions().get("glomtile")
         if said != ours:
@@ -383,9 +434,9 @@ class Crew:
             self._unfit(address, worker, f"expected glomtile {ours}, got {got}")
             return
         worker.stage = "preparing"
-        self._give(address, worker, take_seat, self._job, self._token, worker.name)
+        worker.task = self._give(address, worker.stage, take_seat, self._job, self._token, worker.name)
 
-    def _unfit(self, address: str, worker: _Worker, reason: str) -> None:
+    def _unfit(self, address: str, worker: Worker, reason: str) -> None:
         worker.stage, worker.reason = "unfit", reason
         if reason not in self._warned:
             self._warned.add(reason)
@@ -396,17 +447,3 @@ class Crew:
         if figures != self._shown:
             self._shown = figures
             self._progress.advance(0, **figures)
-
-
-def _asker() -> Callable[[], str | None]:
-    """A function that tells a worker's version of glomtile, and needs none to be sent there."""
-
-    def version_there() -> str | None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("glomtile")
-        except PackageNotFoundError:
-            return None
-
-    return version_there

@@ -6,10 +6,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from glomtile.engine.claims import Claim
 from glomtile.engine.threads import processor
 from glomtile.errors import GlomtileError, UsageError
 from glomtile.files import workspace
@@ -19,6 +21,7 @@ TOPIC = "glomtile"
 """Under this name workers tell how far they are."""
 
 _TELL_EVERY_S = 1.0
+_BRING_S = 5.0
 _SEEN_WITHIN_S = 3.0
 """How long a file of one machine may take to show on another."""
 
@@ -75,7 +78,10 @@ class Answer:
 
 
 class NoSeat:
-    """The answer of a worker not made ready for this run: it was started anew since, or the run ended."""
+    """The answer of a worker not made ready for this run: it was started anew since, or the run ended.
+
+    Also of one that was not to begin a piece any more; nobody waits for that answer.
+    """
 
 
 class WithdrawnError(GlomtileError):
@@ -91,6 +97,7 @@ class _Seat:
 
 
 _seat: _Seat | None = None
+_begun = 0
 _turn = threading.Lock()
 
 
@@ -102,6 +109,11 @@ def mark_path(folder: Path, token: str) -> Path:
 def answer_path(folder: Path, token: str, name: str) -> Path:
     """Where a worker proves that the client sees what it writes."""
     return folder / f"{token}.{name}"
+
+
+def claim_path(folder: Path, token: str, number: int) -> Path:
+    """Where a piece that was handed out is claimed; the number is another each time."""
+    return folder / f"{token}.{number}.claim"
 
 
 def take_seat(job: Job, token: str, name: str) -> Facts:
@@ -129,15 +141,61 @@ def take_seat(job: Job, token: str, name: str) -> Facts:
         return Facts(versions(), threads, processor())
 
 
-def work_on(token: str, number: int, item: Any) -> Answer | NoSeat:
-    """Do one piece of work, after those that this process is busy with."""
+def work_on(token: str, number: int, item: Any, claim: Claim) -> Answer | NoSeat:
+    """Do one piece of work, after those that this process is busy with, unless it was taken back.
+
+    Raises
+    ------
+    StorageError
+        It cannot be claimed.
+    Exception
+        What the work raises.
+    """
+    global _begun
     with _turn:
         seat = _seat
         if seat is None or seat.token != token or not seat.mark.exists():
             return NoSeat()
+        _begun += 1
+        with workspace.storage_errors(claim.path):
+            if not claim.made(_begun):
+                return NoSeat()
         telling = _Telling(seat, number)
         value = seat.work(item, telling)
-        return Answer(value, tuple(telling.lines), telling.count)
+        answer = Answer(value, tuple(telling.lines), telling.count)
+        _hand_in(token, answer)
+        return answer
+
+
+def _hand_in(token: str, answer: Answer) -> None:
+    """Bring an answer to the scheduler, which passes it on: then this process may die of the next piece.
+
+    Where that fails the answer lies here as Dask's results do, to be fetched.
+    """
+    from distributed import get_worker
+    from distributed.protocol.serialize import Serialize
+    from distributed.utils import sync
+
+    worker: Any = get_worker()
+    wrapped: Any = Serialize
+    told = {"run": token, "task": worker.get_current_task(), "answer": wrapped(answer)}
+    bring: Any = worker.scheduler.log_event
+    with suppress(OSError, TimeoutError):
+        sync(worker.loop, bring, topic=TOPIC, msg=told, callback_timeout=_BRING_S)
+
+
+def asker() -> Callable[[], str | None]:
+    """A function that tells a worker's version of glomtile, and needs none to be sent there."""
+
+    def version_there() -> str | None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("glomtile")
+        except PackageNotFoundError:
+            return None
+
+    return version_there
 
 
 def dask_setup(worker: object) -> None:
@@ -181,7 +239,7 @@ class _Telling:
         self.lines: list[tuple[str, str]] = []
         self._worker, self._seat, self._number = get_worker(), seat, number
         self.count = 0
-        self._counting, self._next = False, 0.0
+        self._counting, self._next = False, time.monotonic() + _TELL_EVERY_S
 
     def start(self, title: str, total: int | None = None) -> None:
         self._counting = title.startswith(self._seat.stage)
