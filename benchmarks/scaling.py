@@ -47,12 +47,12 @@ class Constants:
         A worker's start and the loading of the model.
     """
 
-    compute_s_per_mm2: float = 0.71
-    look_s: float = 2.0
+    compute_s_per_mm2: float = 0.34
+    look_s: float = 1.4
     read_mb_per_mm2: float = 0.36
     look_mb: float = 17.0
     written_mb_per_mm2: float = 0.2
-    client_ms: float = 8.0
+    client_ms: float = 3.8
     ready_s: float = 3.0
 
 

@@ -16,6 +16,7 @@ import glomtile.cli.commands
 import glomtile.engine.segmenter
 import glomtile.verbs.crossval
 import glomtile.verbs.oneslide
+import glomtile.verbs.sweep
 import glomtile.verbs.train
 from glomtile.cli import run
 from glomtile.engine.segmenter import Segmenter
@@ -233,3 +234,29 @@ def test_crossval_tells_all_images_and_the_trusted_ones(
     seen = capsys.readouterr().err
     assert re.search(r"^glomerulus, 3 images +value +95 % interval$", seen, re.MULTILINE)
     assert re.search(r"^glomerulus, 3 images that are trained on too +value", seen, re.MULTILINE)
+
+
+def test_a_sweep_tells_each_run_and_shows_the_best_first(
+    told: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    truth, results = masks(tmp_path / "truth"), {}
+    for name, shift in (("a-seed=1", 4), ("a-seed=2", 2)):
+        scored = score(masks(tmp_path / name, shift), truth, tmp_path / "out" / name)
+        results[name] = CrossvalResult(scored, None, (), scored.paths)
+    asked: dict[str, Any] = {}
+
+    def sweep(configs: dict[str, Any], out: Path, **more: Any) -> dict[str, CrossvalResult]:
+        asked.update(more, out=out, names=list(configs))
+        return results
+
+    monkeypatch.setattr(glomtile.verbs.sweep, "sweep", sweep)
+    vary = ["--vary", "train.seed=1", "--vary", "train.seed=2"]
+    _, told_of, _ = told("crossval", config, "-o", tmp_path / "runs", "--folds", 3, *vary)
+    assert (asked["folds"], asked["out"], asked["names"]) == (3, tmp_path / "runs", list(results))
+    assert list(told_of["runs"]) == list(results)
+    assert told_of["runs"]["a-seed=2"]["scores"]["images"] == 3
+    assert run(["crossval", str(config), "-o", str(tmp_path / "runs"), *vary]) == 0
+    rows = re.findall(r"^(a-seed=\d) +glomerulus +([\d.]+)", capsys.readouterr().err, re.MULTILINE)
+    assert [name for name, _ in rows] == ["a-seed=2", "a-seed=1"]
+    assert [float(value) for _, value in rows] == sorted((float(value) for _, value in rows), reverse=True)

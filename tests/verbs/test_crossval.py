@@ -6,54 +6,21 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tests.verbs.discs import SIDE, config_of, paint_discs
 
 import glomtile.engine.segmenter as segmenter_module
 from glomtile.config.card import ModelCard
-from glomtile.config.load import make_config
-from glomtile.config.schema import Config
 from glomtile.core.palette import GLOMERULI
 from glomtile.engine.cluster import Cluster
 from glomtile.engine.doubts import Doubts
 from glomtile.errors import InputError, UsageError
-from glomtile.files.images import write_png
-from glomtile.files.masks import read_mask, write_mask
+from glomtile.files.masks import read_mask
 from glomtile.verbs import crossval as module
 from glomtile.verbs.crossval import crossval
 from glomtile.verbs.folds import predictions
 
-SIDE = 64
 GROUPS = "stem,group,use\nd0,a,\nd1,a,\nd2,b,\nd3,c,judge\nd4,c,\nd5,n,train\n"
-
-
-def paint_discs(folder: Path, count: int) -> None:
-    rng = np.random.default_rng(3)
-    rows, columns = np.mgrid[:SIDE, :SIDE]
-    for i in range(count):
-        y, x = rng.integers(16, SIDE - 16, 2)
-        labels = ((rows - y) ** 2 + (columns - x) ** 2 < 120).astype(np.uint8)
-        image = (50 + 130 * labels[..., None] + rng.integers(0, 30, (SIDE, SIDE, 3))).astype(np.uint8)
-        write_png(folder / "images" / f"d{i}.png", image)
-        write_mask(folder / "masks" / f"d{i}.png", labels, GLOMERULI)
-
-
-def config_of(root: Path, epochs: int = 2, **tiled: object) -> Config:
-    content = {
-        "model": {
-            "model": "FlexUNet", "image_width": 32, "image_height": 32, "num_classes": 2, "base_filters": 4,
-            "num_layers": 3, "dropout_rate": 0.0, "learning_rate": 0.01, "loss": "dice_crossentropy",
-            "mpp": 1.0,
-        },
-        "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}},
-        "dataset": {"image_mpp": 1.0, "sampling": "crops", "samples_per_epoch": 8},
-        "train": {
-            "images_dir": "images", "masks_dir": "masks", "epochs": epochs, "batch_size": 4, "use": "last",
-            "epoch_change_infer": False,
-        },
-        "tiledinfer": {"images_dir": "images", "output_dir": "somewhere", **tiled},
-    }  # fmt: skip
-    return make_config(content, root)
 
 
 @pytest.fixture(scope="module")

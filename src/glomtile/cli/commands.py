@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from glomtile.cli.summaries import Table
     from glomtile.config.schema import Config
     from glomtile.core.palette import Palette
+    from glomtile.verbs.crossval import CrossvalResult
 
 app = typer.Typer(
     name="glomtile",
@@ -215,32 +216,47 @@ def crossval(
     against: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Other predictions, for the paired difference.")
     ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SECTION.KEY=VALUE",
+            help="A run with this value; again for other values and keys: a run for each combination.",
+        ),
+    ] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
 ) -> None:
     """Judge images by networks that did not see them."""
     with _at_work(config, overrides) as (settings, progress):
         from glomtile.verbs.crossval import crossval as verb
+        from glomtile.verbs.sweep import sweep, variants
 
+        asked: dict[str, Any] = {"folds": folds, "groups": groups, "against": against, "progress": progress}
+        asked["cluster"] = cluster_of(scheduler, workers)
         try:
-            result = verb(
-                settings,
-                out,
-                folds=folds,
-                name=name,
-                groups=groups,
-                against=against,
-                cluster=cluster_of(scheduler, workers),
-                progress=progress,
-            )
+            if vary:
+                results = sweep(variants(config, overrides or (), vary, name), out, **asked)
+            else:
+                results = {name or "": verb(settings, out, name=name, **asked)}
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from the last epoch")
             raise
-    everything = _figures_of(result.scores.paths)
+    told = {run: _crossval_facts(result) for run, result in results.items()}
+    paths = dict.fromkeys(path for result in results.values() for path in result.paths)
+    if vary:
+        from glomtile.cli.summaries import runs_table
+
+        tell("crossval", paths, warnings=progress.warnings, facts={"runs": told}, tables=[runs_table(told)])
+        return
+    (facts,) = told.values()
+    tables = [*_tables_of(facts), *_tables_of(facts["trusted"] or {}, "that are trained on too")]
+    tell("crossval", paths, warnings=progress.warnings, facts=facts, tables=tables)
+
+
+def _crossval_facts(result: CrossvalResult) -> dict[str, Any]:
     trusted = _figures_of(result.trusted.paths) if result.trusted else {}
-    facts = {**everything, "trusted": trusted or None, "folds": [str(fold) for fold in result.folds]}
-    tables = [*_tables_of(everything), *_tables_of(trusted, "that are trained on too")]
-    tell("crossval", result.paths, warnings=progress.warnings, facts=facts, tables=tables)
+    folds = [str(fold) for fold in result.folds]
+    return {**_figures_of(result.scores.paths), "trusted": trusted or None, "folds": folds}
 
 
 @app.command()
@@ -421,4 +437,4 @@ def _figures_of(paths: Iterable[Path]) -> dict[str, Any]:
 def _tables_of(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
     from glomtile.cli.summaries import scores_tables
 
-    return scores_tables(outcome, title) if outcome else []
+    return scores_tables(outcome, title) if "scores" in outcome else []

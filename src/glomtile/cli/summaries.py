@@ -108,6 +108,29 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
     return tables
 
 
+def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the runs of a sweep reach, the best first: a row for each run and class.
+
+    Parameters
+    ----------
+    runs : mapping of str to mapping
+        By name, as of `glomtile.verbs.outcomes.scores_outcome`, with the outcome over the images that are
+        trained on too, or None, under ``trusted``: where there is one, it counts.
+    """
+    figures = [Column(words, 8, right=True) for words in _FIGURES.values()]
+    found = []
+    for name, outcome in runs.items():
+        for entry in (outcome["trusted"] or outcome)["scores"]["classes"]:
+            values = [entry["figures"][key]["value"] for key in _FIGURES]
+            best = -1.0 if values[0] is None else values[0]
+            cells = [name, entry["name"], *("undefined" if v is None else f"{v:.3f}" for v in values)]
+            found.append((-best, cells))
+    rows = [(cells, "") for _, cells in sorted(found, key=lambda row: row[0])]
+    note = "chosen by these figures, the best looks better than it is on images that chose nothing"
+    columns = (Column("run", 9), Column("class", 1), *figures)
+    return Table(columns, rows, (note,) if len(runs) > 1 else ())
+
+
 def _slide_note(image: Mapping[str, Any]) -> str:
     aspects = ", ".join(str(doubt).partition(":")[0] for doubt in image["doubts"])
     before = "done before" if image["status"] == "skipped" else ""

@@ -104,26 +104,73 @@ def crossval(
     its last epoch. Folds are stretches of neighbouring names that part no group (`core.folds.deal_folds`).
     """
     began = time.perf_counter()
-    _require_sense(folds, name)
-    pool = read_pool(config, groups)
-    dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
-    folder = Path(out) / (name or (config.source.stem if config.source else "crossval"))
-    _require_same_run(folder, _identity(config, pool, dealt))
-    job = FoldJob(config, pool, tuple(dealt), folder.absolute())
-    run_folds(job, folds, cluster, progress)
-    fold_folders = [folder / f"fold-{fold + 1}" for fold in range(folds)]
-    join_judged(fold_folders, folder)
-    everything = {pair.stem: pair for pair in pool.judged}
-    scores = _score(config, folder, list(everything), pool, everything, against, progress)
-    trusted = None
-    if set(pool.trusted) != set(everything):
-        trusted = _score_part(config, folder, pool, everything, against, progress)
-    seconds = time.perf_counter() - began
-    table = _add_row(Path(out) / RUNS, folder.name, config, folds, scores, trusted, seconds)
-    parts = [scores.paths, trusted.paths if trusted else ()]
-    return CrossvalResult(
-        scores, trusted, tuple(fold_folders), (table, *(path for part in parts for path in part))
-    )
+    run = Run.begun(config, Path(out), name, folds, groups)
+    run_folds([run.job], folds, cluster, progress)
+    return run.judged(against, began, progress)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cross-validation under way.
+
+    Attributes
+    ----------
+    job : FoldJob
+    out : Path
+        Folder of runs.
+    folds : int
+    """
+
+    job: FoldJob
+    out: Path
+    folds: int
+
+    @classmethod
+    def begun(cls, config: Config, out: Path, name: str | None, folds: int, groups: Path | None) -> Run:
+        """Begin the run's folder, or make sure that it is this run's.
+
+        Raises
+        ------
+        UsageError, InputError
+            See `crossval`.
+        """
+        _require_sense(folds, name)
+        pool = read_pool(config, groups)
+        dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
+        folder = out / (name or name_of(config))
+        _require_same_run(folder, _identity(config, pool, dealt))
+        return cls(FoldJob(config, pool, tuple(dealt), folder.absolute()), out, folds)
+
+    def judged(self, against: Path | None, began: float, progress: Progress) -> CrossvalResult:
+        """Score the predictions of its folds, all of which are done, and add its row to the table of runs.
+
+        Parameters
+        ----------
+        against : Path or None
+        began : float
+            When training began, by `time.perf_counter`.
+        progress : Progress
+        """
+        config, pool = self.job.config, self.job.pool
+        folder = self.out / self.job.run.name
+        fold_folders = [folder / f"fold-{fold + 1}" for fold in range(self.folds)]
+        join_judged(fold_folders, folder)
+        everything = {pair.stem: pair for pair in pool.judged}
+        scores = _score(config, folder, list(everything), pool, everything, against, progress)
+        trusted = None
+        if set(pool.trusted) != set(everything):
+            trusted = _score_part(config, folder, pool, everything, against, progress)
+        seconds = time.perf_counter() - began
+        table = _add_row(self.out / RUNS, folder.name, config, self.folds, scores, trusted, seconds)
+        parts = [scores.paths, trusted.paths if trusted else ()]
+        return CrossvalResult(
+            scores, trusted, tuple(fold_folders), (table, *(path for part in parts for path in part))
+        )
+
+
+def name_of(config: Config) -> str:
+    """What a run of these settings is called where nobody says otherwise."""
+    return config.source.stem if config.source else "crossval"
 
 
 def read_pool(config: Config, groups: Path | None) -> Pool:

@@ -1,8 +1,9 @@
-"""One fold of a cross-validation: trained on all others' images, here or on a worker, and predicted."""
+"""The folds of cross-validations: each trained on all others' images, here or on a worker, and predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,24 +118,61 @@ class FoldJob:
             _run_fold(self.config, self.pool, held, folder, self.config.palette(), progress)
 
 
-def run_folds(job: FoldJob, folds: int, cluster: Cluster | None, progress: Progress) -> None:
-    """Each fold here, one after the other, or on the workers of a cluster."""
+@dataclass(frozen=True)
+class FoldJobs:
+    """The folds of several runs as one job: workers go from run to run.
+
+    Attributes
+    ----------
+    runs : tuple of FoldJob
+        At least one.
+    """
+
+    runs: tuple[FoldJob, ...]
+
+    stage: ClassVar[str] = FoldJob.stage
+    figure: ClassVar[str] = FoldJob.figure
+
+    @property
+    def folder(self) -> Path:
+        """The first run's: client and workers meet there."""
+        return self.runs[0].folder
+
+    def ready(self, threads: int) -> Any:
+        """As `FoldJob.ready`; a piece of work is the number of a run and of a fold."""
+        self.runs[0].ready(threads)
+        return self.run_fold
+
+    def run_fold(self, item: tuple[int, int], progress: Progress) -> None:
+        """Train and predict with one fold of one run."""
+        run, fold = item
+        self.runs[run].run_fold(fold, progress)
+
+
+def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, progress: Progress) -> None:
+    """Each fold of each run here, one after the other, or all of them on the workers of a cluster."""
     if cluster is None:
-        for fold in range(folds):
-            job.run_fold(fold, progress)
+        for job in jobs:
+            for fold in range(folds):
+                job.run_fold(fold, progress)
         return
     from glomtile.engine.cluster import crew_of
     from glomtile.engine.crew import GivenUp
 
-    own = job.run / ".glomtile"
-    progress.note(f"{folds} folds for {cluster}")
-    with sole_run(own, progress, given=job.run), crew_of(cluster, job, progress) as crew:
-        progress.start("folds", folds)
-        for fold, answer in crew.answers(range(folds)):
+    items = [(run, fold) for run in range(len(jobs)) for fold in range(folds)]
+    of_runs = f" of {len(jobs)} runs" if len(jobs) > 1 else ""
+    progress.note(f"{len(items)} folds{of_runs} for {cluster}")
+    with ExitStack() as held:
+        for job in jobs:
+            held.enter_context(sole_run(job.run / ".glomtile", progress, given=job.run))
+        crew = held.enter_context(crew_of(cluster, FoldJobs(tuple(jobs)), progress))
+        progress.start("folds", len(items))
+        for number, answer in crew.answers(items):
             progress.advance(1, **crew.figures())
             if isinstance(answer, GivenUp):
+                run, fold = items[number]
                 raise ClusterError(
-                    f"fold {fold + 1}",
+                    f"fold {fold + 1} of {jobs[run].run.name}",
                     f"expected a worker that lives through it, got {answer.deaths} that died at it",
                     "have they memory enough? the same line goes on from the last epoch",
                 )

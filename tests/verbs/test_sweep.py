@@ -1,0 +1,92 @@
+"""Sweeps: which runs there are, that each is a cross-validation as it would be alone, here and on workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.verbs.discs import config_of, paint_discs
+
+from glomtile.config.toml import to_toml
+from glomtile.engine.cluster import Cluster
+from glomtile.errors import ConfigError, UsageError
+from glomtile.files.tables import read_csv
+from glomtile.verbs.crossval import crossval
+from glomtile.verbs.sweep import MOST_RUNS, sweep, variants
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sweep")
+    paint_discs(root, 4)
+    (root / "discs.toml").write_text(to_toml(config_of(root, epochs=1)))
+    return root
+
+
+def test_values_of_one_key_are_alternatives_and_keys_are_combined(project: Path) -> None:
+    varied = ["train.epochs=1", "model.loss=dice", "train.epochs=2", "model.loss = crossentropy"]
+    configs = variants(project / "discs.toml", ["train.seed=5"], varied)
+    assert {name: (c.train.epochs, c.model.loss, c.train.seed) for name, c in configs.items()} == {
+        "discs-epochs=1-loss=dice": (1, "dice", 5),
+        "discs-epochs=1-loss=crossentropy": (1, "crossentropy", 5),
+        "discs-epochs=2-loss=dice": (2, "dice", 5),
+        "discs-epochs=2-loss=crossentropy": (2, "crossentropy", 5),
+    }
+    assert list(variants(project / "discs.toml", [], ["train.epochs=3"], "short")) == ["short-epochs=3"]
+    (called,) = variants(project / "discs.toml", [], ["train.images_dir=../a b/c"])
+    assert called == "discs-images_dir=.._a_b_c"
+
+
+@pytest.mark.parametrize(
+    ("varied", "error", "message"),
+    [
+        (["train.epochs"], UsageError, "expected SECTION.KEY=VALUE, got 'train.epochs'"),
+        (["train.epochs=2", "train.epochs= 2"], UsageError, "expected each value once"),
+        (["train.images_dir=a/b", "train.images_dir=a b"], UsageError, "images_dir=a_b twice"),
+        (["train.epochs=many"], ConfigError, "epochs"),
+        (["train.epoch=2"], ConfigError, "epoch"),
+        ([f"train.seed={n}" for n in range(MOST_RUNS + 1)], UsageError, "at most 1,000 runs, got 1,001"),
+    ],
+)
+def test_what_is_no_variation_is_refused(project: Path, varied: list[str], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        variants(project / "discs.toml", [], varied)
+
+
+def test_each_run_is_what_it_is_alone_and_has_its_row(project: Path) -> None:
+    configs = variants(project / "discs.toml", [], ["train.seed=1", "train.seed=2"])
+    results = sweep(configs, project / "runs", folds=2)
+    assert list(results) == ["discs-seed=1", "discs-seed=2"]
+    rows = list(read_csv(project / "runs/runs.csv"))
+    assert [row["name"] for row in rows] == list(results)
+    alone = crossval(configs["discs-seed=2"], project / "alone", folds=2, name="discs-seed=2")
+    for path in (project / "alone/discs-seed=2/predictions").iterdir():
+        assert (project / "runs/discs-seed=2/predictions" / path.name).read_bytes() == path.read_bytes()
+    dices = [
+        result.scores.scores.classes[0].figures["pooled_dice"].value
+        for result in (alone, results["discs-seed=2"])
+    ]
+    assert dices[0] == dices[1]
+
+
+def test_a_run_that_cannot_be_stops_all_before_any_is_trained(project: Path) -> None:
+    configs = variants(project / "discs.toml", [], ["train.seed=1"])
+    configs["other"] = variants(project / "discs.toml", [], ["train.images_dir=nowhere"]).popitem()[1]
+    with pytest.raises(Exception, match="nowhere"):
+        sweep(configs, project / "early", folds=2)
+    assert not list((project / "early").glob("*/fold-*"))
+
+
+@pytest.mark.slow
+def test_workers_take_the_folds_of_all_runs(project: Path) -> None:
+    pytest.importorskip("distributed")
+    configs = variants(project / "discs.toml", [], ["train.seed=1", "train.seed=2"])
+    sweep(configs, project / "here", folds=2)
+    sweep(configs, project / "there", folds=2, cluster=Cluster(workers=1))
+    for name in configs:
+        folds = [project / "there" / name / f"fold-{n}/held_out.json" for n in (1, 2)]
+        held = [stem for fold in folds for stem in json.loads(fold.read_text())]
+        assert sorted(held) == ["d0", "d1", "d2", "d3"]
+        for path in (project / "here" / name / "predictions").iterdir():
+            assert (project / "there" / name / "predictions" / path.name).read_bytes() == path.read_bytes()
