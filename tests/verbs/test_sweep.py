@@ -10,7 +10,7 @@ from tests.verbs.discs import config_of, paint_discs
 
 from glomtile.config.toml import to_toml
 from glomtile.engine.cluster import Cluster
-from glomtile.errors import ConfigError, UsageError
+from glomtile.errors import ConfigError, GlomtileError, UsageError
 from glomtile.files.tables import read_csv
 from glomtile.verbs.crossval import crossval
 from glomtile.verbs.sweep import MOST_RUNS, sweep, variants
@@ -25,13 +25,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_values_of_one_key_are_alternatives_and_keys_are_combined(project: Path) -> None:
-    varied = ["train.epochs=1", "model.loss=dice", "train.epochs=2", "model.loss = crossentropy"]
+    varied = ["train.epochs=1", "model.loss=dice_loss", "train.epochs=2", "model.loss = focal"]
     configs = variants(project / "discs.toml", ["train.seed=5"], varied)
     assert {name: (c.train.epochs, c.model.loss, c.train.seed) for name, c in configs.items()} == {
-        "discs-epochs=1-loss=dice": (1, "dice", 5),
-        "discs-epochs=1-loss=crossentropy": (1, "crossentropy", 5),
-        "discs-epochs=2-loss=dice": (2, "dice", 5),
-        "discs-epochs=2-loss=crossentropy": (2, "crossentropy", 5),
+        "discs-epochs=1-loss=dice_loss": (1, "dice_loss", 5),
+        "discs-epochs=1-loss=focal": (1, "focal", 5),
+        "discs-epochs=2-loss=dice_loss": (2, "dice_loss", 5),
+        "discs-epochs=2-loss=focal": (2, "focal", 5),
     }
     assert list(variants(project / "discs.toml", [], ["train.epochs=3"], "short")) == ["short-epochs=3"]
     (called,) = variants(project / "discs.toml", [], ["train.images_dir=../a b/c"])
@@ -45,13 +45,15 @@ def test_values_of_one_key_are_alternatives_and_keys_are_combined(project: Path)
         (["train.epochs=2", "train.epochs= 2"], UsageError, "expected each value once"),
         (["train.images_dir=a/b", "train.images_dir=a b"], UsageError, "images_dir=a_b twice"),
         (["train.epochs=many"], ConfigError, "epochs"),
+        (["train.batch_size=2"], UsageError, "either varied or set"),
+        (["train.model_dir=x"], UsageError, "got train.model_dir, which each fold has"),
         (["train.epoch=2"], ConfigError, "epoch"),
         ([f"train.seed={n}" for n in range(MOST_RUNS + 1)], UsageError, "at most 1,000 runs, got 1,001"),
     ],
 )
 def test_what_is_no_variation_is_refused(project: Path, varied: list[str], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        variants(project / "discs.toml", [], varied)
+        variants(project / "discs.toml", ["train.batch_size=4"], varied)
 
 
 def test_each_run_is_what_it_is_alone_and_has_its_row(project: Path) -> None:
@@ -70,12 +72,23 @@ def test_each_run_is_what_it_is_alone_and_has_its_row(project: Path) -> None:
     assert dices[0] == dices[1]
 
 
-def test_a_run_that_cannot_be_stops_all_before_any_is_trained(project: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("train.images_dir=nowhere", "nowhere"),
+        ("model.loss=dice", "loss: expected one of"),
+        ("model.num_layers=9", "expected a multiple of 256"),
+        ("model.num_classes=3", "expected the 2 classes"),
+    ],
+)
+def test_a_run_that_cannot_be_stops_all_before_any_is_trained(
+    project: Path, tmp_path: Path, wrong: str, message: str
+) -> None:
     configs = variants(project / "discs.toml", [], ["train.seed=1"])
-    configs["other"] = variants(project / "discs.toml", [], ["train.images_dir=nowhere"]).popitem()[1]
-    with pytest.raises(Exception, match="nowhere"):
-        sweep(configs, project / "early", folds=2)
-    assert not list((project / "early").glob("*/fold-*"))
+    configs["other"] = variants(project / "discs.toml", [], [wrong]).popitem()[1]
+    with pytest.raises(GlomtileError, match=message):
+        sweep(configs, tmp_path / "early", folds=2)
+    assert not list((tmp_path / "early").glob("*/fold-*"))
 
 
 @pytest.mark.slow

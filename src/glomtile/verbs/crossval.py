@@ -91,6 +91,8 @@ def crossval(
 
     Raises
     ------
+    ConfigError
+        The network cannot be built, or its loss is unknown.
     UsageError
         Fewer groups than folds, or a run of this name has other settings.
     InputError
@@ -127,14 +129,19 @@ class Run:
 
     @classmethod
     def begun(cls, config: Config, out: Path, name: str | None, folds: int, groups: Path | None) -> Run:
-        """Begin the run's folder, or make sure that it is this run's.
+        """Begin the run's folder, or see that it is this run's; refuse what no fold could train.
 
         Raises
         ------
-        UsageError, InputError
+        ConfigError, UsageError, InputError
             See `crossval`.
         """
+        from glomtile.nets.losses import build_loss
+        from glomtile.verbs.train import require_buildable
+
         _require_sense(folds, name)
+        require_buildable(config)
+        build_loss(config.model)
         pool = read_pool(config, groups)
         dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
         folder = out / (name or name_of(config))

@@ -65,7 +65,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Training and predicting folds, as the workers of a cluster are told of it.
+    """Training and predicting the folds of one run.
 
     Attributes
     ----------
@@ -82,30 +82,6 @@ class FoldJob:
     dealt: tuple[int, ...]
     run: Path
 
-    stage: ClassVar[str] = "epoch"
-    figure: ClassVar[str] = "batches"
-
-    @property
-    def folder(self) -> Path:
-        """Where client and workers find each other's marks."""
-        return self.run / ".glomtile" / "cluster"
-
-    def ready(self, threads: int) -> Any:
-        """Wake the backend, to compute with so many threads.
-
-        Raises
-        ------
-        MissingExtraError
-            The worker has no Keras to train with.
-        """
-        from glomtile.engine.threads import limit_threads
-
-        if find_spec("keras") is None:
-            raise MissingExtraError("worker", "expected Keras to train with, got an installation without it",
-                                    "pip install 'glomtile[cpu]'")  # fmt: skip
-        limit_threads(threads, "keras")
-        return self.run_fold
-
     def run_fold(self, fold: int, progress: Progress) -> None:
         """Train one fold and predict what it holds out; who still works on it is waited for."""
         held = [pair for pair, number in zip(self.pool.judged, self.dealt, strict=True) if number == fold]
@@ -120,7 +96,7 @@ class FoldJob:
 
 @dataclass(frozen=True)
 class FoldJobs:
-    """The folds of several runs as one job: workers go from run to run.
+    """The folds of runs, as the workers of a cluster are told of them.
 
     Attributes
     ----------
@@ -130,17 +106,28 @@ class FoldJobs:
 
     runs: tuple[FoldJob, ...]
 
-    stage: ClassVar[str] = FoldJob.stage
-    figure: ClassVar[str] = FoldJob.figure
+    stage: ClassVar[str] = "epoch"
+    figure: ClassVar[str] = "batches"
 
     @property
     def folder(self) -> Path:
-        """The first run's: client and workers meet there."""
-        return self.runs[0].folder
+        """Where client and workers find each other's marks: with the first run."""
+        return self.runs[0].run / ".glomtile" / "cluster"
 
     def ready(self, threads: int) -> Any:
-        """As `FoldJob.ready`; a piece of work is the number of a run and of a fold."""
-        self.runs[0].ready(threads)
+        """Wake the backend, to compute with so many threads; an item is the number of a run and of a fold.
+
+        Raises
+        ------
+        MissingExtraError
+            The worker has no Keras to train with.
+        """
+        from glomtile.engine.threads import limit_threads
+
+        if find_spec("keras") is None:
+            raise MissingExtraError("worker", "expected Keras to train with, got an installation without it",
+                                    "pip install 'glomtile[cpu]'")  # fmt: skip
+        limit_threads(threads, "keras")
         return self.run_fold
 
     def run_fold(self, item: tuple[int, int], progress: Progress) -> None:

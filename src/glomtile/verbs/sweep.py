@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 1000
 
+OF_EACH_RUN = ("train.model_dir", "train.eval_dir", "train.break_file", "train.use")
+"""What a fold writes into its config whatever was asked."""
+
 
 def variants(
     path: Path, overrides: Sequence[str], varied: Sequence[str], name: str | None = None
@@ -47,7 +50,8 @@ def variants(
     Raises
     ------
     UsageError
-        A text without ``=``, a value given twice, two runs of one name, or more than a thousand runs.
+        A text without ``=``, a value given twice, a key that is set too or that each fold has of its own,
+        two runs of one name, or more than a thousand runs.
     ConfigError
         A value does not fit its setting; see `load_config`.
     """
@@ -59,6 +63,14 @@ def variants(
         if value in values.setdefault(key, []):
             raise UsageError("--vary", f"expected each value once, got {text!r} twice")
         values[key].append(value)
+    fixed = {text.partition("=")[0].strip() for text in overrides}
+    for key in values:
+        if key in fixed:
+            raise UsageError("--vary", f"expected {key} either varied or set, got both")
+        if key in OF_EACH_RUN:
+            raise UsageError(
+                "--vary", f"expected a setting that moves figures, got {key}, which each fold has of its own"
+            )
     combinations = list(product(*([f"{key}={value}" for value in values[key]] for key in values)))
     if len(combinations) > MOST_RUNS:
         raise UsageError("--vary", f"expected at most {MOST_RUNS:,} runs, got {len(combinations):,}")

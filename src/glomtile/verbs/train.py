@@ -193,7 +193,7 @@ def _require_sense(config: Config, resume: bool) -> None:
             "expected validation images, by which the best epoch is chosen, got none",
             'name them, or train to the end of the schedule and use that: [train] use = "last"',
         )
-    _require_buildable(config)
+    require_buildable(config)
     _require_run_folders(config)
     stop = config.resolve(train.break_file)
     if stop.exists() and not resume:
@@ -202,8 +202,14 @@ def _require_sense(config: Config, resume: bool) -> None:
         )
 
 
-def _require_buildable(config: Config) -> None:
-    """A network of as many classes as there are colours, whose input its levels can halve."""
+def require_buildable(config: Config) -> None:
+    """See that the network has as many classes as there are colours, and an input that its levels can halve.
+
+    Raises
+    ------
+    ConfigError
+        It has not.
+    """
     model, where = config.model, config.source or "config"
     classes = config.palette().num_classes
     if max(2, model.num_classes) != classes:
