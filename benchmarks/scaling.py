@@ -14,12 +14,8 @@ import heapq
 import os
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
-
-from glomtile.types import Progress
 
 SIDE_MM, GLASS_SHARE = 25.0, 0.8
 """100,000 px at 0.25 µm per pixel; a fifth of it is tissue (assumed)."""
@@ -222,27 +218,12 @@ def measure(work: Path) -> None:
     measure_client(work)
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """Work that takes no time: all that is left is handing it out."""
-
-    root: Path
-    stage: ClassVar[str] = "windows"
-    figure: ClassVar[str] = "windows"
-
-    @property
-    def folder(self) -> Path:
-        return self.root / ".glomtile" / "cluster"
-
-    def ready(self, threads: int) -> Callable[[str, Progress], str]:
-        return lambda item, progress: item
-
-
 def measure_client(work: Path, pieces: int = 1000) -> None:
     """CPU seconds of client and scheduler, which are one process here, for pieces that take no time."""
+    from cluster import Spinning
     from glomtile.engine.cluster import Cluster, crew_of
 
-    with crew_of(Cluster(workers=1), Nothing(work)) as crew:
+    with crew_of(Cluster(workers=1), Spinning(work, 0.0)) as crew:
         answers = crew.answers([f"piece {number}" for number in range(pieces)])
         next(answers)
         began, wall = time.process_time(), time.perf_counter()
