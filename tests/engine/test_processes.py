@@ -274,12 +274,13 @@ def test_without_workers_there_are_no_processes(data: Path) -> None:
 # --- however training ends ------------------------------------------------------------------------------
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 import psutil
 from glomtile.engine.dataset import batches
 from glomtile.engine.processes import SampleProcesses
 from tests.engine.test_processes import Numbered
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
 with SampleProcesses([Numbered(10_000)], 2) as (source,):
     print(*(child.pid for child in psutil.Process().children()), flush=True)
     for number, _ in enumerate(batches(source, 4, 0, workers=2)):
