@@ -23,7 +23,7 @@ from glomtile.config.schema import TrainSettings
 from glomtile.config.schema_model import ModelSettings
 from glomtile.engine.devices import ONE_DEVICE, choose_devices, fill_up
 from glomtile.errors import ConfigError
-from glomtile.nets.blocks import SharedBatchNormalization
+from glomtile.nets.blocks import JointBatchNormalization
 from glomtile.nets.losses import LOSSES, build_loss
 
 BACKEND = keras.backend.backend()
@@ -211,7 +211,7 @@ def test_a_filled_batch_has_the_loss_of_the_batch(name: str) -> None:
 def test_the_statistics_of_a_filled_batch_are_those_of_the_batch() -> None:
     x = np.random.default_rng(1).normal(3, 2, (6, 8, 8, 5)).astype("float32")
     plain = keras.layers.BatchNormalization(momentum=0.9)
-    own = SharedBatchNormalization(lambda sums: sums, momentum=0.9)
+    own = JointBatchNormalization(lambda sums: sums, momentum=0.9)
     counts = np.array([1, 1, 1, 1, 1, 0], "float32")
     expected, answer = plain(x[:5], training=True), own(x, mask=counts, training=True)
     as_array = keras.ops.convert_to_numpy
