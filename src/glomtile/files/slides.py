@@ -298,11 +298,11 @@ def _require_file(path: Path) -> None:
 
 
 def _pixels(path: Path, progress: Progress) -> Pixels:
-    import openslide
-
     suffix = path.suffix.lower()
     if suffix in _PICTURES:
         return PicturePixels(path, progress)
+    import openslide
+
     layout = _layout(path) if suffix in _TIFFS else None
     if layout is not None and layout.is_ome:
         return TiffPixels(path, progress)
