@@ -99,6 +99,7 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     root = tmp_path_factory.mktemp("runs")
     half = shared(dataset, 2)
     half["train"]["epochs"] = 1
+    turning = {"equivariance": "rotations"}
     print_out = done(
         trainings(
             (shared(dataset, 1), root / "one", False),
@@ -107,6 +108,8 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
             (shared(dataset, "all"), root / "resumed", True),
             (shared(dataset, 1), root / "resumed", True),
             (shared(dataset, 3), root / "three", False),
+            (shared(dataset, 1, **turning), root / "turning-one", False),
+            (shared(dataset, 2, **turning), root / "turning-two", False),
         )
     )
     return root, print_out
@@ -114,14 +117,15 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 @needs_a_backend
 @pytest.mark.slow
-def test_two_devices_have_the_losses_and_figures_of_one(runs: tuple[Path, str]) -> None:
+@pytest.mark.parametrize("kind", ["", "turning-"])
+def test_two_devices_have_the_losses_and_figures_of_one(runs: tuple[Path, str], kind: str) -> None:
     root, _ = runs
-    for one, two in zip(history(root / "one"), history(root / "two"), strict=True):
+    for one, two in zip(history(root / f"{kind}one"), history(root / f"{kind}two"), strict=True):
         for name, figure in one.items():
             # A pixel on the border between two classes, of which a hard Dice counts few, may change sides.
             tolerance = 10 * TOLERANCE if name.endswith("foreground_dice") else TOLERANCE
             assert two[name] == pytest.approx(figure, rel=tolerance), name
-    card = json.loads((root / "two/models/last/model.json").read_text())
+    card = json.loads((root / f"{kind}two/models/last/model.json").read_text())
     assert card["devices"] == 2
 
 
