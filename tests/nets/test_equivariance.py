@@ -18,11 +18,15 @@ def turned(images: np.ndarray, quarters: int) -> np.ndarray:
     return np.rot90(images, quarters, axes=(1, 2))
 
 
+def array(tensor: object) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
 def shake(model: keras.Model) -> None:
     """Weights and statistics as if trained, tied as constraints tie them."""
     rng = np.random.default_rng(3)
     for variable in model.trainable_variables:
-        value = np.asarray(keras.ops.convert_to_numpy(variable)) + rng.normal(0, 0.1, variable.shape)
+        value = array(variable) + rng.normal(0, 0.1, variable.shape)
         variable.assign(value)
         if variable.constraint is not None:
             variable.assign(variable.constraint(variable))
@@ -45,26 +49,26 @@ def test_the_answer_turns_with_the_image(option, small):
     saved = build_model(settings, seed=2)
     saved.set_weights(model.get_weights())
     for network in (model, saved):
-        straight = np.asarray(network(IMAGES))
+        straight = array(network(IMAGES))
         assert straight.std() > 0.01
         for quarters in (1, 2, 3):
             np.testing.assert_allclose(
-                np.asarray(network(turned(IMAGES, quarters))), turned(straight, quarters), atol=2e-5
+                array(network(turned(IMAGES, quarters))), turned(straight, quarters), atol=2e-5
             )
 
 
 def test_a_plain_network_does_not_turn(small):
     model = build_model(small(), seed=1)
-    straight = np.asarray(model(IMAGES))
-    assert np.abs(np.asarray(model(turned(IMAGES, 1))) - turned(straight, 1)).max() > 0.01
+    straight = array(model(IMAGES))
+    assert np.abs(array(model(turned(IMAGES, 1))) - turned(straight, 1)).max() > 0.01
 
 
 def test_statistics_in_training_turn_too(small):
     model = build_model(small(equivariance="rotations", norm="batch"), seed=1, to_train=True)
     shake(model)
-    straight = np.asarray(model(IMAGES, training=True))
+    straight = array(model(IMAGES, training=True))
     np.testing.assert_allclose(
-        np.asarray(model(turned(IMAGES, 1), training=True)), turned(straight, 1), atol=2e-5
+        array(model(turned(IMAGES, 1), training=True)), turned(straight, 1), atol=2e-5
     )
 
 
@@ -91,16 +95,16 @@ def test_orbits_part_a_weight_into_fours(shape, axes):
 def test_tying_is_a_projection():
     weight = np.random.default_rng(0).normal(size=(3, 3, 8, 4)).astype("float32")
     tie = Tied(True, True)
-    once = np.asarray(tie(weight))
-    np.testing.assert_allclose(np.asarray(tie(once)), once, atol=1e-7)
+    once = array(tie(weight))
+    np.testing.assert_allclose(array(tie(once)), once, atol=1e-7)
     # what is taken away is at right angles to all that may stay
-    other = np.asarray(tie(np.random.default_rng(1).normal(size=weight.shape).astype("float32")))
+    other = array(tie(np.random.default_rng(1).normal(size=weight.shape).astype("float32")))
     assert abs(float(((weight - once) * other).sum())) < 1e-4
 
 
 def test_weights_begin_with_the_spread_they_would_have():
     draw = TiedInitializer(keras.initializers.RandomNormal(0, 0.5, seed=4), True, True)
-    weight = np.asarray(keras.ops.convert_to_numpy(draw((3, 3, 64, 64), "float32")))
+    weight = array(draw((3, 3, 64, 64), "float32"))
     assert weight.std() == pytest.approx(0.5, rel=0.03)
     assert weight.mean() == pytest.approx(0, abs=0.02)
 
@@ -109,8 +113,8 @@ def test_the_statistics_of_a_field_are_those_of_its_channels_together():
     x = np.random.default_rng(2).normal(size=(50, 8)).astype("float32") * np.arange(1, 9) + np.arange(8)
     mean, variance = pooled(x.mean(0), x.var(0))
     for field in (slice(0, 4), slice(4, 8)):
-        np.testing.assert_allclose(np.asarray(mean)[field], x[:, field].mean(), rtol=1e-5)
-        np.testing.assert_allclose(np.asarray(variance)[field], x[:, field].var(), rtol=1e-5)
+        np.testing.assert_allclose(array(mean)[field], x[:, field].mean(), rtol=1e-5)
+        np.testing.assert_allclose(array(variance)[field], x[:, field].var(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
