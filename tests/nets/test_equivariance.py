@@ -67,9 +67,7 @@ def test_statistics_in_training_turn_too(small):
     model = build_model(small(equivariance="rotations", norm="batch"), seed=1, to_train=True)
     shake(model)
     straight = array(model(IMAGES, training=True))
-    np.testing.assert_allclose(
-        array(model(turned(IMAGES, 1), training=True)), turned(straight, 1), atol=2e-5
-    )
+    np.testing.assert_allclose(array(model(turned(IMAGES, 1), training=True)), turned(straight, 1), atol=2e-5)
 
 
 def test_what_is_saved_is_made_of_keras_own_layers(small):
