@@ -22,13 +22,13 @@ import glomtile.cli
 import glomtile.verbs.score
 from glomtile.__main__ import main
 from glomtile.cli import run
-from glomtile.cli.backend import greeting_held_back
 from glomtile.cli.flags import NO_FLAGS, Flags, take_flags
 from glomtile.cli.progress import LINE_EVERY_S, PlainProgress, shown, watching
 from glomtile.config.card import ModelCard
 from glomtile.config.schema import ModelSettings
 from glomtile.core.durations import duration
 from glomtile.core.palette import GLOMERULI
+from glomtile.engine.greeting import greeting_held_back
 from glomtile.errors import ConfigError, InputError
 from glomtile.files.images import write_png
 from glomtile.files.masks import read_mask

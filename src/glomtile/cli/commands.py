@@ -12,7 +12,7 @@ import typer
 
 import glomtile
 from glomtile.cli import configs, models, slides
-from glomtile.cli.backend import greeting_held_back, wake_backend
+from glomtile.cli.backend import wake_backend
 from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.flags import FLAGS
@@ -375,6 +375,8 @@ def info(
     from glomtile.verbs import info as verb
 
     if not slides:
+        from glomtile.engine.greeting import greeting_held_back
+
         with greeting_held_back():
             result = verb.info()
         if FLAGS.get().json:

@@ -122,12 +122,14 @@ class FoldJobs:
         MissingExtraError
             The worker has no Keras to train with.
         """
+        from glomtile.engine.greeting import greeting_held_back
         from glomtile.engine.threads import limit_threads
 
         if find_spec("keras") is None:
             raise MissingExtraError("worker", "expected Keras to train with, got an installation without it",
                                     "pip install 'glomtile[cpu]'")  # fmt: skip
-        limit_threads(threads, "keras")
+        with greeting_held_back():
+            limit_threads(threads, "keras")
         return self.run_fold
 
     def run_fold(self, item: tuple[int, int], progress: Progress) -> None:
