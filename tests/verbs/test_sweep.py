@@ -44,10 +44,15 @@ def test_values_of_one_key_are_alternatives_and_keys_are_combined(project: Path)
         (["train.epochs"], UsageError, "expected SECTION.KEY=VALUE, got 'train.epochs'"),
         (["train.epochs=2", "train.epochs= 2"], UsageError, "expected each value once"),
         (["train.images_dir=a/b", "train.images_dir=a b"], UsageError, "images_dir=a_b twice"),
-        (["train.epochs=many"], ConfigError, "epochs"),
+        (["train.epochs=many"], ConfigError, r"--vary \[train\] epochs"),
         (["train.batch_size=2"], UsageError, "either varied or set"),
         (["train.model_dir=x"], UsageError, "got train.model_dir, which each fold has"),
-        (["train.epoch=2"], ConfigError, "epoch"),
+        (["train.epoch=2"], ConfigError, r"--vary \[train\] epoch"),
+        (
+            ["train.epochs=0", "train.seed=x"],
+            ConfigError,
+            r"(?s)--vary \[train\] epochs.*--vary \[train\] seed",
+        ),
         ([f"train.seed={n}" for n in range(MOST_RUNS + 1)], UsageError, "at most 1,000 runs, got 1,001"),
     ],
 )

@@ -24,7 +24,8 @@ __all__ = ["Config", "Finding", "check_config", "load_config", "make_config", "t
 
 _INI_SUFFIXES = frozenset({".config", ".ini", ".cfg", ".conf"})
 _LARGEST_BYTES = 100_000
-_COMMAND_LINE = "--set"
+COMMAND_LINE = "--set"
+"""The file that a finding names where the value came from the command line."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -161,10 +162,10 @@ def _overrides(overrides: Sequence[str]) -> tuple[dict[Place, Entry], list[Findi
         section, dot, key = name.strip().partition(".")
         if not (equals and dot and section and key):
             message = f"expected section.key=value, got {describe(override)}"
-            findings.append(Finding("error", _COMMAND_LINE, 0, "", "", message))
+            findings.append(Finding("error", COMMAND_LINE, 0, "", "", message))
             continue
         entry = Entry(section, key.lower(), None, text.strip(), 0)
-        found, odd = place([entry], _COMMAND_LINE, "refused")
+        found, odd = place([entry], COMMAND_LINE, "refused")
         if not found:
             findings += [Finding("error", *_rest(finding)) for finding in odd]
             continue
@@ -172,7 +173,7 @@ def _overrides(overrides: Sequence[str]) -> tuple[dict[Place, Entry], list[Findi
         target = next(iter(found))
         value, problem = _override_value(target, text.strip())
         if problem:
-            findings.append(Finding("error", _COMMAND_LINE, 0, *target, problem, text.strip() or None))
+            findings.append(Finding("error", COMMAND_LINE, 0, *target, problem, text.strip() or None))
             continue
         placed[target] = Entry(*target, value, text.strip(), 0)
     return placed, findings
@@ -199,7 +200,7 @@ def _settle(
     sections: dict[str, Section] = {}
     for name, settings in SECTIONS.items():
         entries = {key: entry for (section, key), entry in placed.items() if section == name}
-        files = {key: _COMMAND_LINE if (name, key) in ordered else file for key in entries}
+        files = {key: COMMAND_LINE if (name, key) in ordered else file for key in entries}
         section, wrong = _section(settings, name, entries, files)
         findings += wrong
         if entries:
@@ -207,7 +208,7 @@ def _settle(
     config = Config(**sections)  # type: ignore[arg-type]
     for target, message in contradictions(config):
         entry = placed.get(target)
-        where = _COMMAND_LINE if target in ordered else file
+        where = COMMAND_LINE if target in ordered else file
         findings.append(
             Finding(
                 "warning", where, entry.line if entry else 0, *target, message, entry.text if entry else None

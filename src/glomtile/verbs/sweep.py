@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glomtile.config.load import load_config
+from glomtile.config.findings import refusal
+from glomtile.config.load import COMMAND_LINE, check_config, load_config
 from glomtile.errors import UsageError
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.crossval import CrossvalResult, Run, name_of
@@ -74,6 +76,14 @@ def variants(
     combinations = list(product(*([f"{key}={value}" for value in values[key]] for key in values)))
     if len(combinations) > MOST_RUNS:
         raise UsageError("--vary", f"expected at most {MOST_RUNS:,} runs, got {len(combinations):,}")
+    wrong = [
+        replace(finding, file="--vary")
+        for text in varied
+        for finding in check_config(path, [text])
+        if finding.severity == "error" and finding.file == COMMAND_LINE
+    ]
+    if wrong:
+        raise refusal(wrong)
     found: dict[str, Config] = {}
     for settings in combinations:
         config = load_config(path, [*overrides, *settings])
