@@ -36,6 +36,8 @@ def test_values_of_one_key_are_alternatives_and_keys_are_combined(project: Path)
     assert list(variants(project / "discs.toml", [], ["train.epochs=3"], "short")) == ["short-epochs=3"]
     (called,) = variants(project / "discs.toml", [], ["train.images_dir=../a b/c"])
     assert called == "discs-images_dir=.._a_b_c"
+    (called,) = variants(project / "discs.toml", [], ['model.loss="focal"'])
+    assert called == "discs-loss=focal"
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ def variants(
 
 
 def _in_a_name(setting: str) -> str:
-    """``train.epochs=20`` as ``epochs=20``, of characters that any folder may have."""
-    return re.sub(r"[^\w.+=,-]+", "_", setting.partition(".")[2], flags=re.ASCII)
+    """``train.epochs=20`` as ``epochs=20``, without quotes, of characters that any folder may have."""
+    return re.sub(r"[^\w.+=,-]+", "_", re.sub("[\"']", "", setting.partition(".")[2]), flags=re.ASCII)
 
 
 def sweep(
