@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +116,50 @@ def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[st
         ordered = ordered[:most]
     album = Album(SLIDE_BYTES, shares_of(len(ordered), first=6), OVERVIEW_PX)
     crops = _CropAllowance(CROP_BYTES, MOST_ROWS)
-    return [_shown(folder, row, f"slide-{i}", album, crops, notes) for i, row in enumerate(ordered)]
+    return [
+        _shown(folder, row, f"slide-{i}", seen, album, crops, notes)
+        for i, (row, seen) in enumerate(_seen_ahead(folder, ordered))
+    ]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A slide that was looked at: open where it still lies there, small where that was possible."""
+
+    slide: Slide | None
+    picture: UInt8 | None = None
+    bare: bool = False
+    problem: GlomtileError | None = None
+
+
+def _seen_ahead(folder: Path, rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[Mapping[str, str], _Seen]]:
+    """Each slide looked at, a few ahead on threads: reading and shrinking take most of a page's time."""
+    threads = min(len(rows), os.cpu_count() or 1) or 1
+    with ThreadPoolExecutor(threads, thread_name_prefix="overviews") as pool:
+        waiting: deque[tuple[Mapping[str, str], Future[_Seen]]] = deque()
+        for row in rows:
+            waiting.append((row, pool.submit(_look, folder, row)))
+            if len(waiting) > threads:
+                first, looked = waiting.popleft()
+                yield first, looked.result()
+        for first, looked in waiting:
+            yield first, looked.result()
+
+
+def _look(folder: Path, facts: Mapping[str, str]) -> _Seen:
+    slide = _opened(folder, facts["image"], _mpp(facts), _size_px(facts))
+    try:
+        return _Seen(slide, *_overview(folder, facts["image"], slide))
+    except GlomtileError as problem:
+        return _Seen(slide, problem=problem)
+
+
+def _size_px(facts: Mapping[str, str]) -> tuple[int, int]:
+    return int(facts["height_px"]), int(facts["width_px"])
+
+
+def _mpp(facts: Mapping[str, str]) -> float | None:
+    return float(facts["mpp"]) if facts.get("mpp") else None
 
 
 @dataclass
@@ -132,25 +178,25 @@ def _shown(
     folder: Path,
     facts: Mapping[str, str],
     key: str,
+    seen: _Seen,
     album: Album,
     crops: _CropAllowance,
     notes: list[str],
 ) -> ShownSlide:
-    name = facts["image"]
-    size_px = int(facts["height_px"]), int(facts["width_px"])
-    mpp = float(facts["mpp"]) if facts.get("mpp") else None
-    slide = _opened(folder, name, mpp, size_px)
+    name, size_px = facts["image"], _size_px(facts)
+    picture, bare = seen.picture, seen.bare
     try:
-        picture, bare = _overview(folder, name, slide)
-        found = _objects(folder, name, key, size_px, slide, crops, notes)
+        if seen.problem is not None:
+            raise seen.problem
+        found = _objects(folder, name, key, size_px, seen.slide, crops, notes)
     except GlomtileError as error:
         notes.append(f"{name}: {error.message}")
         picture, bare, found = None, False, ()
     finally:
-        if slide is not None:
-            slide.close()
+        if seen.slide is not None:
+            seen.slide.close()
     shown = None if picture is None else album.add(picture)
-    return ShownSlide(key, name, shown, size_px, mpp, facts, found, bare)
+    return ShownSlide(key, name, shown, size_px, _mpp(facts), facts, found, bare)
 
 
 def _opened(folder: Path, name: str, mpp: float | None, size_px: tuple[int, int]) -> Slide | None:
