@@ -23,7 +23,7 @@ from glomtile.config.schema import TrainSettings
 from glomtile.config.schema_model import ModelSettings
 from glomtile.engine.devices import ONE_DEVICE, choose_devices, fill_up
 from glomtile.errors import ConfigError
-from glomtile.nets.blocks import JointBatchNormalization
+from glomtile.nets.blocks import SharedBatchNormalization
 from glomtile.nets.losses import LOSSES, build_loss
 
 BACKEND = keras.backend.backend()
@@ -99,7 +99,6 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     root = tmp_path_factory.mktemp("runs")
     half = shared(dataset, 2)
     half["train"]["epochs"] = 1
-    turning = {"equivariance": "rotations"}
     print_out = done(
         trainings(
             (shared(dataset, 1), root / "one", False),
@@ -108,8 +107,6 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
             (shared(dataset, "all"), root / "resumed", True),
             (shared(dataset, 1), root / "resumed", True),
             (shared(dataset, 3), root / "three", False),
-            (shared(dataset, 1, **turning), root / "turning-one", False),
-            (shared(dataset, 2, **turning), root / "turning-two", False),
         )
     )
     return root, print_out
@@ -117,15 +114,14 @@ def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 @needs_a_backend
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["", "turning-"])
-def test_two_devices_have_the_losses_and_figures_of_one(runs: tuple[Path, str], kind: str) -> None:
+def test_two_devices_have_the_losses_and_figures_of_one(runs: tuple[Path, str]) -> None:
     root, _ = runs
-    for one, two in zip(history(root / f"{kind}one"), history(root / f"{kind}two"), strict=True):
+    for one, two in zip(history(root / "one"), history(root / "two"), strict=True):
         for name, figure in one.items():
             # A pixel on the border between two classes, of which a hard Dice counts few, may change sides.
             tolerance = 10 * TOLERANCE if name.endswith("foreground_dice") else TOLERANCE
             assert two[name] == pytest.approx(figure, rel=tolerance), name
-    card = json.loads((root / f"{kind}two/models/last/model.json").read_text())
+    card = json.loads((root / "two/models/last/model.json").read_text())
     assert card["devices"] == 2
 
 
@@ -215,7 +211,7 @@ def test_a_filled_batch_has_the_loss_of_the_batch(name: str) -> None:
 def test_the_statistics_of_a_filled_batch_are_those_of_the_batch() -> None:
     x = np.random.default_rng(1).normal(3, 2, (6, 8, 8, 5)).astype("float32")
     plain = keras.layers.BatchNormalization(momentum=0.9)
-    own = JointBatchNormalization(lambda sums: sums, momentum=0.9)
+    own = SharedBatchNormalization(lambda sums: sums, momentum=0.9)
     counts = np.array([1, 1, 1, 1, 1, 0], "float32")
     expected, answer = plain(x[:5], training=True), own(x, mask=counts, training=True)
     as_array = keras.ops.convert_to_numpy

@@ -484,23 +484,6 @@ def test_a_network_trained_in_16_bits_is_saved_in_32_and_judges_alike(dataset: P
     assert figures["loss"] == pytest.approx(result.history[-1]["val_loss"], rel=0.05)
 
 
-def test_tied_weights_stay_tied_through_averages_and_resumption(dataset: Path, tmp_path: Path) -> None:
-    """Both the network that goes on training and the one that is saved turn their answers with the image."""
-    told = settings(dataset)
-    told["model"] |= {"equivariance": "rotations", "dropout_rate": 0.0}
-    train(make_config(told, tmp_path / "whole"))
-    told["train"]["epochs"] = 2
-    train(make_config(told, tmp_path / "parts"))
-    told["train"]["epochs"] = 4
-    train(make_config(told, tmp_path / "parts"), resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    network = keras.saving.load_model(tmp_path / "whole/models/last/model.keras", compile=False)
-    image = np.random.default_rng(1).integers(0, 256, (1, SIDE, SIDE, 3)).astype(np.uint8)
-    straight, turned = (network.predict(x, verbose=0) for x in (image, np.rot90(image, axes=(1, 2))))
-    assert straight.std() > 0.01
-    np.testing.assert_allclose(turned, np.rot90(straight, axes=(1, 2)), atol=2e-5)
-
-
 def test_without_validation_images_the_last_epoch_is_the_model(dataset: Path, tmp_path: Path) -> None:
     content = settings(dataset, use="last", epochs=2)
     del content["valid"]

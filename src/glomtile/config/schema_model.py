@@ -108,11 +108,6 @@ class ModelSettings(Section):
     norm: Literal["none", "batch", "group"] = setting("none", "normalisation between convolutions", ours=True)
     norm_groups: int = setting(8, 'groups of norm = "group"', ours=True, ge=1, le=1024)
     residual: bool = setting(False, "each level adds its input to its output", ours=True)
-    equivariance: Literal["none", "rotations"] = setting(
-        "none",
-        "weights tied so that the answer turns with the image by quarter turns",
-        ours=True,
-    )
     upsampling: Literal["transpose", "bilinear"] = setting("transpose", "how the decoder enlarges", ours=True)
 
     optimizer: Literal["Adam", "AdamW", "SGD"] = setting("Adam", "optimizer")

@@ -367,10 +367,8 @@ def averaged(model: keras.Model) -> Iterator[None]:
     raw = [_array(v) for v in model.trainable_variables]
     model.optimizer.finalize_variable_values(model.trainable_variables)
     for variable in model.trainable_variables:
-        # Keras averages what a step makes of the weights, before the constraint. And on JAX the weights now
-        # share their buffers with the average, and the next step would give both away.
-        kept = variable if variable.constraint is None else variable.constraint(variable)
-        variable.assign(_array(kept))
+        # On JAX the weights now share their buffers with the average, and the next step would give both away.
+        variable.assign(_array(variable))
     try:
         yield
     finally:

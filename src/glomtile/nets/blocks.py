@@ -13,12 +13,9 @@ import numpy as np
 from keras import ops
 
 from glomtile.errors import ConfigError
-from glomtile.nets.equivariance import Tied, TiedInitializer, pooled
 
 PACKAGE = "glomtile"
 LAYOUT = "channels_last"
-AXES = (0, 1, 2)
-"""Of a batch of maps, all but the channels."""
 
 Total = Callable[[Any], Any]
 """Sums over a part of a batch → the sums over all its parts, where devices share it (`engine.devices`)."""
@@ -66,8 +63,6 @@ class Parts:
         Most channel groups of a group normalisation; fewer where the channels do not divide.
     residual : bool
         Add a block's input to its output.
-    equivariant : bool
-        Tie weights and statistics so that the answer turns with the image by quarter turns.
     precision : str
         Keras dtype policy of all inner layers.
     weight_seed, dropout_seed : int or None
@@ -82,7 +77,6 @@ class Parts:
     norm: str = "none"
     norm_groups: int = 8
     residual: bool = False
-    equivariant: bool = False
     precision: str = "float32"
     weight_seed: int | None = None
     dropout_seed: int | None = None
@@ -90,18 +84,8 @@ class Parts:
     counts: Any = None
     _made: count[int] = field(default_factory=count)
 
-    def _weights(
-        self, kind: type[keras.initializers.Initializer], turned: tuple[bool, bool] = (True, True)
-    ) -> dict[str, Any]:
-        """How weights begin and are kept; `turned`: which of the kernel's last two axes are fields."""
-        initializer = kind(seed=None if self.weight_seed is None else self.weight_seed + next(self._made))
-        if not self.equivariant:
-            return {"kernel_initializer": initializer}
-        return {
-            "kernel_initializer": TiedInitializer(initializer, *turned),
-            "kernel_constraint": Tied(*turned),
-            "bias_constraint": Tied(True) if turned[1] else None,
-        }
+    def _initializer(self, kind: type[keras.initializers.Initializer]) -> keras.initializers.Initializer:
+        return kind(seed=None if self.weight_seed is None else self.weight_seed + next(self._made))
 
     def conv(
         self,
@@ -113,32 +97,28 @@ class Parts:
         dilation: tuple[int, int] = (1, 1),
         activation: str | None = None,
         initializer: type[keras.initializers.Initializer] = keras.initializers.HeNormal,
-        turned: tuple[bool, bool] = (True, True),
     ) -> Any:
-        """Convolve at the same size; `turned`: whether input and answer are fields of `equivariant` parts."""
+        """Convolve at the same size."""
         return keras.layers.Conv2D(
             filters,
             kernel,
             padding="same",
             dilation_rate=dilation,
             activation=activation,
+            kernel_initializer=self._initializer(initializer),
             data_format=LAYOUT,
             dtype=self.precision,
             name=name,
-            **self._weights(initializer, turned),
         )(x)
 
     def normalise(self, x: Any, name: str) -> Any:
         """Normalise over the batch, over channel groups, or not at all."""
         if self.norm == "batch":
             # Keras' own momentum of 0.99 judges a run of a few hundred steps by averages of its beginning.
-            options: dict[str, Any] = {"momentum": 0.9, "dtype": self.precision, "name": name}
-            if self.equivariant:
-                options |= {"gamma_constraint": Tied(True), "beta_constraint": Tied(True)}
-            if self.total is None and not self.equivariant:
+            options = {"momentum": 0.9, "dtype": self.precision, "name": name}
+            if self.total is None:
                 return keras.layers.BatchNormalization(**options)(x)
-            layer = JointBatchNormalization(self.total, fields=self.equivariant, **options)
-            return layer(x, mask=None if self.total is None else self.counts)
+            return SharedBatchNormalization(self.total, **options)(x, mask=self.counts)
         if self.norm == "group":
             groups = math.gcd(self.norm_groups, x.shape[-1])
             return keras.layers.GroupNormalization(groups, dtype=self.precision, name=name)(x)
@@ -159,16 +139,11 @@ class Parts:
         dilation: tuple[int, int],
         dropout_rate: float,
         name: str,
-        *,
-        of_image: bool = False,
     ) -> Any:
         """Conv, norm, dropout, conv, norm; as a residual block the last activation follows the sum."""
         entry = x
         last = None if self.residual else self.activation
-        first = (not of_image, True)
-        x = self.conv(
-            x, filters, kernel, f"{name}_conv1", dilation=dilation, activation=self.activation, turned=first
-        )
+        x = self.conv(x, filters, kernel, f"{name}_conv1", dilation=dilation, activation=self.activation)
         x = self.normalise(x, f"{name}_norm1")
         x = self.dropout(x, dropout_rate, f"{name}_dropout")
         x = self.conv(x, filters, kernel, f"{name}_conv2", dilation=dilation, activation=last)
@@ -176,8 +151,9 @@ class Parts:
         if not self.residual:
             return x
         if entry.shape[-1] != filters:
-            lecun = keras.initializers.LecunNormal
-            entry = self.conv(entry, filters, (1, 1), f"{name}_shortcut", initializer=lecun, turned=first)
+            entry = self.conv(
+                entry, filters, (1, 1), f"{name}_shortcut", initializer=keras.initializers.LecunNormal
+            )
         x = keras.layers.Add(dtype=self.precision, name=f"{name}_add")([x, entry])
         return keras.layers.Activation(self.activation, dtype=self.precision, name=f"{name}_out")(x)
 
@@ -189,27 +165,25 @@ class Parts:
                 (2, 2),
                 strides=(2, 2),
                 padding="same",
+                kernel_initializer=self._initializer(keras.initializers.HeNormal),
                 data_format=LAYOUT,
                 dtype=self.precision,
                 name=name,
-                **self._weights(keras.initializers.HeNormal),
             )(x)
         # A 1x1 convolution and bilinear enlargement commute; fewer channels first is the cheaper order.
         x = self.conv(x, filters, (1, 1), f"{name}_reduce", initializer=keras.initializers.LecunNormal)
         return BilinearUpsample(dtype=self.precision, name=name)(x)
 
 
-class JointBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalisation by statistics of several devices' parts of a batch, or of the channels of a field.
+class SharedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
+    """Batch normalisation by the statistics of a whole batch that several devices share.
 
     Only to train with: its weights are those of Keras' layer, which takes them over to be saved.
 
     Parameters
     ----------
-    total : callable or None
+    total : callable
         Adds up sums over the devices.
-    fields : bool
-        Channels come in fields (`nets.equivariance`), each of one mean and one variance.
     **options
         As Keras' layer takes them; the axis is the last.
 
@@ -219,35 +193,29 @@ class JointBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
     difference of two large numbers; here it is the mean of squared distances, as on one device.
     """
 
-    def __init__(self, total: Total | None, *, fields: bool = False, **options: Any) -> None:
+    def __init__(self, total: Total, **options: Any) -> None:
         super().__init__(**options)
         self._total = total
-        self._fields = fields
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise ``(N, H, W, C)``; `mask` is ``(N,)``, 0 for samples that do not count."""
         if not training or not self.trainable:
             return super().call(inputs, training=training)
         x = ops.cast(inputs, "float32")
-        mean, variance = self._of_all_devices(x, mask) if self._total else ops.moments(x, AXES)
-        if self._fields:
-            mean, variance = pooled(mean, variance)
+        weight = ops.ones_like(x[..., :1])
+        if mask is not None:
+            weight = weight * ops.reshape(ops.cast(mask, "float32"), (-1, 1, 1, 1))
+        axes = (0, 1, 2)
+        count = self._total(ops.sum(weight))
+        mean = self._total(ops.sum(x * weight, axis=axes)) / count
+        distance = x - mean
+        variance = self._total(ops.sum(distance * distance * weight, axis=axes)) / count
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             average.assign(average * self.momentum + value * (1.0 - self.momentum))
         answer = ops.batch_normalization(
             x, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
         )
         return ops.cast(answer, self.compute_dtype)
-
-    def _of_all_devices(self, x: Any, mask: Any) -> tuple[Any, Any]:
-        weight = ops.ones_like(x[..., :1])
-        if mask is not None:
-            weight = weight * ops.reshape(ops.cast(mask, "float32"), (-1, 1, 1, 1))
-        assert self._total is not None
-        count = self._total(ops.sum(weight))
-        mean = self._total(ops.sum(x * weight, axis=AXES)) / count
-        distance = x - mean
-        return mean, self._total(ops.sum(distance * distance * weight, axis=AXES)) / count
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
         """The mask is for this layer only."""

@@ -10,7 +10,6 @@ import keras
 from glomtile.config.schema_model import ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.nets.blocks import Parts, Total, activation_name
-from glomtile.nets.equivariance import TURNS
 
 DROPOUT_SEED = 137
 """Seed of dropout when `dropout_seed_fixing` asks for one, as in the reference."""
@@ -85,13 +84,8 @@ def build_flexunet(
     precision: str = "float32",
     seed: int | None = None,
     total: Total | None = None,
-    to_train: bool = False,
 ) -> keras.Model:
     """Build the network; see `glomtile.nets.registry.build_model`."""
-    equivariant = settings.equivariance != "none"
-    plan = levels(settings)
-    if equivariant:
-        _require_turnable(settings, plan)
     image = keras.Input((None, None, settings.image_channels), dtype="float32", name="image")
     inputs = [image]
     if total is not None and settings.norm == "batch":
@@ -101,7 +95,6 @@ def build_flexunet(
         norm=settings.norm,
         norm_groups=settings.norm_groups,
         residual=settings.residual,
-        equivariant=equivariant and to_train,
         precision=precision,
         weight_seed=seed,
         dropout_seed=DROPOUT_SEED if settings.dropout_seed_fixing else seed,
@@ -112,9 +105,8 @@ def build_flexunet(
     if settings.input_normalize:
         # In float32 whatever the policy: bfloat16 would round the 255 grey levels to fewer.
         x = keras.layers.Rescaling(1 / 255, dtype="float32", name="rescale")(x)
-    x = _body(x, plan, parts, settings.upsampling)
-    glorot = keras.initializers.GlorotUniform
-    x = parts.conv(x, settings.num_classes, (1, 1), "logits", initializer=glorot, turned=(True, False))
+    x = _body(x, levels(settings), parts, settings.upsampling)
+    x = parts.conv(x, settings.num_classes, (1, 1), "logits", initializer=keras.initializers.GlorotUniform)
     if settings.num_classes > 1:
         final = "softmax"
     else:
@@ -124,29 +116,9 @@ def build_flexunet(
     return keras.Model(inputs if len(inputs) > 1 else image, probs, name="FlexUNet")
 
 
-def _require_turnable(settings: ModelSettings, plan: list[Level]) -> None:
-    """Quarter turns need square kernels with a middle, and channels in fours that are normalised alike."""
-    key, filters = "[model] equivariance", settings.base_filters
-    if filters % TURNS:
-        raise ConfigError(key, f"expected base_filters to be a multiple of {TURNS}, got {filters}")
-    for level in plan:
-        rows, cols = level.kernel
-        at = f"at level {level.index}"
-        if rows != cols or rows % 2 == 0:
-            raise ConfigError(key, f"expected base_kernels to give an odd square, got {level.kernel} {at}")
-        if level.dilation[0] != level.dilation[1]:
-            raise ConfigError(key, f"expected dilation to give equal steps, got {level.dilation} {at}")
-    if settings.norm == "group":
-        raise ConfigError(key, 'expected norm = "batch" or "none", got "group"')
-
-
 def _body(x: Any, plan: list[Level], parts: Parts, upsampling: str) -> Any:
-    image = x
-
     def block(x: Any, level: Level, name: str) -> Any:
-        return parts.double_conv(
-            x, level.filters, level.kernel, level.dilation, level.dropout_rate, name, of_image=x is image
-        )
+        return parts.double_conv(x, level.filters, level.kernel, level.dilation, level.dropout_rate, name)
 
     *outer, bridge = plan
     skips = []

@@ -81,7 +81,6 @@ def build_model(
     precision: str = "float32",
     seed: int | None = None,
     total: Total | None = None,
-    to_train: bool = False,
 ) -> keras.Model:
     """Build the network that a config describes.
 
@@ -96,9 +95,6 @@ def build_model(
     total : callable, optional
         Adds up sums over the devices that share a batch. A network with batch normalisation then is one to
         train only: it has a second input, ``(N,) float32``, 0 for samples that do not count.
-    to_train : bool
-        Tie what `equivariance` ties while training. A network without such ties takes the weights over, and
-        is the one to save: its layers are Keras' plain ones.
 
     Returns
     -------
@@ -114,8 +110,7 @@ def build_model(
         When the network is not built here or the settings contradict each other.
     """
     typed_argument("settings", settings, ModelSettings, "[model] of a config, as load_config(…).model")
-    build = network(settings.model).build
-    return build(settings, precision=precision, seed=seed, total=total, to_train=to_train)
+    return network(settings.model).build(settings, precision=precision, seed=seed, total=total)
 
 
 def geometry(settings: ModelSettings) -> Geometry:

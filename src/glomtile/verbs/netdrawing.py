@@ -115,8 +115,6 @@ def _style_line(settings: ModelSettings) -> str:
         parts.append("no dilation")
     if settings.residual:
         parts.append("residual blocks")
-    if settings.equivariance != "none":
-        parts.append("turns with the image")
     if settings.input_normalize:
         parts.append("input divided by 255")
     return " · ".join(parts)

@@ -257,8 +257,7 @@ def _data_folders(config: Config) -> list[Path]:
 def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tuple[keras.Model, keras.Model]:
     """The bare float32 network, which is saved, and what is trained: its layers, or their like.
 
-    Layers of their own train in 16 bits, where several devices share the statistics of a batch, and where
-    weights are tied.
+    Layers of their own train in 16 bits, and where several devices share the statistics of a batch.
     """
     import keras
 
@@ -271,9 +270,8 @@ def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tup
     total, copies = (devices.total, devices.copies) if devices else (None, 1)
     network = build_model(config.model, seed=seed)
     trained = network
-    shares_statistics = total is not None and config.model.norm == "batch"
-    if precision != "float32" or shares_statistics or config.model.equivariance != "none":
-        trained = build_model(config.model, precision=precision, seed=seed, total=total, to_train=True)
+    if precision != "float32" or (total is not None and config.model.norm == "batch"):
+        trained = build_model(config.model, precision=precision, seed=seed, total=total)
     model = keras.Model(trained.inputs, trained.outputs, name="training")
     model.compile(
         optimizer=build_optimizer(config.model, config.train, steps, total, copies),
