@@ -30,4 +30,4 @@ def greeting_held_back() -> Iterator[None]:
             held.seek(0)
             for line in held.read().decode(errors="replace").splitlines():
                 if not _GREETING.match(line):
-                    print(line, file=sys.stderr)
+                    sys.stderr.write(f"{line}\n")
