@@ -134,7 +134,7 @@ class _Seen:
 
 def _seen_ahead(folder: Path, rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[Mapping[str, str], _Seen]]:
     """Each slide looked at, a few ahead on threads: reading and shrinking take most of a page's time."""
-    threads = min(len(rows), os.cpu_count() or 1) or 1
+    threads = max(1, min(len(rows), 8, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, thread_name_prefix="overviews") as pool:
         waiting: deque[tuple[Mapping[str, str], Future[_Seen]]] = deque()
         for row in rows:
