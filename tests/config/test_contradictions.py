@@ -30,6 +30,7 @@ def told(settings) -> dict[str, str]:
             "train.learning_rate_reducer",
             "no effect",
         ),
+        ({"dataset": {"edge_share": 0.3}}, "dataset.edge_share", 'no effect beside sampling = "tiles"'),
         ({"model": {"normalization": False, "norm": "group"}}, "model.normalization", '"group" counts'),
         ({"model": {"loss": "dice_los"}}, "model.loss", "did you mean dice_loss?"),
         ({"model": {"metrics": ["dice_coef", "dice_ceof"]}}, "model.metrics", "did you mean dice_coef?"),
@@ -51,6 +52,7 @@ def test_settings_that_do_not_go_together_are_told(settings, key, message):
         {"model": {"metrics": ["class_dice_1", "class_iou_12", "foreground_dice"], "activation": "ReLU"}},
         {"model": {"clipnorm": 1.0}},
         {"model": {"model": "FlexUNet"}},
+        {"dataset": {"sampling": "crops", "edge_share": 0.3, "samples_per_epoch": 8}},
     ],
 )
 def test_settings_that_go_together_are_passed_in_silence(settings):

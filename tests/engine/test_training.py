@@ -261,6 +261,19 @@ def test_resume_refuses_other_settings_and_names_them(dataset: Path, tmp_path: P
         train(make_config(other, tmp_path), resume=True)
 
 
+def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(dataset: Path, tmp_path: Path) -> None:
+    train(make_config(settings(dataset, epochs=1), tmp_path))
+    path = tmp_path / "models/last/training.json"
+    notes = json.loads(path.read_text())
+    del notes["settings"]["dataset.edge_share"], notes["settings"]["augmentor.other_dyes"]
+    path.write_text(json.dumps(notes))
+    other = settings(dataset, epochs=2)
+    other["augmentor"]["other_dyes"] = 0.5
+    with pytest.raises(ConfigError, match=r"other ones: augmentor\.other_dyes: 0\.0 then, 0\.5 now\b"):
+        train(make_config(other, tmp_path), resume=True)
+    assert len(train(make_config(settings(dataset, epochs=2), tmp_path), resume=True).history) == 2
+
+
 def test_resume_without_a_run_says_so(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="found none"):
         train(make_config(settings(dataset), tmp_path), resume=True)

@@ -137,6 +137,26 @@ def test_other_settings_need_another_name_and_inference_may_differ(project: Path
     )
 
 
+def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(project: Path) -> None:
+    def again() -> None:
+        groups = project / "groups.csv"
+        crossval(config_of(project), project / "runs", folds=3, name="discs", groups=groups)
+
+    path = project / "runs/discs/settings.json"
+    whole = path.read_text()
+    known = json.loads(whole)
+    try:
+        assert known["settings"]["dataset"].pop("edge_share") == 0
+        path.write_text(json.dumps(known))
+        again()
+        assert known["settings"]["train"].pop("epochs") == 2
+        path.write_text(json.dumps(known))
+        with pytest.raises(UsageError, match=r"got others: train\.epochs 100 is now 2"):
+            again()
+    finally:
+        path.write_text(whole)
+
+
 def test_answers_are_doubted_from_where_the_config_says_now(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,9 @@ from glomtile.errors import GlomtileError
 
 Remark = tuple[Place, str]
 
+_OF_CROPS = ("samples_per_epoch", "foreground_share", "edge_share", "image_weights")
+"""Keys of ``[dataset]`` that whole tiles leave without effect."""
+
 
 def contradictions(config: Config) -> Iterator[Remark]:
     """What to warn of in a config whose values are all of the right type and range."""
@@ -105,6 +108,9 @@ def _training(config: Config) -> Iterator[Remark]:
         yield ("model", "clipnorm"), "only one of clipvalue and clipnorm can clip"
     if train.schedule != "constant" and train.learning_rate_reducer:
         yield ("train", "learning_rate_reducer"), f'has no effect beside schedule = "{train.schedule}"'
+    for key in _OF_CROPS:
+        if config.dataset.sampling == "tiles" and config.dataset.given(key):
+            yield ("dataset", key), 'has no effect beside sampling = "tiles"'
     if config.dataset.worker_kind == "processes" and config.dataset.workers == 0:
         yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
     if model.given("normalization") and model.normalization is False and model.norm != "none":

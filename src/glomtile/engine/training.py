@@ -57,6 +57,8 @@ class Protocol:
         A file whose appearance stops the training after the epoch.
     settings : dict
         Whatever decides the numbers; a resumed run must agree with it.
+    defaults : dict
+        What a run had in place of a setting that did not exist yet.
     """
 
     epochs: int
@@ -70,6 +72,7 @@ class Protocol:
     workers: int
     break_file: Path | None
     settings: dict[str, Any]
+    defaults: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ class Training:
         """
         last = modelfolder.recover(self._folder / "last")
         notes = _read_notes(last)
-        _require_same(notes["settings"], self._protocol.settings, last)
+        known = self._protocol.defaults | notes["settings"]
+        _require_same(known, self._protocol.settings, last)
         self._model.optimizer.build(self._model.trainable_variables)
         self._sums.build(self._network.input_shape[-1], self._card.stride_px)
         try:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glomtile.config.schema import Config
 from glomtile.core.folds import deal_folds
 from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
@@ -20,7 +21,6 @@ from glomtile.verbs.judgedimages import join_judged
 from glomtile.verbs.score import ScoreResult, score
 
 if TYPE_CHECKING:
-    from glomtile.config.schema import Config
     from glomtile.core.scores import Figure
     from glomtile.engine.cluster import Cluster
     from glomtile.files.pairs import Pair
@@ -242,6 +242,7 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
     except (OSError, ValueError) as problem:
         raise InputError(path, f"expected the settings of a run, got: {problem}") from problem
     wanted = json.loads(json.dumps(identity))
+    known = _with_later_settings(known, wanted)
     if known == wanted:
         return
     others = ", ".join(_differences(known, wanted))
@@ -250,6 +251,19 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
         f"expected the settings of the run that is there, got others: {others}",
         "give another --name, or move that run away",
     )
+
+
+def _with_later_settings(known: Any, wanted: dict[str, Any]) -> Any:
+    """What is known of a run, where settings that came after it are at their defaults: the run did without."""
+    if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
+        return known
+    then, defaults = known["settings"], json.loads(Config().model_dump_json())
+    filled = {
+        section: {key: defaults[section][key] for key in keys if key in defaults[section]} | then[section]
+        for section, keys in wanted["settings"].items()
+        if isinstance(then.get(section), dict)
+    }
+    return known | {"settings": then | filled}
 
 
 def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:

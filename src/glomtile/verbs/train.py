@@ -307,6 +307,7 @@ def _protocol(config: Config, samples: int, devices: int) -> Protocol:
         workers=config.dataset.workers,
         break_file=stop,
         settings=_deciding(config, samples, devices),
+        defaults=_deciding(Config(), samples, 1),
     )
 
 
