@@ -12,15 +12,18 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 
+from resident import as_installed
 
-def once(command: list[str]) -> tuple[float, float]:
+
+def once(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """CPU and wall seconds of one process, started and ended."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, env=environment)
     after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu, ended - began
@@ -41,11 +44,13 @@ def main() -> None:
         "python -m glomtile --help": [sys.executable, "-m", "glomtile", "--help"],
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-    for command in contestants.values():  # byte code is written once, in an installation's first run
-        once(command)
-    for _ in range(runs):
-        for name, command in contestants.items():
-            times[name].append(once(command))
+    with tempfile.TemporaryDirectory() as folder:
+        environment = as_installed(Path(folder))
+        for command in contestants.values():  # byte code is written once, in an installation's first run
+            once(command, environment)
+        for _ in range(runs):
+            for name, command in contestants.items():
+                times[name].append(once(command, environment))
     base = statistics.median(cpu for cpu, _ in times["python -c pass"])
     print(f"{'command':28} {'CPU ms':>8} {'wall ms':>8} {'x pass':>7}   (medians of {runs} runs in turn)")
     for name, pairs in times.items():

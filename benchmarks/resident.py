@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 ROLE = "--contestant"
@@ -126,6 +127,15 @@ def _best_rate(work: Callable[[], Any], flop: float, repeats: int) -> float:
         work()
         times.append(time.perf_counter() - began)
     return flop / min(times) / 1e9
+
+
+def as_installed(folder: Path) -> dict[str, str]:
+    """The environment of fresh processes that find byte code, as a user's do after an installation.
+
+    It lies in `folder`, which the first, uncounted run fills, whatever the environment says about writing it.
+    """
+    told = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return told | {"PYTHONPYCACHEPREFIX": str(folder)}
 
 
 def machine(packages: tuple[str, ...]) -> list[str]:
