@@ -200,6 +200,22 @@ def test_without_a_share_of_edges_the_samples_are_as_they_were() -> None:
     assert all(equal(a, b) for a, b in zip(drawn(crops(), 0), drawn(with_none, 0), strict=True))
 
 
+@pytest.mark.parametrize(("weights", "last"), [([0.1] * 8, 7), ([0.1] * 7 + [0], 6)])
+def test_the_largest_draw_is_of_the_last_image(
+    monkeypatch: pytest.MonkeyPatch, weights: list[float], last: int
+) -> None:
+    class Highest:
+        def random(self) -> float:
+            return 1 - 2**-53
+
+        def permutation(self, count: int) -> np.ndarray:
+            return np.arange(count)
+
+    source = CropSource(decoded(8), (32, 32), 8, 0.5, BUSY, 1, weights=weights)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Highest())
+    assert source.origin(0, 7) == str(decoded(8).pairs[last].image)
+
+
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40))
 def test_the_windows_of_validation_cover_every_pixel(height: int, width: int, h: int, w: int) -> None:
     numbers = np.arange(height * width).reshape(height, width)

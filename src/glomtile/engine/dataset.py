@@ -179,7 +179,7 @@ class CropSource:
         self._augmentation = augmentation
         self._seed = seed
         self._edge_share = edge_share
-        self._ends = None if weights is None else np.cumsum(weights) / np.sum(weights)
+        self._ends = None if weights is None else _ends(weights)
 
     def __len__(self) -> int:
         return self._samples
@@ -235,6 +235,15 @@ class CropSource:
                 jitter = rng.uniform(-0.25, 0.25, 2) * self._size_px
                 centre = np.clip(np.array([rows[pick], columns[pick]]) + jitter, 0, extent)
         return float(centre[0]), float(centre[1])
+
+
+def _ends(weights: Sequence[float]) -> np.ndarray:
+    """Where each weight ends when they lie end to end from 0 to 1; the last one above 0 has no end.
+
+    A draw below 1 may be rounded to it, and rounded sums may fall short of it.
+    """
+    ends = np.cumsum(weights)
+    return np.where(ends < ends[-1], ends / ends[-1], np.inf)
 
 
 class GridSource:

@@ -254,7 +254,7 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _with_later_settings(known: Any, wanted: dict[str, Any]) -> Any:
-    """What is known of a run, where settings that came after it are at their defaults: the run did without."""
+    """What is known of a run; settings that came after it are at their defaults, as it did without them."""
     if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
         return known
     then, defaults = known["settings"], json.loads(Config().model_dump_json())
