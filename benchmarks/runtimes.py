@@ -1,20 +1,20 @@
-"""Which runtime computes our networks fastest here: Keras on TensorFlow, ONNX Runtime, OpenVINO.
+"""Which runtime computes our networks fastest here: Keras on its three backends, ONNX Runtime, OpenVINO.
 
-    python benchmarks/runtimes.py                                     # both networks, some 20 minutes
+    python benchmarks/runtimes.py --other-python OTHER/bin/python     # both networks, some 20 minutes
     python benchmarks/runtimes.py --networks small --rounds 3         # a quick look
     python benchmarks/runtimes.py --networks small --side 96 --tiles 2 --rounds 1
 
 Two networks: a FlexUNet of 16 filters, 5 levels, 3x3 kernels with batch normalisation, at 384 px; the
 reference's of 126.8 million parameters at 512 px. Weights are random: they do not change the time. Every
 contestant is a resident process that answers the same tiles; they run in turn, and medians are compared.
-Differences are against Keras. OpenVINO's precision is always set: left alone it rounds to bfloat16 where the
-processor can.
+Keras on JAX and on PyTorch run in an environment of their own with glomtile[jax] and torch; they are left
+out where --other-python is not given. Differences are against Keras on TensorFlow. OpenVINO's precision is
+always set: left alone it rounds to bfloat16 where the processor can.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,8 +31,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "Keras predict, tile by tile": {"kind": "predict"},
-    "Keras graph": {"kind": "keras"},
-    "Keras graph, batch": {"kind": "keras", "batch": True},
+    "Keras on TensorFlow": {"kind": "keras"},
+    "Keras on TensorFlow, batch": {"kind": "keras", "batch": True},
+    "Keras on JAX": {"kind": "keras", "backend": "jax"},
+    "Keras on JAX, batch": {"kind": "keras", "backend": "jax", "batch": True},
+    "Keras on PyTorch": {"kind": "keras", "backend": "torch"},
+    "Keras on PyTorch, batch": {"kind": "keras", "backend": "torch", "batch": True},
     "ONNX Runtime float32": {"kind": "onnxruntime"},
     "ONNX Runtime float32, batch": {"kind": "onnxruntime", "batch": True},
     "ONNX Runtime int8": {"kind": "onnxruntime", "file": "int8.onnx"},
@@ -118,13 +122,19 @@ def contest(options: dict[str, Any]) -> None:
 def compare(name: str, args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = {"folder": folder, "network": NETWORKS[name], "side": args.side, "tiles": args.tiles}
-        maker = Resident("prepare", {**options, "kind": "prepare"})
+        maker = Resident("prepare", {**options, "kind": "prepare"}, KERAS_BACKEND="tensorflow")
         facts = maker.ask()["answer"]
         maker.close()
         residents = [
-            Resident(title, {"file": "float32.onnx", **how, "folder": folder})
+            Resident(
+                title,
+                {"file": "float32.onnx", **how, "folder": folder},
+                args.other_python if "backend" in how else sys.executable,
+                KERAS_BACKEND=how.get("backend", "tensorflow"),
+            )
             for title, how in CONTESTANTS.items()
-            if not args.only or any(word in title for word in args.only)
+            if (not args.only or any(word in title for word in args.only))
+            and ("backend" not in how or args.other_python)
         ]
         found = in_turn(residents, args.rounds)
         for resident in residents:
@@ -147,7 +157,6 @@ def compare(name: str, args: argparse.Namespace) -> None:
 def main() -> None:
     options = contestant()
     if options is not None:
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         serve(lambda: prepare(options)) if options["kind"] == "prepare" else contest(options)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -158,6 +167,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", metavar="WORD", help="contestants whose name has one of the words"
     )
+    parser.add_argument("--other-python", metavar="PYTHON", help="with glomtile[jax] and torch")
     args = parser.parse_args()
     for line in machine(("glomtile", "keras", "tensorflow-cpu", "onnxruntime", "openvino", "numpy")):
         print(line)
