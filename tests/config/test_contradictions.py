@@ -53,6 +53,7 @@ def test_settings_that_do_not_go_together_are_told(settings, key, message):
         {"model": {"clipnorm": 1.0}},
         {"model": {"model": "FlexUNet"}},
         {"dataset": {"sampling": "crops", "edge_share": 0.3, "samples_per_epoch": 8}},
+        {"dataset": {"sampling": "tiles", "edge_share": 0.0, "samples_per_epoch": "none"}},
     ],
 )
 def test_settings_that_go_together_are_passed_in_silence(settings):

@@ -108,8 +108,9 @@ def _training(config: Config) -> Iterator[Remark]:
         yield ("model", "clipnorm"), "only one of clipvalue and clipnorm can clip"
     if train.schedule != "constant" and train.learning_rate_reducer:
         yield ("train", "learning_rate_reducer"), f'has no effect beside schedule = "{train.schedule}"'
+    plain = Config().dataset
     for key in _OF_CROPS:
-        if config.dataset.sampling == "tiles" and config.dataset.given(key):
+        if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
             yield ("dataset", key), 'has no effect beside sampling = "tiles"'
     if config.dataset.worker_kind == "processes" and config.dataset.workers == 0:
         yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
