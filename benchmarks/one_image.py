@@ -1,7 +1,7 @@
 """One image of 1024 x 1024 px at 0.5 µm: the reference's procedure, our engine, MONAI's, the bundled model.
 
     python benchmarks/one_image.py --monai-python OTHER/bin/python       # the figures of docs/results.md
-    python benchmarks/one_image.py --filters 4 --size 512 --rounds 1     # a quick look, smaller
+    python benchmarks/one_image.py --filters 4 --size 512 --rounds 1 --fresh 1   # a quick look
 
 (a) The reference's procedure with its network (126.8 million parameters, random weights): four tiles of
     512 px cropped with 64 px of margin where the image has any, shrunk to 512, one `model.predict` a tile,
@@ -36,8 +36,6 @@ import numpy as np
 from resident import Resident, as_installed, contestant, in_turn, machine, matrix_product_gflops, serve
 
 TILE_PX, MARGIN_PX, MPP = 512, 64, 0.5
-FRESH_PROCESSES = 15
-"""Short and unsteady, so more of them than rounds."""
 
 
 def picture(size: int) -> np.ndarray:
@@ -204,7 +202,7 @@ def cpu_of_fresh_processes(args: argparse.Namespace, folder: str) -> None:
     mask = f"from glomtile import Segmenter\nSegmenter.load({model}).segment({image!r}, mpp={MPP})"
     told: dict[str, list[float]] = {"bare": [], "mask": []}
     environment = as_installed(Path(folder) / "byte-code")
-    for number in range(FRESH_PROCESSES + 1):
+    for number in range(args.fresh + 1):
         for name, code in (("bare", bare), ("mask", mask)):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, "-c", code], check=True, env=environment)
@@ -229,6 +227,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="counted runs of each, after one that warms up")
+    parser.add_argument("--fresh", type=int, default=15, help="counted fresh processes, for the first mask")
     parser.add_argument("--size", type=int, default=1024, help="side of the image (px)")
     parser.add_argument("--filters", type=int, default=16, help="of the reference's first level")
     parser.add_argument("--model", "-m", type=Path, help="for (d), instead of the bundled model")

@@ -18,6 +18,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,27 @@ def contest(options: dict[str, Any]) -> None:
             answer = np.concatenate([forward(batch[i : i + 1]) for i in range(len(batch))])
         return float(np.abs(answer - expected).max())
 
-    serve(work)
+    told = ("keras", "jax", "torch") if "backend" in options else ()
+    serve(work, {"versions": [f"{package} {version(package)}" for package in told]})
 
 
-def compare(name: str, args: argparse.Namespace) -> None:
+def chosen(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The contestants asked for that can run here."""
+    named = {
+        title: how
+        for title, how in CONTESTANTS.items()
+        if not args.only or any(word in title for word in args.only)
+    }
+    if args.other_python:
+        return named
+    left_out = [title for title, how in named.items() if "backend" in how]
+    if left_out:
+        print(f"{', '.join(left_out)} left out:")
+        print("--other-python names an environment with glomtile[jax] and torch")
+    return {title: how for title, how in named.items() if title not in left_out}
+
+
+def compare(name: str, args: argparse.Namespace, entered: dict[str, dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = {"folder": folder, "network": NETWORKS[name], "side": args.side, "tiles": args.tiles}
         maker = Resident("prepare", {**options, "kind": "prepare"}, KERAS_BACKEND="tensorflow")
@@ -132,9 +150,7 @@ def compare(name: str, args: argparse.Namespace) -> None:
                 args.other_python if "backend" in how else sys.executable,
                 KERAS_BACKEND=how.get("backend", "tensorflow"),
             )
-            for title, how in CONTESTANTS.items()
-            if (not args.only or any(word in title for word in args.only))
-            and ("backend" not in how or args.other_python)
+            for title, how in entered.items()
         ]
         found = in_turn(residents, args.rounds)
         for resident in residents:
@@ -143,6 +159,9 @@ def compare(name: str, args: argparse.Namespace) -> None:
     rate = matrix_product_gflops(1024 if args.side else 4096)
     print(f"\n{name}: {facts['parameters']:,} parameters, {args.tiles} tiles of {facts['side']} px, ", end="")
     print(f"{facts['gflop']:.1f} GFLOP a tile; largest matrix product {rate:.0f} GFLOP/s")
+    elsewhere = {one for told in found.values() for one in told["versions"]}
+    if elsewhere:
+        print(f"in the other environment: {', '.join(sorted(elsewhere))}")
     print("| contestant | s | from, to | CPU s | first / it | GFLOP/s | of the product's rate | difference |")
     print("|---|---|---|---|---|---|---|---|")
     for contestant_name, told in found.items():
@@ -171,8 +190,11 @@ def main() -> None:
     args = parser.parse_args()
     for line in machine(("glomtile", "keras", "tensorflow-cpu", "onnxruntime", "openvino", "numpy")):
         print(line)
+    entered = chosen(args)
+    if not entered:
+        parser.error("expected some contestant, got none")
     for name in args.networks:
-        compare(name, args)
+        compare(name, args, entered)
 
 
 if __name__ == "__main__":

@@ -258,11 +258,11 @@ def _with_later_settings(known: Any, wanted: dict[str, Any]) -> Any:
     if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
         return known
     then, defaults = known["settings"], json.loads(Config().model_dump_json())
-    filled = {
-        section: {key: defaults[section][key] for key in keys if key in defaults[section]} | then[section]
-        for section, keys in wanted["settings"].items()
-        if isinstance(then.get(section), dict)
-    }
+    filled = {}
+    for section, keys in wanted["settings"].items():
+        told = then.get(section, {})
+        if isinstance(told, dict):
+            filled[section] = {key: defaults[section][key] for key in keys} | told
     return known | {"settings": then | filled}
 
 
