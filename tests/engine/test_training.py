@@ -274,6 +274,25 @@ def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(dataset: Path
     assert len(train(make_config(settings(dataset, epochs=2), tmp_path), resume=True).history) == 2
 
 
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("[]", "expected settings of a run as dict, got list"),
+        ("{}", "expected settings of a run as dict, got NoneType"),
+        ('{"settings": {}, "history": 3, "step": 0}', "expected history of a run as list, got int"),
+        ("", "expected a readable run state"),
+    ],
+)
+def test_resume_of_a_state_of_another_kind_says_what_is_wrong(
+    dataset: Path, tmp_path: Path, state: str, told: str
+) -> None:
+    path = tmp_path / "models/last/training.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(state)
+    with pytest.raises(ModelError, match=told):
+        train(make_config(settings(dataset, epochs=1), tmp_path), resume=True)
+
+
 def test_resume_without_a_run_says_so(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="found none"):
         train(make_config(settings(dataset), tmp_path), resume=True)

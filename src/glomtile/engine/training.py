@@ -401,17 +401,21 @@ def _line(epoch: int, epochs: int, figures: dict[str, float]) -> str:
 
 def _read_notes(last: Path) -> dict[str, Any]:
     try:
-        notes: dict[str, Any] = json.loads((last / NOTES).read_text("utf-8"))
-        missing = {"settings", "history", "step"} - notes.keys()
+        notes = json.loads((last / NOTES).read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(
             last, "expected the state of a run to resume, found none", "train without --resume"
         ) from None
     except (OSError, ValueError) as problem:
         raise ModelError(last / NOTES, f"expected a readable run state, got {problem}") from problem
-    if missing:
-        raise ModelError(last / NOTES, f"expected {sorted(missing)}, found {sorted(notes)}")
-    return notes
+    kinds = {"settings": dict, "history": list, "step": int}
+    for key, kind in kinds.items():
+        value = notes.get(key) if isinstance(notes, dict) else notes
+        if not isinstance(value, kind):
+            raise ModelError(
+                last / NOTES, f"expected {key} of a run as {kind.__name__}, got {type(value).__name__}"
+            )
+    return dict(notes)
 
 
 def _require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> None:
