@@ -280,6 +280,9 @@ def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(dataset: Path
         ("[]", "expected settings of a run as dict, got list"),
         ("{}", "expected settings of a run as dict, got NoneType"),
         ('{"settings": {}, "history": 3, "step": 0}', "expected history of a run as list, got int"),
+        ('{"settings": {}, "history": [1], "step": 0}', "expected history of a run as a list of dict"),
+        ('{"settings": {}, "history": [], "step": "x"}', "expected step of a run as int, got str"),
+        ('{"settings": {"a": 1, "b": 1, "c": 1}, "history": [], "step": 0}', r"; and \d+ more \("),
         ("", "expected a readable run state"),
     ],
 )
@@ -289,7 +292,7 @@ def test_resume_of_a_state_of_another_kind_says_what_is_wrong(
     path = tmp_path / "models/last/training.json"
     path.parent.mkdir(parents=True)
     path.write_text(state)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises((ModelError, ConfigError), match=told):
         train(make_config(settings(dataset, epochs=1), tmp_path), resume=True)
 
 

@@ -415,6 +415,8 @@ def _read_notes(last: Path) -> dict[str, Any]:
             raise ModelError(
                 last / NOTES, f"expected {key} of a run as {kind.__name__}, got {type(value).__name__}"
             )
+    if not all(isinstance(figures, dict) for figures in notes["history"]):
+        raise ModelError(last / NOTES, "expected history of a run as a list of dict, got other things in it")
     return dict(notes)
 
 
@@ -422,6 +424,7 @@ def _require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> Non
     differing = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
     if differing:
         told = "; ".join(f"{k}: {then.get(k)!r} then, {now.get(k)!r} now" for k in differing[:5])
+        told += f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise ConfigError(
             where,
             f"expected the settings that the run began with, got other ones: {told}",

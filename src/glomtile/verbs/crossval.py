@@ -241,6 +241,8 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
         return
     except (OSError, ValueError) as problem:
         raise InputError(path, f"expected the settings of a run, got: {problem}") from problem
+    if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
+        raise InputError(path, f"expected the settings of a run as a map, got {str(known)[:60]}")
     wanted = json.loads(json.dumps(identity))
     known = _with_later_settings(known, wanted)
     if known == wanted:
@@ -253,10 +255,8 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
     )
 
 
-def _with_later_settings(known: Any, wanted: dict[str, Any]) -> Any:
+def _with_later_settings(known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """What is known of a run; settings that came after it are at their defaults, as it did without them."""
-    if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
-        return known
     then, defaults = known["settings"], json.loads(Config().model_dump_json())
     filled = {}
     for section, keys in wanted["settings"].items():
