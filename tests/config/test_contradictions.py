@@ -28,7 +28,13 @@ def told(settings) -> dict[str, str]:
         (
             {"train": {"schedule": "cosine", "learning_rate_reducer": True}},
             "train.learning_rate_reducer",
-            "no effect",
+            "train refuses it",
+        ),
+        ({"train": {"images_dir": "a"}}, "valid.images_dir", 'name them, or use = "last"'),
+        (
+            {"model": {"num_classes": 3}, "train": {"images_dir": "a", "use": "last"}},
+            "model.num_classes",
+            "which is left out and has",
         ),
         ({"dataset": {"edge_share": 0.3}}, "dataset.edge_share", 'no effect beside sampling = "tiles"'),
         ({"dataset": {"foreground_share": 0.3}}, "dataset.foreground_share", "no effect beside sampling"),
@@ -50,6 +56,9 @@ def test_settings_that_do_not_go_together_are_told(settings, key, message):
     [
         {"model": {"num_classes": 1}, "mask": {"rgb_map": MAP}},
         {"model": {"num_classes": 2}, "mask": {"rgb_map": MAP}},
+        {"model": {"num_classes": 3}},
+        {"train": {"images_dir": "a", "use": "last"}},
+        {"train": {"images_dir": "a"}, "valid": {"images_dir": "b"}},
         {"model": {"class_weights": [1, 2]}},
         {"model": {"num_classes": 1, "class_weights": [1, 2]}},
         {"model": {"metrics": ["class_dice_1", "class_iou_12", "foreground_dice"], "activation": "ReLU"}},

@@ -307,6 +307,9 @@ def test_resume_of_a_damaged_state_says_which_file(dataset: Path, tmp_path: Path
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(ModelError, match=r"training\.npz"):
         train(make_config(settings(dataset, epochs=2), tmp_path), resume=True)
+    state.write_text("no archive")
+    with pytest.raises(ModelError, match=r"training\.npz: .* got: something else"):
+        train(make_config(settings(dataset, epochs=2), tmp_path), resume=True)
 
 
 def test_a_new_run_moves_the_old_one_aside_and_deletes_nothing(dataset: Path, tmp_path: Path) -> None:

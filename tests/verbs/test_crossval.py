@@ -156,7 +156,7 @@ def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(project: Path
             again()
         for damaged in ("[1, 2]", "null", '{"settings": [1]}'):
             path.write_text(damaged)
-            with pytest.raises(InputError, match=r"settings of a run as a map, got"):
+            with pytest.raises(UsageError, match=r"settings of a run as a map, got"):
                 again()
     finally:
         path.write_text(whole)

@@ -64,13 +64,14 @@ def _classes(config: Config) -> Iterator[Remark]:
             config.palette()
         except GlomtileError as problem:
             yield ("mask", "rgb_map"), problem.message
-    if config.mask.given("rgb_map") and config.model.given("num_classes"):
-        colours, classes = len(config.mask.rgb_map), config.model.num_classes
-        if colours != classes and not (classes == 1 and colours == 2):
-            yield (
-                ("model", "num_classes"),
-                f"expected one class a colour of [mask] rgb_map, which has {colours}",
-            )
+    written, trains = config.mask.given("rgb_map"), config.train.images_dir is not None
+    colours, classes = len(config.mask.rgb_map), max(config.model.num_classes, 2)
+    if config.model.given("num_classes") and (written or trains) and colours != classes:
+        has = "has" if written else "is left out and has"
+        yield (
+            ("model", "num_classes"),
+            f"expected one class a colour of [mask] rgb_map, which {has} {colours}",
+        )
     weights = config.model.class_weights
     if weights is not None and len(weights) != max(config.model.num_classes, 2):
         yield (
@@ -107,7 +108,12 @@ def _training(config: Config) -> Iterator[Remark]:
     if model.clipvalue is not None and model.clipnorm is not None:
         yield ("model", "clipnorm"), "only one of clipvalue and clipnorm can clip"
     if train.schedule != "constant" and train.learning_rate_reducer:
-        yield ("train", "learning_rate_reducer"), f'has no effect beside schedule = "{train.schedule}"'
+        yield ("train", "learning_rate_reducer"), f'train refuses it beside schedule = "{train.schedule}"'
+    if train.images_dir is not None and config.valid.images_dir is None and train.use == "best":
+        yield (
+            ("valid", "images_dir"),
+            'train refuses to choose the best epoch without validation images: name them, or use = "last"',
+        )
     plain = Config().dataset
     for key in _OF_CROPS:
         if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):

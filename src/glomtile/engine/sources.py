@@ -87,7 +87,7 @@ def image_weights(config: Config, stems: Sequence[str]) -> list[float] | None:
     ]
     if not any(weights):
         raise ConfigError(
-            "[dataset] image_weights",
+            f"{config.source or 'config'} [dataset] image_weights",
             f"expected some image of a weight above 0, got none among {len(stems)}",
         )
     return weights

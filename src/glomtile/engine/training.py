@@ -165,9 +165,11 @@ class Training:
             with np.load(last / STATE, allow_pickle=False) as state:
                 arrays = _assign([*self._variables(), *self._model.metrics_variables], state, last / STATE)
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
+            # NumPy's words for what is no archive advise to read it as a pickle.
+            got = "something else" if isinstance(problem, ValueError) else problem
             raise ModelError(
                 last / STATE,
-                f"expected the arrays of a run state, got: {problem}",
+                f"expected the arrays of a run state, got: {got}",
                 "the run cannot be resumed",
             ) from problem
         self._sums.totals = arrays[len(self._variables()) :]

@@ -94,7 +94,7 @@ def crossval(
     ConfigError
         The network cannot be built, or its loss is unknown.
     UsageError
-        Fewer groups than folds, or a run of this name has other settings.
+        Fewer groups than folds, or a run of this name has other settings or damaged ones.
     InputError
         Images and masks do not pair, or the table of groups does not fit them.
     ClusterError
@@ -240,9 +240,9 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
         workspace.write_json(path, identity)
         return
     except (OSError, ValueError) as problem:
-        raise InputError(path, f"expected the settings of a run, got: {problem}") from problem
+        raise UsageError(path, f"expected the settings of a run, got: {problem}") from problem
     if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
-        raise InputError(path, f"expected the settings of a run as a map, got {str(known)[:60]}")
+        raise UsageError(path, f"expected the settings of a run as a map, got {str(known)[:60]}")
     wanted = json.loads(json.dumps(identity))
     known = _with_later_settings(known, wanted)
     if known == wanted:
