@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glomtile.errors import InputError
-from glomtile.files.tables import read_csv, write_csv
+from glomtile.files.tables import read_csv, require_numbers, write_csv
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), min_size=1).map(str.strip)
 
@@ -75,3 +75,28 @@ def test_a_table_that_cannot_be_used_says_why(tmp_path, content, message):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.csv: expected a readable table, got: No such file"):
         read_csv(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("cell", "whole", "said"),
+    [
+        ("0,5", False, "a number under x in row 2, got '0,5'"),
+        ("nan", False, "got 'nan'"),
+        ("inf", False, "got 'inf'"),
+        ("1.5", True, "a whole number under x in row 2, got '1.5'"),
+        ("", True, "got ''"),
+        ("²", True, "got '²'"),
+    ],
+)
+def test_a_cell_that_is_no_number_is_named(tmp_path, cell, whole, said):
+    with pytest.raises(InputError, match=said):
+        require_numbers(tmp_path / "t.csv", [{"x": "-1"}, {"x": cell}], ["x", "y"], whole=whole)
+
+
+def test_what_we_write_of_numbers_is_numbers(tmp_path):
+    path = write_csv(
+        tmp_path / "t.csv", ["a", "b"], [[1.5, -3], [None, 0], [float("nan"), 10**20], [1e-7, 2]]
+    )
+    rows = read_csv(path)
+    require_numbers(path, rows, ["a", "b"])
+    require_numbers(path, rows, ["b"], whole=True)

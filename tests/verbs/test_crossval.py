@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.verbs.discs import SIDE, config_of, paint_discs
 
 import glomtile.engine.segmenter as segmenter_module
@@ -15,7 +17,9 @@ from glomtile.core.palette import GLOMERULI
 from glomtile.engine.cluster import Cluster
 from glomtile.engine.doubts import Doubts
 from glomtile.errors import InputError, UsageError
+from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask
+from glomtile.types import SILENT
 from glomtile.verbs import crossval as module
 from glomtile.verbs.crossval import crossval
 from glomtile.verbs.folds import predictions
@@ -188,6 +192,7 @@ def test_answers_are_doubted_from_where_the_config_says_now(
             GROUPS.replace("d2,b,", "d2,b,maybe"),
             "empty, train or judge for d2, got 'maybe'",
         ),
+        (GROUPS.replace("d2,b,", "d2,,"), "expected a group for every image, got an empty cell for d2"),
         (GROUPS + "d0,z,\n", "expected one group for d0, got 'a' and 'z'"),
     ],
 )
@@ -198,6 +203,30 @@ def test_a_table_of_groups_that_does_not_fit_is_refused(
     with pytest.raises(InputError, match=message):
         crossval(config_of(project), tmp_path / "runs", folds=3, groups=tmp_path / "groups.csv")
     assert not (tmp_path / "runs").exists()
+
+
+def test_figures_are_at_the_scale_of_each_file_and_own_up_to_unknown_groups(
+    project: Path, tmp_path: Path
+) -> None:
+    """Files without a scale have that of [dataset] image_mpp; without a table nobody knows the groups."""
+    paint_discs(tmp_path, 2)
+    image = read_image(tmp_path / "images/d0.png")
+    Image.fromarray(image).save(tmp_path / "images/d0.png", dpi=(25.4e3 / 0.25, 25.4e3 / 0.25))
+    config = config_of(tmp_path)
+    assert config.dataset.image_mpp == 1.0
+    pool = module.read_pool(config, None)
+    pairs = {pair.stem: pair for pair in pool.judged}
+    run = tmp_path / "run"
+    for kind in ("predictions", "truth"):
+        shutil.copytree(tmp_path / "masks", run / kind)
+    module._score(config, run, list(pairs), pool, pairs, None, SILENT)
+    with (run / "objects.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    scales = {row["image"]: float(row["area_um2"]) / float(row["area_px"]) for row in rows}
+    assert scales == pytest.approx({"d0": 0.0625, "d1": 1.0}, rel=1e-3)
+    scores = json.loads((run / "scores.json").read_text())
+    assert (scores["groups"], scores["interval"]["of"]) == (None, "images")
+    assert "Images count as independent" in (run / "report.html").read_text()
 
 
 def test_a_name_is_no_path(project: Path, tmp_path: Path) -> None:

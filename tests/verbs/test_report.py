@@ -156,10 +156,8 @@ def test_seams_are_shown_where_they_were_measured(tmp_path):
     results(tmp_path)
     path = tmp_path / "scores.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"seams": {"seam_ratio": 1.07, "grid_sensitivity": None}}))
-    text = " ".join(Page(report(tmp_path)).text.split())
-    assert "seam ratio 1.07 grid sensitivity –" in text
-    assert "Grid sensitivity: share" in text
+    path.write_text(json.dumps(content | {"seams": {"seam_ratio": 1.07}}))
+    assert "seam ratio 1.07 Seam ratio: label changes" in " ".join(Page(report(tmp_path)).text.split())
 
 
 def test_only_figures_of_the_page_are_explained(tmp_path):
@@ -241,6 +239,37 @@ def test_scores_that_are_not_ours_are_refused_and_the_old_page_kept(tmp_path, co
     with pytest.raises(InputError, match=message):
         report(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["soft_pixel_accuracy", "interval", "images", "groups", "classes"])
+def test_scores_that_lack_a_part_are_refused_by_name(tmp_path, key):
+    path = results(tmp_path) / "scores.json"
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"scores\.json: expected scores .* without '{key}'"):
+        report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("per_image.csv", "dice"), ("objects.csv", "area_px"), ("per_image.csv", "found")]
+)
+def test_a_table_with_words_among_its_numbers_is_left_out_and_said(tmp_path, name, column):
+    path = results(tmp_path) / name
+    header, first, *rest = path.read_text().splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index(column)] = "many"
+    path.write_text("\n".join([header, ",".join(cells), *rest]))
+    told = rf"{name}: expected a( whole)? number under {column} in row 1, got 'many'"
+    assert re.search(told, Page(report(tmp_path)).text)
+
+
+def test_masks_without_objects_are_no_success(tmp_path):
+    empty = np.zeros((64, 64), np.uint8)
+    write_scores(tmp_path, [("a", score_image(empty, empty, 2))], TWO)
+    text = Page(report(tmp_path)).text
+    assert "No image holds an object, and none was predicted." in text
+    assert "none was invented" not in text
 
 
 def test_a_folder_with_nothing_to_report_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.scores import score_image
-from glomtile.errors import InputError
+from glomtile.errors import ArgumentError, InputError
 from glomtile.files.images import read_image, write_png
 from glomtile.files.masks import write_mask
 from glomtile.types import _Silent
@@ -196,7 +196,8 @@ def test_groups_come_from_a_table_and_stand_beside_each_image(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("stem,group\na,1\n", "expected a group for every image, got none for b"),
+        ("stem,group\na,1\n", "expected a line for every image, got none for b"),
+        ("stem,group\na,1\nb,\n", "expected a group for every image, got an empty cell for b"),
         ("stem,group\na,1\na,2\nb,1\n", "expected one group for a, got '1' and '2'"),
         ("stem\na\n", "expected the columns stem, group"),
     ],
@@ -270,9 +271,9 @@ def test_an_image_of_another_size_is_refused_before_anything_is_written(tmp_path
 def test_an_empty_a_missing_and_an_unreadable_folder_are_told_apart(tmp_path):
     predictions, truth, _ = study(tmp_path, {"a": 0})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: expected files ending in"):
+    with pytest.raises(InputError, match=r"empty: expected at least one of \.png, .* got none"):
         score(tmp_path / "empty", truth, tmp_path / "out")
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="nowhere: expected a folder of images, got nothing there"):
         score(tmp_path / "nowhere", truth, tmp_path / "out")
     if os.geteuid() != 0:
         predictions.chmod(0)
@@ -288,3 +289,31 @@ def test_run_facts_say_what_ran_with_which_versions(tmp_path):
     assert facts["command"] == "score"
     assert facts["settings"]["draws"] == 50
     assert {"python", "glomtile", "numpy"} <= set(facts["versions"])
+
+
+def test_each_image_is_measured_at_its_own_scale(tmp_path):
+    predictions, truth, _ = study(tmp_path, {"a": 0, "b": 0, "c": 0})
+    score(predictions, truth, tmp_path / "out", mpp={"a": 0.5, "b": 0.25})
+    areas = {row["image"]: row["area_um2"] for row in read(tmp_path / "out/objects.csv")}
+    assert areas == {"a": "100.0", "b": "25.0", "c": ""}
+    with pytest.raises(ArgumentError, match=r"mpp: expected .* got 90"):
+        score(predictions, truth, tmp_path / "out", mpp={"a": 90})
+
+
+def test_a_picture_that_cannot_be_decoded_changes_nothing(tmp_path):
+    predictions, truth, images = study(tmp_path, {"a": 0, "b": 4})
+    score(predictions, truth, tmp_path / "out", images=images)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()}
+    write_mask(predictions / "a.png", square(10, 20), GLOMERULI)
+    (images / "b.png").write_bytes((images / "b.png").read_bytes()[:-60])
+    with pytest.raises(InputError, match=r"b\.png"):
+        score(predictions, truth, tmp_path / "out", images=images)
+    after = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()}
+    assert after == before
+
+
+def test_masks_are_paired_as_segment_calls_them(tmp_path):
+    predictions, truth, _ = study(tmp_path, {"a": 4})
+    (predictions / "a.png").rename(predictions / "a.ome.png")
+    (predictions / "._a.png").write_bytes(b"what another system keeps beside a file")
+    assert [stem for stem, _ in score(predictions, truth, tmp_path / "out").per_image] == ["a"]

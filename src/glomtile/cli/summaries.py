@@ -102,7 +102,11 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
         found, false, missed = (objects[key] for key in ("found", "false", "missed"))
         line = f"objects: {found:,} found, {false:,} invented, {missed:,} missed"
         tables.append(Table(columns, rows, (line,)))
-    worst = ", ".join(f"{each['image']} {each['dice']:.3f}" for each in outcome["worst"])
+    several = len(scores["classes"]) > 1
+    worst = ", ".join(
+        f"{each['image']} {each['dice']:.3f}" + (f" ({each['class']})" if several else "")
+        for each in outcome["worst"]
+    )
     if worst and tables:
         tables[-1] = tables[-1]._replace(closing=(*tables[-1].closing, f"worst images by Dice: {worst}"))
     return tables

@@ -140,7 +140,9 @@ class EvalSettings(Section):
 
     batch_size: int = setting(4, "images a step of the evaluation", ge=1, le=65536)
     groups: PathSetting | None = setting(
-        None, "CSV with columns stem,group: images of one slide or patient, for the intervals", ours=True
+        None,
+        "CSV with columns stem,group: images of one slide or patient, for the intervals; none: as prepare was told",
+        ours=True,
     )
     draws: int = setting(2000, "bootstrap draws behind an interval", ours=True, ge=1, le=1_000_000)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 from glomtile.errors import UsageError
 
 
 def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
-    """Cut a row of images into stretches, none of which parts a group.
+    """Cut a row of groups into stretches of like many images.
 
     Parameters
     ----------
@@ -21,13 +22,14 @@ def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
     Returns
     -------
     list of int
-        The fold of every image, 0 to ``folds - 1``. Of all ways to cut between groups, the one whose fold
-        sizes have the least sum of squares; of equals, the one with the smaller first folds.
+        The fold of every image, 0 to ``folds - 1``; all of a group are in one. Groups stand in the order of
+        their first images. Of all ways to cut between them, the one whose fold sizes have the least sum of
+        squares; of equals, the one with the smaller first folds.
 
     Raises
     ------
     UsageError
-        Fewer than two folds, fewer groups than folds, or a group that other groups interrupt.
+        Fewer than two folds, or fewer groups than folds.
 
     Notes
     -----
@@ -36,21 +38,14 @@ def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
     """
     if folds < 2:
         raise UsageError("folds", f"expected at least 2, got {folds}")
-    runs = [(group, len(list(members))) for group, members in itertools.groupby(groups)]
-    names = [group for group, _ in runs]
-    torn = sorted({name for name in names if names.count(name) > 1})
-    if torn:
-        raise UsageError(
-            "groups",
-            f"expected the images of a group to follow each other, got others between those of {torn[0]}",
-        )
-    if len(runs) < folds:
-        raise UsageError("folds", f"expected at most {len(runs)}, the number of groups, got {folds}")
-    cuts = _best_cuts([size for _, size in runs], folds)
-    dealt: list[int] = []
+    sizes = Counter(groups)
+    if len(sizes) < folds:
+        raise UsageError("folds", f"expected at most {len(sizes)}, the number of groups, got {folds}")
+    cuts = _best_cuts(list(sizes.values()), folds)
+    fold_of: dict[str, int] = {}
     for fold, (start, stop) in enumerate(itertools.pairwise(cuts)):
-        dealt += [fold] * sum(size for _, size in runs[start:stop])
-    return dealt
+        fold_of |= dict.fromkeys(list(sizes)[start:stop], fold)
+    return [fold_of[group] for group in groups]
 
 
 def _best_cuts(sizes: Sequence[int], parts: int) -> list[int]:

@@ -166,7 +166,7 @@ def working_scale(config: Config, path: Path) -> tuple[float, float] | None:
     wanted = config.model.mpp
     if wanted is None:
         return None
-    known = image_mpp(path) or config.dataset.image_mpp
+    known = scale_of_picture(config, path)
     if known is None:
         raise ConfigError(
             path,
@@ -174,6 +174,11 @@ def working_scale(config: Config, path: Path) -> tuple[float, float] | None:
             "set [dataset] image_mpp: usual values are 0.5 (20x) and 0.25 (40x)",
         )
     return known, wanted
+
+
+def scale_of_picture(config: Config, path: Path) -> float | None:
+    """Micrometres per pixel as the file says, else as ``[dataset] image_mpp`` does; ``None`` if neither."""
+    return image_mpp(path) or config.dataset.image_mpp
 
 
 def mpp_range(config: Config) -> tuple[float, float] | None:

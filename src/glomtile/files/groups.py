@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from glomtile.core.split import SPLITS
 from glomtile.errors import InputError
+from glomtile.files.pairs import PREPARE_FILE, read_prepare_record
 from glomtile.files.tables import read_csv
 
 LEFT_OUT = "out"
@@ -38,21 +39,78 @@ def read_groups(path: Path, stems: Sequence[str]) -> tuple[dict[str, str], dict[
         The table cannot be read, an image has no group or two, a group two splits, or a split has
         another name.
     """
-    path, wanted = Path(path), set(stems)
+    path = Path(path)
     groups: dict[str, str] = {}
     fixed: dict[str, str] = {}
-    for row in read_csv(path, required=("stem", "group")):
+    for row in group_rows(path, stems):
         stem, group, split = row["stem"], row["group"], row.get("split", "")
-        if stem not in wanted:
-            continue
-        if groups.setdefault(stem, group) != group:
-            raise InputError(path, f"expected one group for {stem}, got {groups[stem]} and {group}")
+        groups[stem] = group
         if split and split not in (*SPLITS, LEFT_OUT):
             raise InputError(path, f"expected train, valid, test or out for {stem}, got {split!r}")
         if split and fixed.setdefault(group, split) != split:
             raise InputError(path, f"expected one split for group {group}, got {fixed[group]} and {split}")
-    missing = [stem for stem in stems if stem not in groups]
+    return groups, fixed
+
+
+def prepared_groups(images_dir: Path, stems: Sequence[str]) -> dict[str, str] | None:
+    """The groups by which `prepare` dealt images to a split.
+
+    Parameters
+    ----------
+    images_dir : Path
+        ``<dataset>/<split>/images``.
+    stems : sequence of str
+        Of whole images of that split.
+
+    Returns
+    -------
+    dict of str to str or None
+        ``None`` when the folder is none that `prepare` made, or nobody told it the groups.
+
+    Raises
+    ------
+    InputError
+        ``prepare.json`` is damaged.
+    """
+    dataset = Path(images_dir).absolute().parent.parent
+    if not (dataset / PREPARE_FILE).is_file():
+        return None
+    known = {source.get("stem"): source.get("group") for source in read_prepare_record(dataset)["sources"]}
+    groups = {stem: known.get(stem) for stem in stems}
+    return {stem: group for stem, group in groups.items() if group} if all(groups.values()) else None
+
+
+def group_rows(path: Path, stems: Iterable[str]) -> list[dict[str, str]]:
+    """The lines of a table of groups that tell of these images.
+
+    Parameters
+    ----------
+    path : Path
+        CSV with the columns ``stem,group``, and others.
+    stems : iterable of str
+        Images that must have a line.
+
+    Raises
+    ------
+    InputError
+        The table cannot be read, or an image has no line, no group in it, or two groups.
+    """
+    wanted = dict.fromkeys(stems)
+    rows: list[dict[str, str]] = []
+    groups: dict[str, str] = {}
+    for row in read_csv(path, required=("stem", "group")):
+        stem, group = row["stem"], row["group"]
+        if stem not in wanted:
+            continue
+        if not group:
+            raise InputError(path, f"expected a group for every image, got an empty cell for {stem}")
+        if groups.setdefault(stem, group) != group:
+            raise InputError(path, f"expected one group for {stem}, got {groups[stem]!r} and {group!r}")
+        rows.append(row)
+    missing = [stem for stem in wanted if stem not in groups]
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise InputError(path, f"expected every image, got no line for {', '.join(missing[:_LISTED])}{more}")
-    return groups, fixed
+        raise InputError(
+            path, f"expected a line for every image, got none for {', '.join(missing[:_LISTED])}{more}"
+        )
+    return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -90,6 +90,46 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
             raise InputError(f"{path}:{number}", f"expected {len(header)} cells, got {len(cells)}")
         table.append(dict(zip(header, cells, strict=True)))
     return table
+
+
+def require_numbers(
+    path: Path, rows: Sequence[Mapping[str, str]], columns: Iterable[str], *, whole: bool = False
+) -> None:
+    """See that columns of a table hold what `write_csv` writes of numbers.
+
+    Parameters
+    ----------
+    path : Path
+        Of the table, for the error.
+    rows : sequence of mapping
+        From `read_csv`.
+    columns : iterable of str
+        Those that the table lacks are passed over.
+    whole : bool
+        Whole numbers only, and no empty cell.
+
+    Raises
+    ------
+    InputError
+        A cell holds anything else, or a number that is not finite.
+    """
+    for number, row in enumerate(rows, 1):
+        for column in columns:
+            cell = row.get(column)
+            if cell is not None and not (_is_whole(cell) if whole else not cell or _is_finite(cell)):
+                kind = "a whole number" if whole else "a number"
+                raise InputError(path, f"expected {kind} under {column} in row {number}, got {cell!r}")
+
+
+def _is_whole(cell: str) -> bool:
+    return cell.isascii() and cell.removeprefix("-").isdigit()
+
+
+def _is_finite(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def _lines(path: Path) -> Iterable[tuple[int, list[str]]]:

@@ -16,7 +16,6 @@ from glomtile.errors import GlomtileError, InputError
 from glomtile.files.figures import read_curves
 from glomtile.files.images import natural_key, read_image
 from glomtile.files.picturelist import PictureList, read_picture_list
-from glomtile.files.tables import read_csv
 from glomtile.reports import text
 from glomtile.reports.charts import (
     Histogram,
@@ -29,7 +28,8 @@ from glomtile.reports.charts import (
 )
 from glomtile.reports.comparison import Card, Crop, Frame, cards_and_crops, film_frames
 from glomtile.reports.pictures import Album, Picture
-from glomtile.reports.slides import ShownSlide, shown_slides
+from glomtile.reports.slides import ShownSlide, areas_of_slides, classes_of, count_of, shown_slides
+from glomtile.reports.tables import IMAGE_COLUMNS, OBJECT_COLUMNS, SLIDE_COLUMNS, readable_rows
 
 SHEET_PX = 1600
 PICTURE_PX = 1100
@@ -40,15 +40,6 @@ MOST_SHEETS = 12
 MOST_PICTURES = 12
 MOST_ROWS = 500
 MOST_CHARTS = 20
-
-_IMAGE_COLUMNS = (
-    *("image", "name", "dice", "precision", "recall", "truth_objects", "predicted_objects"),
-    *("found", "false", "missed"),
-)
-_OBJECT_COLUMNS = (
-    *("image", "name", "side", "outcome", "area_px", "area_um2", "iou", "hd95_px"),
-    *("top", "left", "bottom", "right"),
-)
 
 
 @dataclass(frozen=True)
@@ -139,13 +130,13 @@ def read_results(folder: Path) -> Results:
     found = Results(_title(folder.resolve()))
     scores = _read_json(folder / "scores.json")
     run = _read_json(folder / "run.json") or {}
-    rows = _table(folder / "per_image.csv", _IMAGE_COLUMNS, found.notes)
+    rows = readable_rows(folder / "per_image.csv", IMAGE_COLUMNS, found.notes)
     found.rows, found.rows_left_out = rows[:MOST_ROWS], max(0, len(rows) - MOST_ROWS)
-    objects = _table(folder / "objects.csv", _OBJECT_COLUMNS, found.notes)
+    objects = readable_rows(folder / "objects.csv", OBJECT_COLUMNS, found.notes)
     found.facts = _facts(scores, run)
     if scores is not None:
-        found.scores = _sections(folder / "scores.json", scores)
-        found.verdict = text.verdict_sentences(scores, rows, objects)
+        found.scores = _sections(folder / "scores.json", scores, rows, objects)
+        found.verdict = found.scores["verdict"]
     _read_doubts(folder, found)
     _read_images(folder, rows, objects, found)
     _read_distributions(rows, objects, found)
@@ -172,20 +163,36 @@ def _title(folder: Path) -> str:
     return ": ".join(name for name in (folder.parent.name, folder.name) if name)
 
 
-def _sections(path: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
+def _sections(
+    path: Path,
+    scores: Mapping[str, Any],
+    rows: Sequence[Mapping[str, str]],
+    objects: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
     """Turn the content of ``scores.json`` into what the page prints."""
     try:
         unit = scores["hd95_unit"]
         return {
             **scores,
             "unit": unit,
+            "drawn": "{draws} bootstrap draws of {of} (seed {seed})".format(**scores["interval"]),
+            "soft": text.number("", scores["soft_pixel_accuracy"]["value"], ""),
             "cautions": text.cautions(scores),
             "classes": [
-                {**entry, "headlines": text.headlines(entry, unit), "colour": text.colour(entry["rgb"])}
+                {
+                    **entry,
+                    "headlines": text.headlines(entry, unit),
+                    "colour": text.colour(entry["rgb"]),
+                    "lines": text.figure_lines(entry, unit),
+                }
                 for entry in scores["classes"]
             ],
-            "difference": scores.get("difference"),
+            "difference": [
+                {"name": entry["name"], "lines": text.difference_lines(entry, unit)}
+                for entry in scores.get("difference") or ()
+            ],
             "seams": scores.get("seams"),
+            "verdict": text.verdict_sentences(scores, rows, objects),
         }
     except (KeyError, TypeError, ValueError) as error:
         what = f"without {error}" if isinstance(error, KeyError) else f"({error})"
@@ -226,7 +233,7 @@ def _read_run(run: Mapping[str, Any], found: Results) -> None:
 
 
 def _read_doubts(folder: Path, found: Results) -> None:
-    rows = _table(folder / "doubts.csv", ("image", "doubt"), found.notes)
+    rows = readable_rows(folder / "doubts.csv", ("image", "doubt"), found.notes)
     found.doubt_rows = rows
     found.doubts = [(row["image"], row["doubt"]) for row in rows if row["doubt"]]
 
@@ -277,7 +284,7 @@ def _read_distributions(
 
 
 def _read_slides(folder: Path, found: Results) -> None:
-    rows = _table(folder / "summary.csv", ("image", "kind", "width_px", "height_px", "mpp"), found.notes)
+    rows = readable_rows(folder / "summary.csv", SLIDE_COLUMNS, found.notes)
     if not rows:
         return
     found.slide_rows = rows
@@ -291,20 +298,11 @@ def _read_slides(folder: Path, found: Results) -> None:
             f"{text.counted(len(found.doubts), 'slide')} of {len(rows)} should be looked at first: "
             "the tissue is unlike that of training, or the network is unsure."
         )
-    for name in _classes_of(rows):
-        areas = [
-            float(one.row["area_um2"])
-            for slide in found.slides
-            for one in slide.found
-            if one.row["class"] == name and one.row.get("area_um2")
-        ]
-        histogram = area_histogram(f"Areas: {name}", (), areas, "µm²")
+    areas = areas_of_slides(folder, rows, {slide.name for slide in found.slides}, found.notes)
+    for name in classes_of(rows[0]):
+        histogram = area_histogram(f"Areas: {name}", (), areas.get(name, ()), "µm²")
         if histogram is not None:
             found.areas.append(histogram)
-
-
-def _classes_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    return [column.removesuffix("_per_mm2") for column in rows[0] if column.endswith("_per_mm2")]
 
 
 def _found_figures(rows: Sequence[Mapping[str, str]]) -> list[text.Shown]:
@@ -312,8 +310,8 @@ def _found_figures(rows: Sequence[Mapping[str, str]]) -> list[text.Shown]:
     weights = draw_weights(len(rows), None, DRAWS, SEED)
     tissue = np.array([float(row["tissue_mm2"] or 0) for row in rows])
     shown = []
-    for name in _classes_of(rows):
-        counts = np.array([float(row[f"{name}_count"] or 0) for row in rows])
+    for name in classes_of(rows[0]):
+        counts = np.array([count_of(row, name) for row in rows])
         areas = np.array([float(row[f"{name}_area_mm2"] or 0) for row in rows]) * 1e6
         figures: list[tuple[str, Figure, str]] = [
             ("each slide", ratio(np.stack([counts, np.ones(len(rows))], 1), weights), ".1f"),
@@ -322,16 +320,6 @@ def _found_figures(rows: Sequence[Mapping[str, str]]) -> list[text.Shown]:
         ]
         shown += text.found_headlines(name, int(counts.sum()), len(rows), float(tissue.sum()), figures)
     return shown
-
-
-def _table(path: Path, required: Sequence[str], notes: list[str]) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    try:
-        return read_csv(path, required)
-    except GlomtileError as error:
-        notes.append(f"{path.name}: {error.message}")
-        return []
 
 
 def _charts(folder: Path, notes: list[str]) -> list[LineChart]:
@@ -351,7 +339,7 @@ def _charts(folder: Path, notes: list[str]) -> list[LineChart]:
 
 
 def _calibration(folder: Path, notes: list[str]) -> list[Scatter]:
-    rows = _table(folder / "calibration.csv", ("name", "pixels", "true_pixels"), notes)
+    rows = readable_rows(folder / "calibration.csv", ("name", "pixels", "true_pixels"), notes)
     charts = []
     for name in dict.fromkeys(row["name"] for row in rows):
         own = [row for row in rows if row["name"] == name]

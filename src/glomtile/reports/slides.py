@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from glomtile.errors import GlomtileError
 from glomtile.files.geojson_reader import read_annotations
 from glomtile.files.images import read_image
 from glomtile.files.slides import Slide, open_slide
-from glomtile.files.tables import read_csv
 from glomtile.reports import text
 from glomtile.reports.pictures import (
     Album,
@@ -31,6 +30,7 @@ from glomtile.reports.pictures import (
     shrunk,
 )
 from glomtile.reports.shapes import ring_path
+from glomtile.reports.tables import numbered_rows
 from glomtile.types import Box, UInt8
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ class ShownSlide:
     mpp : float or None
     facts : dict of str to str
         Its line of ``summary.csv``.
+    count : int
+        Objects in all, of every class, by `facts`.
     found : tuple of Found
+        Those that the page lists.
     bare : bool
     """
 
@@ -94,8 +97,19 @@ class ShownSlide:
     size_px: tuple[int, int]
     mpp: float | None
     facts: Mapping[str, str]
+    count: int
     found: tuple[Found, ...]
     bare: bool
+
+
+def classes_of(facts: Mapping[str, str]) -> list[str]:
+    """Names of the classes that a line of ``summary.csv`` tells of."""
+    return [column.removesuffix("_per_mm2") for column in facts if column.endswith("_per_mm2")]
+
+
+def count_of(facts: Mapping[str, str], name: str) -> int:
+    """How many objects of a class a line of ``summary.csv`` counts."""
+    return int(float(facts.get(f"{name}_count") or 0))
 
 
 def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]) -> list[ShownSlide]:
@@ -120,6 +134,35 @@ def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[st
         _shown(folder, row, f"slide-{i}", seen, album, crops, notes)
         for i, (row, seen) in enumerate(_seen_ahead(folder, ordered))
     ]
+
+
+def areas_of_slides(
+    folder: Path, rows: Sequence[Mapping[str, str]], shown: Set[str], notes: list[str]
+) -> dict[str, list[float]]:
+    """Areas in µm² of all objects of all slides, by class.
+
+    Parameters
+    ----------
+    folder : Path
+    rows : sequence of mapping
+        ``summary.csv``.
+    shown : set of str
+        Slides that have told why their objects cannot be read.
+    notes : list of str
+        Takes why those of others cannot.
+    """
+    areas: dict[str, list[float]] = {}
+    for image in (row["image"] for row in rows):
+        try:
+            objects = numbered_rows(folder / "objects" / f"{image}.csv", ("class", "area_um2"))
+        except GlomtileError as error:
+            if image not in shown:
+                notes.append(f"{image}: {error.message}")
+            continue
+        for one in objects:
+            if one["area_um2"]:
+                areas.setdefault(one["class"], []).append(float(one["area_um2"]))
+    return areas
 
 
 @dataclass(frozen=True)
@@ -196,7 +239,8 @@ def _shown(
         if seen.slide is not None:
             seen.slide.close()
     shown = None if picture is None else album.add(picture)
-    return ShownSlide(key, name, shown, size_px, _mpp(facts), facts, found, bare)
+    count = sum(count_of(facts, name) for name in classes_of(facts))
+    return ShownSlide(key, name, shown, size_px, _mpp(facts), facts, count, found, bare)
 
 
 def _opened(folder: Path, name: str, mpp: float | None, size_px: tuple[int, int]) -> Slide | None:
@@ -231,14 +275,16 @@ def _objects(
     crops: _CropAllowance,
     notes: list[str],
 ) -> tuple[Found, ...]:
-    rows = read_csv(folder / "objects" / f"{name}.csv", ("id", "class"))
+    rows = numbered_rows(folder / "objects" / f"{name}.csv", ("id", "class"))
     outlines = read_annotations(folder / "geojson" / f"{name}.geojson")
     known: Sequence[Annotation | None] = outlines
     if len(outlines) != len(rows):
         notes.append(f"{name}: outlines, as there are {len(outlines)} of {len(rows)} objects")
         known = [None] * len(rows)
     if len(rows) > crops.rows_left:
-        notes.append(f"{name}: {len(rows) - crops.rows_left} more objects stand in objects/{name}.csv")
+        left_out = len(rows) - crops.rows_left
+        more = "more " if crops.rows_left else ""
+        notes.append(f"{name}: {text.counted(left_out, more + 'object')}, to be found in objects/{name}.csv")
     found = []
     for row, outline in zip(rows[: crops.rows_left], known, strict=False):
         found.append(_found(f"{key}-{row['id']}", row, outline, size_px, slide, crops))

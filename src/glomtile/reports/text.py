@@ -107,6 +107,24 @@ def interval(name: str, figure: Mapping[str, Any], unit: str, *, signed: bool = 
     return f"{low} to {number(name, figure['high'], unit, signed=signed)}"
 
 
+def figure_lines(entry: Mapping[str, Any], unit: str) -> list[tuple[str, ...]]:
+    """All figures of one class of ``scores.json``: title, value, interval, number of images."""
+    return [
+        (TITLES.get(name, name), number(name, one["value"], unit), interval(name, one, unit) or "–",
+         str(one["images"]))
+        for name, one in entry["figures"].items()
+    ]  # fmt: skip
+
+
+def difference_lines(entry: Mapping[str, Any], unit: str) -> list[tuple[str, ...]]:
+    """Paired differences of one class of ``scores.json``: title, value, interval, what it shows."""
+    return [
+        (TITLES.get(name, name), number(name, one["value"], unit, signed=True),
+         interval(name, one, unit, signed=True) or "–", verdict(name, one))
+        for name, one in entry["figures"].items()
+    ]  # fmt: skip
+
+
 def verdict(name: str, figure: Mapping[str, Any]) -> str:
     """Say in a word what a paired difference shows."""
     if figure["value"] is None or figure["low"] is None:
@@ -208,7 +226,9 @@ def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: S
         )
     failed = list(dict.fromkeys(row["image"] for row in rows if int(row["missed"]) or int(row["false"])))
     judged = list(dict.fromkeys(row["image"] for row in rows))
-    if judged and not failed:
+    if judged and not sentences:
+        sentences.append("No image holds an object, and none was predicted.")
+    elif judged and not failed:
         sentences.append("Every object of every image was found, and none was invented.")
     elif failed:
         worst = judged[0]

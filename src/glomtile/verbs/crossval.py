@@ -14,6 +14,7 @@ from glomtile.config.schema import Config
 from glomtile.core.folds import deal_folds
 from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
+from glomtile.files.groups import group_rows
 from glomtile.files.tables import Cell, read_csv, write_csv
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.folds import AFTER_TRAINING, JUDGE_ONLY, TRAIN_ONLY, FoldJob, Pool, run_folds
@@ -183,6 +184,12 @@ def name_of(config: Config) -> str:
 def read_pool(config: Config, groups: Path | None) -> Pool:
     """The images of ``[train]``, with what a table says of their groups and use.
 
+    Parameters
+    ----------
+    config : Config
+    groups : Path or None
+        The table; without one every image is a group of its own.
+
     Raises
     ------
     InputError
@@ -193,24 +200,18 @@ def read_pool(config: Config, groups: Path | None) -> Pool:
     pairs = tuple(split_pairs(config, "train"))
     stems = [pair.stem for pair in pairs]
     if groups is None:
-        return Pool(pairs, {stem: stem for stem in stems}, {})
+        return Pool(pairs, {stem: stem for stem in stems}, {}, grouped=False)
     known: dict[str, str] = {}
     use: dict[str, str] = {}
-    for row in read_csv(groups, required=("stem", "group")):
-        stem, group, role = row["stem"], row["group"], row.get("use", "")
-        if stem not in stems:
-            continue
-        if known.setdefault(stem, group) != group:
-            raise InputError(groups, f"expected one group for {stem}, got {known[stem]!r} and {group!r}")
+    for row in group_rows(groups, stems):
+        stem, role = row["stem"], row.get("use", "")
+        known[stem] = row["group"]
         if role not in ("", TRAIN_ONLY, JUDGE_ONLY):
             raise InputError(
                 groups, f"expected use to be empty, {TRAIN_ONLY} or {JUDGE_ONLY} for {stem}, got {role!r}"
             )
         if role:
             use[stem] = role
-    missing = [stem for stem in stems if stem not in known]
-    if missing:
-        raise InputError(groups, f"expected a line for every image, got none for {', '.join(missing[:10])}")
     return Pool(pairs, known, use)
 
 
@@ -300,19 +301,25 @@ def _score(
     against: Path | None,
     progress: Progress,
 ) -> ScoreResult:
+    from glomtile.engine.sources import scale_of_picture
+
     for stem in stems:
         workspace.link(folder / "images" / pairs[stem].image.name, pairs[stem].image)
     if against is not None:
         _link_masks(against, stems, folder / "against")
-    groups = folder / "groups.csv"
-    write_csv(groups, ["stem", "group"], [[stem, pool.groups[stem]] for stem in stems])
+    groups = None
+    if pool.grouped:
+        groups = write_csv(
+            folder / "groups.csv", ["stem", "group"], [[stem, pool.groups[stem]] for stem in stems]
+        )
+    scales = {stem: scale_of_picture(config, pairs[stem].image) for stem in stems}
     return score(
         folder / "predictions",
         folder / "truth",
         folder,
         palette=config.palette(),
         groups=groups,
-        mpp=config.dataset.image_mpp,
+        mpp={stem: scale for stem, scale in scales.items() if scale is not None},
         images=folder / "images",
         against=folder / "against" if against is not None else None,
         draws=config.eval.draws,

@@ -15,6 +15,7 @@ from glomtile.core.arguments import typed_argument
 from glomtile.core.scores import ImageScore, Scores, score_image
 from glomtile.core.seams import SeamCount, count_seams
 from glomtile.files import workspace
+from glomtile.files.groups import prepared_groups
 from glomtile.files.images import read_image
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.files.picturelist import Film, PictureList, Trio, preview_films, write_picture_list
@@ -91,9 +92,7 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     for difference in modelfolder.differences(loaded.card, config.model):
         progress.warn(f"{folder}: {difference}; the trained network counts")
     pairs = _whole_or_tiles(config)
-    groups = None
-    if config.eval.groups is not None:
-        groups = read_groups(config.resolve(config.eval.groups), [p.stem for p in pairs])
+    groups = _groups(config, [pair.stem for pair in pairs])
     loss, metric = _on_network_inputs(config, loaded, progress)
     out = config.resolve(FOLDER)
     judged = Judged(palette)
@@ -116,6 +115,13 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     settings = _settings(config, loaded, pairs) | {config.model.loss: loss, config.model.metrics[0]: metric}
     paths += (write_run(out, "evaluate", settings, time.perf_counter() - began),)
     return EvaluateResult(loss, metric, scores, worst_first(per_image), (table, *paths, report(out)))
+
+
+def _groups(config: Config, stems: list[str]) -> dict[str, str] | None:
+    """Which images come from one patient, as the config's table says, else as `prepare` was told."""
+    if config.eval.groups is not None:
+        return read_groups(config.resolve(config.eval.groups), stems)
+    return prepared_groups(config.folder("test", "images_dir"), stems)
 
 
 def _whole_or_tiles(config: Config) -> list[Pair]:
@@ -191,15 +197,14 @@ def _segmented(
     from glomtile.engine.asking import Asking
     from glomtile.engine.pictures import segment_image
     from glomtile.engine.predictor import KerasPredictor
-    from glomtile.engine.sources import working_scale
-    from glomtile.files.images import image_mpp
+    from glomtile.engine.sources import scale_of_picture, working_scale
 
     settings = config.tiledinfer
     predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, Asking.of_config(config))
     for pair in pairs:
         image = read_image(pair.image)
         scale = working_scale(config, pair.image)
-        mpp = scale[0] if scale else image_mpp(pair.image) or config.dataset.image_mpp
+        mpp = scale[0] if scale else scale_of_picture(config, pair.image)
         result = segment_image(image, predictor, settings, mpp, keep_probs=True)
         stride = result.plan.core_px[0] if len(result.plan) > 1 else 0
         yield pair, result, mpp, _border_distance(stride, scale)

@@ -46,11 +46,14 @@ class Pool:
     use : dict of str to str
         ``"train"`` for images that are trained on in every fold and never judged, ``"judge"`` for images
         that are judged and never trained on (known label noise, say); others are both in turn.
+    grouped : bool
+        Whether somebody said so; else nobody knows which images come from one patient.
     """
 
     pairs: tuple[Pair, ...]
     groups: dict[str, str]
     use: dict[str, str]
+    grouped: bool = True
 
     @property
     def judged(self) -> list[Pair]:
@@ -171,6 +174,7 @@ def _run_fold(
     config: Config, pool: Pool, held: Sequence[Pair], folder: Path, palette: Palette, progress: Progress
 ) -> None:
     """Train on all others, as far as that is not done, and predict what is held out."""
+    from glomtile.engine.sources import scale_of_picture
     from glomtile.verbs.train import train
 
     left = {pair.stem for pair in held}
@@ -186,9 +190,9 @@ def _run_fold(
     progress.start("held-out images", len(held))
     judged = Judged(palette)
     for pair, said in predictions(config, folder / "models" / "last", held):
-        truth = _truth(pair, config, palette)
-        write_mask(out / "predictions" / f"{pair.stem}.png", said.labels, palette, config.dataset.image_mpp)
-        write_mask(out / "truth" / f"{pair.stem}.png", truth, palette)
+        truth, mpp = _truth(pair, config, palette), scale_of_picture(config, pair.image)
+        write_mask(out / "predictions" / f"{pair.stem}.png", said.labels, palette, mpp)
+        write_mask(out / "truth" / f"{pair.stem}.png", truth, palette, mpp)
         if said.confidence is not None:
             judged.add_confidence(said.confidence, truth)
         if said.doubts is not None:

@@ -63,7 +63,10 @@ class Judged:
             self.levels[0] += count_levels(confidence, truth, 1)
 
     def write(self, out: Path) -> tuple[Path, ...]:
-        """Write ``calibration.csv`` and ``doubts.csv``, each only where there is something to tell."""
+        """Write ``calibration.csv`` and ``doubts.csv``, each only where there is something to tell.
+
+        An earlier run's goes where there is nothing: it would be read beside other figures.
+        """
         written = []
         if self.levels.any():
             written.append(
@@ -77,6 +80,7 @@ class Judged:
             written.append(
                 write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in rows])
             )
+        _remove_others(out, written)
         return tuple(written)
 
 
@@ -95,7 +99,14 @@ def join_judged(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     if doubts:
         columns = list(doubts[0])
         written.append(write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in doubts]))
+    _remove_others(out, written)
     return tuple(written)
+
+
+def _remove_others(out: Path, written: Sequence[Path]) -> None:
+    for path in (out / CALIBRATION, out / DOUBTS):
+        if path not in written:
+            path.unlink(missing_ok=True)
 
 
 def _rows_of(folders: Sequence[Path], name: str) -> Iterator[dict[str, str]]:

@@ -73,19 +73,22 @@ def scores_outcome(folder: Path) -> dict[str, Any]:
     -------
     dict
         ``scores``, the content of ``scores.json``, and ``worst``, a list of the images of lowest Dice:
-        ``image``, ``class`` (its name) and ``dice``.
+        ``image``, and ``class`` (its name) and ``dice`` of its worst class.
 
     Raises
     ------
     InputError
         One of the two cannot be read.
     """
+    rows: list[dict[str, Any]] = [
+        {"image": row["image"], "class": row["name"], "dice": float(row["dice"])}
+        for row in read_csv(folder / "per_image.csv", ("image", "name", "dice"))
+        if row["dice"]
+    ]
     worst: dict[str, dict[str, Any]] = {}
-    for row in read_csv(folder / "per_image.csv", ("image", "name", "dice")):
-        if row["dice"] and len(worst) < _WORST:
-            entry = {"image": row["image"], "class": row["name"], "dice": float(row["dice"])}
-            worst.setdefault(row["image"], entry)
-    return {"scores": _read_json(folder / "scores.json"), "worst": list(worst.values())}
+    for row in sorted(rows, key=lambda row: row["dice"]):
+        worst.setdefault(row["image"], row)
+    return {"scores": _read_json(folder / "scores.json"), "worst": list(worst.values())[:_WORST]}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from glomtile.core.bootstrap import DRAWS, SEED
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.scores import ImageScore, Scores, paired_difference, score_image
 from glomtile.errors import GlomtileError, InputError
-from glomtile.files.images import image_size, read_image
+from glomtile.files.groups import group_rows
+from glomtile.files.images import image_size, list_images, read_image
 from glomtile.files.masks import MASK_SUFFIXES, mask_size, read_mask
 from glomtile.files.picturelist import PictureList, Trio, write_picture_list
 from glomtile.files.scale import PLAUSIBLE_MPP
-from glomtile.files.tables import read_csv
+from glomtile.files.slides import slide_name
 from glomtile.files.workspace import move_aside
 from glomtile.types import SILENT, Progress, UInt8
 from glomtile.verbs.report import report
@@ -52,7 +53,7 @@ def score(
     palette: Palette = GLOMERULI,
     tolerance: int = 0,
     groups: str | Path | None = None,
-    mpp: float | None = None,
+    mpp: float | Mapping[str, float] | None = None,
     images: str | Path | None = None,
     against: str | Path | None = None,
     draws: int = DRAWS,
@@ -75,8 +76,8 @@ def score(
         exact ones. 0 to 255.
     groups : Path, optional
         CSV with the columns ``stem,group``: intervals then draw whole groups.
-    mpp : float, optional
-        Micrometres per pixel, for distances in µm.
+    mpp : float or mapping of str to float, optional
+        Micrometres per pixel, of all images or by stem, for distances and areas in µm; 0.05 to 20.
     images : Path, optional
         The pictures themselves, for the report and for comparison sheets of the worst.
     against : Path, optional
@@ -109,33 +110,35 @@ def score(
     )
     typed_argument("palette", palette, Palette, "a Palette")
     reading = _Reading(palette, whole_argument("tolerance", tolerance, 0, 255))
-    if mpp is not None:
-        mpp = number_argument("mpp", mpp, *PLAUSIBLE_MPP, "µm per pixel")
     pairs = _pair(predictions, truth)
+    scales = _scales(mpp, pairs)
     if predictions.resolve() == truth.resolve():
         progress.warn(f"predictions and truth are the same folder, {truth}: every figure will be perfect")
     known = read_groups(groups, list(pairs)) if groups is not None else None
     pictures = _pictures(images, pairs) if images is not None else {}
-    per_image = _score_pairs(pairs, reading, mpp, progress)
+    per_image = _score_pairs(pairs, reading, scales, progress)
     difference = None
     if against is not None:
-        other = _score_pairs(_pair(against, truth), reading, mpp, progress)
+        other = _score_pairs(_pair(against, truth), reading, scales, progress)
         ordered = [known[stem] for stem, _ in per_image] if known is not None else None
         difference = paired_difference(
             [s for _, s in other], [s for _, s in per_image], groups=ordered, draws=draws, seed=seed
         )
-    scores, paths = write_scores(
-        out, per_image, palette, groups=known, draws=draws, seed=seed, difference=difference
-    )
+    sheets: tuple[Path, ...] = ()
     if images is not None:
+        # First: a picture that cannot be decoded must not leave new figures beside an old page.
 
         def load(stem: str) -> Triple:
             predicted, true = pairs[stem]
             return read_image(pictures[stem]), reading.labels(true), reading.labels(predicted)
 
-        paths += write_sheets(out, per_image, palette, load, progress=progress)
+        sheets = write_sheets(out, per_image, palette, load, progress=progress)
     else:
         move_aside(out / "sheets")  # of an earlier run: they would stand in the report beside these figures
+    scores, paths = write_scores(
+        out, per_image, palette, groups=known, draws=draws, seed=seed, difference=difference
+    )
+    paths += sheets
     trios = tuple(
         Trio(stem, pictures.get(stem), true, predicted) for stem, (predicted, true) in pairs.items()
     )
@@ -146,7 +149,7 @@ def score(
         "against": against.name if against else None,
         "groups": groups.name if groups else None,
         "tolerance": tolerance,
-        "mpp": mpp,
+        "mpp": "of each image" if isinstance(mpp, Mapping) else mpp,
         "draws": draws,
         "seed": seed,
     }
@@ -173,25 +176,22 @@ def read_groups(path: Path, stems: Iterable[str]) -> dict[str, str]:
     InputError
         When a stem has no group or two.
     """
-    known: dict[str, str] = {}
-    for row in read_csv(path, required=("stem", "group")):
-        stem, group = row["stem"], row["group"]
-        if known.setdefault(stem, group) != group:
-            raise InputError(path, f"expected one group for {stem}, got {known[stem]!r} and {group!r}")
-    missing = [stem for stem in stems if not known.get(stem)]
-    if missing:
-        raise InputError(path, f"expected a group for every image, got none for {_listed(missing)}")
-    return {stem: known[stem] for stem in stems}
+    wanted = list(stems)
+    known = {row["stem"]: row["group"] for row in group_rows(path, wanted)}
+    return {stem: known[stem] for stem in wanted}
 
 
 def _score_pairs(
-    pairs: Mapping[str, tuple[Path, Path]], reading: _Reading, mpp: float | None, progress: Progress
+    pairs: Mapping[str, tuple[Path, Path]],
+    reading: _Reading,
+    scales: Mapping[str, float],
+    progress: Progress,
 ) -> PerImage:
     progress.start("score", len(pairs))
     per_image, failed = [], []
     for stem, (predicted, true) in pairs.items():
         try:
-            per_image.append((stem, _score_pair(predicted, true, reading, mpp)))
+            per_image.append((stem, _score_pair(predicted, true, reading, scales.get(stem))))
         except GlomtileError as error:
             failed.append(error)
         progress.advance()
@@ -203,6 +203,14 @@ def _score_pairs(
             "score", f"expected {len(pairs)} usable pairs of masks, got {len(failed)} that are not:{reasons}"
         )
     return per_image
+
+
+def _scales(mpp: float | Mapping[str, float] | None, stems: Iterable[str]) -> dict[str, float]:
+    """Micrometres per pixel by stem, of those images of which they are known."""
+    if mpp is None:
+        return {}
+    given = mpp if isinstance(mpp, Mapping) else dict.fromkeys(stems, mpp)
+    return {stem: number_argument("mpp", one, *PLAUSIBLE_MPP, "µm per pixel") for stem, one in given.items()}
 
 
 @dataclass(frozen=True)
@@ -251,17 +259,13 @@ def _pictures(folder: Path, pairs: Mapping[str, tuple[Path, Path]]) -> dict[str,
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    try:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in MASK_SUFFIXES and p.is_file())
-    except OSError as error:
-        raise InputError(folder, f"expected a readable folder, got: {error.strerror or error}") from error
-    if not files:
-        raise InputError(folder, f"expected files ending in {', '.join(sorted(MASK_SUFFIXES))}, got none")
+    """The masks or pictures of a folder by what `segment` calls the slide: ``a`` of ``a.ome.tif`` too."""
     found: dict[str, Path] = {}
-    for path in files:
-        if path.stem in found:
-            raise InputError(folder, f"expected one file a stem, got {found[path.stem].name} and {path.name}")
-        found[path.stem] = path
+    for path in list_images(folder, MASK_SUFFIXES):
+        stem = slide_name(path)
+        if stem in found:
+            raise InputError(folder, f"expected one file a stem, got {found[stem].name} and {path.name}")
+        found[stem] = path
     return found
 
 
