@@ -132,6 +132,11 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["score", "a", "b", "-o", "c", "--rgb-map", "[1, 2]"], "--rgb-map"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0,(255,0,0):2}"], "class numbers"),
         (["segment", "a.png", "-o", "c", "--workers", "2", "--scheduler", "tcp://b:1"], "--workers"),
+        (
+            ["segment", "a.png", "-o", "c", "--workers", "2", "--scheduler", "tcp://b:1", "--dry-run"],
+            "--workers",
+        ),
+        (["segment", "a.png", "-o", "", "--dry-run"], "--out"),
         (["train", "no-such.config"], "no-such.config"),
         (["config", "check", "no-such.config"], "no-such.config"),
     ],
