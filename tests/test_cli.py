@@ -130,7 +130,17 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["score", "a", "b", "-o", "c", "--rgb-map", "open('x')"], "--rgb-map"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0"], "--rgb-map"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "[1, 2]"], "--rgb-map"),
-        (["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0,(255,0,0):2}"], "class numbers"),
+        (
+            ["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0,(255,0,0):2}"],
+            "--rgb-map: expected the class",
+        ),
+        (["score", "a", "b", "-o", "c", "--rgb-map", "{0:1}"], "--rgb-map: expected three numbers"),
+        (
+            ["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0,(255,0,0):'a'}"],
+            "--rgb-map: expected a whole",
+        ),
+        (["score", "a", "b", "-o", "c", "--rgb-map", "[" * 5000], "--rgb-map: expected colours"),
+        (["prepare", "a", "b", "-o", "c", "--rgb-map", "{(0,0):0}"], "--rgb-map: expected three numbers"),
         (["segment", "a.png", "-o", "c", "--workers", "2", "--scheduler", "tcp://b:1"], "--workers"),
         (
             ["segment", "a.png", "-o", "c", "--workers", "2", "--scheduler", "tcp://b:1", "--dry-run"],
