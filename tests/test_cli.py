@@ -147,6 +147,12 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
             "--workers",
         ),
         (["segment", "a.png", "-o", "", "--dry-run"], "--out"),
+        (["prepare", "a", "b", "-o", "c", "--border", "x"], "error: --border: expected one of reflect, even"),
+        (["prepare", "a", "b", "-o", "c", "--split", "1", "1", "1"], "error: --split: expected three shares"),
+        (
+            ["prepare", "a", "b", "-o", "c", "--split", "1", "0", "0", "--mini-test", "d"],
+            "error: --mini-test: expected none",
+        ),
         (["train", "no-such.config"], "no-such.config"),
         (["config", "check", "no-such.config"], "no-such.config"),
     ],
@@ -158,6 +164,18 @@ def test_a_wrong_line_ends_with_2_and_says_why(
     told = capsys.readouterr()
     assert word in told.out + told.err
     assert "Traceback" not in told.err
+
+
+def test_mpp_with_masks_and_too_few_images_to_split_name_their_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("images", "masks"):
+        write_png(tmp_path / kind / "a.png", np.zeros((70, 90, 3), np.uint8))
+    line = ["prepare", str(tmp_path / "images"), str(tmp_path / "masks"), "-o", str(tmp_path / "set")]
+    assert run([*line, "--mpp", "0.5"]) == 2
+    assert "error: --mpp: expected none, as it goes with GeoJSON files only" in capsys.readouterr().err
+    assert run(line) == 2
+    assert "error: --split: expected at least 3 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS
-from glomtile.errors import InputError, StorageError, UsageError
+from glomtile.errors import ArgumentError, InputError, StorageError, UsageError
 from glomtile.files import workspace
 from glomtile.files.images import image_mpp, read_image, write_png
 from glomtile.files.masks import read_mask, write_mask
@@ -318,8 +318,9 @@ def test_a_class_no_training_image_holds_is_told(tmp_path):
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, wrong):
     images, masks = paint(tmp_path, 4)
-    with pytest.raises(UsageError):
+    with pytest.raises(ArgumentError) as told:
         prepare(images, masks, tmp_path / "set", **wrong)
+    assert told.value.where == next(iter(wrong))
     assert not (tmp_path / "set").exists()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glomtile.core.arguments import choice_argument, number_argument, whole_argument
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.core.tiles import BORDERS, tile_boxes
@@ -153,7 +154,7 @@ def prepare(
         _require_ours(mini_test, MINI_TEST_FILE)
     annotated = holds_annotations(masks)
     if mpp is not None and not annotated:
-        raise UsageError("mpp", f"expected it with GeoJSON files only, got {mpp:g} with masks")
+        raise ArgumentError("mpp", "none, as it goes with GeoJSON files only and these are masks", mpp)
     moved_aside: list[Path] = []
     with (
         _taking_the_place_of(out, moved_aside, progress) as folder,
@@ -216,16 +217,12 @@ def _require_settings(
     mini_test: Path | None,
 ) -> None:
     require_shares(split)
-    if tile_px < 16:
-        raise UsageError("tile", f"expected at least 16 px, got {tile_px}")
-    if not 0 <= keep_empty <= 1:
-        raise UsageError("keep_empty", f"expected a share of 0 to 1, got {keep_empty}")
-    if border not in BORDERS:
-        raise UsageError("border", f'expected "reflect" or "even", got {border!r}')
-    if not 0 <= tolerance <= 255:
-        raise UsageError("tolerance", f"expected 0 to 255, got {tolerance}")
+    whole_argument("tile_px", tile_px, 16)
+    number_argument("keep_empty", keep_empty, 0, 1)
+    choice_argument("border", border, BORDERS)
+    whole_argument("tolerance", tolerance, 0, 255)
     if mini_test is not None and split[2] <= 0:
-        raise UsageError("mini_test", "expected a share of test images above 0, got 0")
+        raise ArgumentError("mini_test", "none where the share of test images is 0", str(mini_test))
 
 
 def _require_ours(folder: Path, record: str) -> None:
