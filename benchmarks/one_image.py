@@ -69,9 +69,9 @@ def prepare(options: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     (folder / "calibration").mkdir()
     write_png(folder / "calibration" / "image.png", picture(size), MPP)
-    for name, precision in (("float32", "float32"), ("int8", "int8")):
-        save_model_folder(folder / name, model, card)
-        export(folder / name, precision=precision, calibration=folder / "calibration")
+    for precision, calibration in (("float32", None), ("int8", folder / "calibration")):
+        save_model_folder(folder / precision, model, card)
+        export(folder / precision, precision=precision, calibration=calibration)
     gflop = sum(cost.flop for cost in layer_costs(model, (size, size))) / 1e9
     return {"parameters": model.count_params(), "gflop": gflop}
 

@@ -130,8 +130,29 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["score", "a", "b", "-o", "c", "--rgb-map", "open('x')"], "--rgb-map"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0"], "--rgb-map"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "[1, 2]"], "--rgb-map"),
-        (["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0,(255,0,0):2}"], "class numbers"),
+        (
+            ["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0,(255,0,0):2}"],
+            "--rgb-map: expected the class",
+        ),
+        (["score", "a", "b", "-o", "c", "--rgb-map", "{0:1}"], "--rgb-map: expected three numbers"),
+        (
+            ["score", "a", "b", "-o", "c", "--rgb-map", "{(0,0,0):0,(255,0,0):'a'}"],
+            "--rgb-map: expected a whole",
+        ),
+        (["score", "a", "b", "-o", "c", "--rgb-map", "[" * 5000], "--rgb-map: expected colours"),
+        (["prepare", "a", "b", "-o", "c", "--rgb-map", "{(0,0):0}"], "--rgb-map: expected three numbers"),
         (["segment", "a.png", "-o", "c", "--workers", "2", "--scheduler", "tcp://b:1"], "--workers"),
+        (
+            ["segment", "a.png", "-o", "c", "--workers", "2", "--scheduler", "tcp://b:1", "--dry-run"],
+            "--workers",
+        ),
+        (["segment", "a.png", "-o", "", "--dry-run"], "--out"),
+        (["prepare", "a", "b", "-o", "c", "--border", "x"], "error: --border: expected one of reflect, even"),
+        (["prepare", "a", "b", "-o", "c", "--split", "1", "1", "1"], "error: --split: expected three shares"),
+        (
+            ["prepare", "a", "b", "-o", "c", "--split", "1", "0", "0", "--mini-test", "d"],
+            "error: --mini-test: expected none",
+        ),
         (["train", "no-such.config"], "no-such.config"),
         (["config", "check", "no-such.config"], "no-such.config"),
     ],
@@ -143,6 +164,18 @@ def test_a_wrong_line_ends_with_2_and_says_why(
     told = capsys.readouterr()
     assert word in told.out + told.err
     assert "Traceback" not in told.err
+
+
+def test_mpp_with_masks_and_too_few_images_to_split_name_their_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("images", "masks"):
+        write_png(tmp_path / kind / "a.png", np.zeros((70, 90, 3), np.uint8))
+    line = ["prepare", str(tmp_path / "images"), str(tmp_path / "masks"), "-o", str(tmp_path / "set")]
+    assert run([*line, "--mpp", "0.5"]) == 2
+    assert "error: --mpp: expected none, as it goes with GeoJSON files only" in capsys.readouterr().err
+    assert run(line) == 2
+    assert "error: --split: expected at least 3 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

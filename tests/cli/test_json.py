@@ -112,6 +112,17 @@ def test_a_dry_run_tells_its_plan(told: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("network")
+def test_a_dry_run_ends_as_the_run_will(told: Any, tmp_path: Path) -> None:
+    """It ended with 0, and the run then refused the second picture of a name."""
+    inputs = [pictures(tmp_path / name) / "a.png" for name in ("one", "two")]
+    code, planned, _ = told("segment", *inputs, "-o", tmp_path / "out", "--dry-run")
+    assert (code, len(planned["plan"])) == (1, 1)
+    ran, result, _ = told("segment", *inputs, "-o", tmp_path / "out")
+    assert (code, planned["failed"]) == (ran, result["failed"])
+    assert "expected a name of its own" in planned["failed"][0]["reason"]
+
+
+@pytest.mark.usefixtures("network")
 def test_people_get_a_table_on_stderr_and_paths_on_stdout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

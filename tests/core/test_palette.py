@@ -37,6 +37,12 @@ def test_labels_come_back_from_their_colours():
         ({(0, 0, 0): 0, (256, 0, 0): 1}, "0 to 255"),
         ({(0, 0): 0}, "three numbers"),
         ({}, "without a gap"),
+        ({0: 1}, "three numbers of 0 to 255 a colour, got 0"),
+        ({"red": 1}, "three numbers of 0 to 255 a colour, got 'red'"),
+        ({("0", 0, 0): 0}, "three numbers of 0 to 255 a colour, got"),
+        ({(0.5, 0, 0): 0}, "three numbers of 0 to 255 a colour, got"),
+        ({(0, 0, 0): 0, (255, 0, 0): "a"}, "a whole number a class, got 'a'"),
+        ({(0, 0, 0): 0, (255, 0, 0): None}, "a whole number a class, got None"),
         ({(i // 16, i % 16, 0): i for i in range(255)}, "at most 254"),
     ],
 )

@@ -231,6 +231,8 @@ def test_int8_goes_into_the_folder_too(trained: Path, tmp_path: Path) -> None:
         ({"fmt": "bundle"}, UsageError, "expected a place to write bundle to"),
         ({"out": "model"}, UsageError, "expected a name that is free"),
         ({"precision": "int8", "calibration": "nowhere"}, InputError, "nowhere"),
+        ({"calibration": "images"}, UsageError, "--calibration: expected --precision int8 .*, got float32"),
+        ({"fmt": "bundle", "out": "new", "calibration": "images"}, UsageError, "int8 .*, got float16"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_nothing_changes(
@@ -254,7 +256,7 @@ def test_a_file_that_answers_differently_is_not_kept(
     write = exporting.write_onnx
     monkeypatch.setattr(exporting, "write_onnx", lambda _, path, **more: write(other, path, **more))
     with pytest.raises(ModelError, match="expected the answers of the trained network"):
-        export(model, precision=precision, calibration=images)
+        export(model, precision=precision, calibration=images if precision == "int8" else None)
     assert tree(tmp_path) == before
 
 

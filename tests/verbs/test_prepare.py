@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 from collections import Counter
@@ -9,11 +10,13 @@ import pytest
 
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS
-from glomtile.errors import InputError, UsageError
+from glomtile.errors import ArgumentError, InputError, StorageError, UsageError
+from glomtile.files import workspace
 from glomtile.files.images import image_mpp, read_image, write_png
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.files.pairs import pair
 from glomtile.types import _Silent
+from glomtile.verbs import cuttiles
 from glomtile.verbs.prepare import prepare
 
 
@@ -193,6 +196,55 @@ def test_the_mini_test_holds_the_whole_test_images_and_masks(tmp_path):
     assert len(result.moved_aside) == 2
 
 
+@pytest.mark.parametrize("mini", ["set", "set/mini", ".", "images/../set"])
+def test_a_mini_test_and_a_dataset_do_not_lie_in_each_other(tmp_path, mini):
+    """Of one folder for both, the dataset just made was moved aside for the mini test."""
+    images, masks = paint(tmp_path, 3)
+    prepare(images, masks, tmp_path / "set", tile_px=64)
+    before = digests(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"^mini_test: expected a folder apart from the dataset's, .*, got '"
+    ):
+        prepare(images, masks, tmp_path / "set", tile_px=32, mini_test=tmp_path / mini)
+    assert digests(tmp_path) == before
+
+
+def test_what_keeps_the_mini_test_from_being_written_leaves_the_older_dataset(tmp_path, monkeypatch):
+    """It was written after the new dataset had taken the older one's place."""
+    images, masks = paint(tmp_path, 3)
+    prepare(images, masks, tmp_path / "set", tile_px=64)
+    before = digests(tmp_path)
+    with pytest.raises(StorageError, match=r"mini: .*a part of the path is a file"):
+        prepare(images, masks, tmp_path / "set", tile_px=32, mini_test=images / "k0.png" / "mini")
+    assert digests(tmp_path) == before
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "no space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cuttiles, "write_json", full)
+        with pytest.raises(StorageError, match=r"mini: .*the disk is full"):
+            prepare(images, masks, tmp_path / "set", tile_px=32, mini_test=tmp_path / "mini")
+    assert digests(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "masks", "set"]
+
+
+def test_an_older_dataset_returns_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    images, masks = paint(tmp_path, 3)
+    prepare(images, masks, tmp_path / "set", tile_px=64)
+    before = digests(tmp_path)
+
+    def broken(folder):
+        raise OSError(errno.EIO, "input/output error", str(folder))
+
+    monkeypatch.setattr(workspace, "_sync_tree", broken)
+    listening = Listening()
+    with pytest.raises(StorageError, match="input/output error"):
+        prepare(images, masks, tmp_path / "set", tile_px=32, progress=listening)
+    assert digests(tmp_path) == before
+    assert not [note for note in listening.notes if "is now" in note]
+
+
 def test_tiles_keep_the_scale_of_their_image(tmp_path):
     images, masks = paint(tmp_path, 3, mpp=0.25)
     prepare(images, masks, tmp_path / "set", tile_px=64)
@@ -266,8 +318,9 @@ def test_a_class_no_training_image_holds_is_told(tmp_path):
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, wrong):
     images, masks = paint(tmp_path, 4)
-    with pytest.raises(UsageError):
+    with pytest.raises(ArgumentError) as told:
         prepare(images, masks, tmp_path / "set", **wrong)
+    assert told.value.where == next(iter(wrong))
     assert not (tmp_path / "set").exists()
 
 

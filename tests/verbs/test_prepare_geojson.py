@@ -160,7 +160,7 @@ def test_an_empty_file_is_a_picture_without_objects_and_pictures_keep_their_scal
 def test_a_slide_needs_a_scale_and_masks_none(tmp_path, slides):
     with pytest.raises(UsageError, match="is a slide, got none"):
         prepare(*slides, tmp_path / "set")
-    with pytest.raises(UsageError, match="with GeoJSON files only"):
+    with pytest.raises(UsageError, match=r"^mpp: .* with GeoJSON files only"):
         prepare(slides[0], slides[0], tmp_path / "set", mpp=2.0)
 
 

@@ -129,8 +129,53 @@ def test_no_scale_is_refused_with_the_way_out_and_a_survey_writes_nothing(tmp_pa
     ((_, reason),) = segment([path], tmp_path / "out", Request(tmp_path)).failed
     assert "--mpp" in reason
     before = tree(tmp_path)
-    survey([path], Request(tmp_path, mpp=2.0))
+    survey([path], tmp_path / "other", Request(tmp_path, mpp=2.0))
     assert tree(tmp_path) == before
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_survey_fails_what_the_run_would_for_its_name(tmp_path: Path) -> None:
+    """It planned both, and the run then refused the second."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").mkdir()
+    inputs = [picture(tmp_path / "a/x.png"), tmp_path / "none.png", picture(tmp_path / "b/X.png")]
+    request = Request(tmp_path, mpp=2.0)
+    plans, failed = survey(inputs, tmp_path / "out", request)
+    assert not (tmp_path / "out").exists()
+    result = segment(inputs, tmp_path / "out", request)
+    assert tuple(plan.input for plan in plans) == result.done == (inputs[0],)
+    assert failed == list(result.failed)
+    assert [path for path, _ in failed] == [inputs[2], inputs[1]]
+
+
+@pytest.mark.parametrize(
+    "place", ["", "a.png", "a.png/out", "file:///{}/a.png", "https://host/out", "sss://b/o"]
+)
+def test_a_survey_refuses_the_places_that_the_run_refuses(tmp_path: Path, place: str) -> None:
+    """The dry run did not look at --out."""
+    path, request = picture(tmp_path / "a.png"), Request(tmp_path, mpp=2.0)
+    if ":" in place:
+        pytest.importorskip("fsspec", reason="addresses need fsspec: pip install 'glomtile[remote]'")
+    request = replace(request, scratch=tmp_path / "scratch")
+    out = place.format(str(tmp_path).lstrip("/")) if ":" in place else place and str(tmp_path / place)
+    before = tree(tmp_path)
+    with pytest.raises((UsageError, PlaceError)) as surveyed:
+        survey([path], out, request)
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "scratch").exists()
+    with pytest.raises(type(surveyed.value)) as ran:
+        segment([path], out, request)
+    assert str(ran.value) == str(surveyed.value)
+
+
+def test_a_survey_refuses_no_inputs_and_a_place_that_may_not_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="at least one slide"):
+        survey([], tmp_path / "out", Request(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PlaceError, match="permission denied"):
+        survey([tmp_path], tmp_path / "out", Request(tmp_path))
 
 
 class Told:

@@ -133,8 +133,8 @@ def test_copies_lie_in_the_scratch_folder_that_was_given_and_leave_it_as_it_was(
     assert not list(scratch.iterdir())
 
 
-def test_the_dry_run_tells_of_slides_behind_addresses(pictures: list[Path]) -> None:
-    plans, failed = survey(["memory://study"], REQUEST)
+def test_the_dry_run_tells_of_slides_behind_addresses(pictures: list[Path], tmp_path: Path) -> None:
+    plans, failed = survey(["memory://study"], tmp_path / "out", REQUEST)
     assert not failed
     assert [str(plan.input) for plan in plans] == [
         "memory:///study/a.png", "memory:///study/ein Schnitt [ü].png",

@@ -14,7 +14,7 @@ from glomtile.errors import ArgumentError, GlomtileError, UsageError
 EXIT_FAILED = 1
 EXIT_STOPPED = 130
 
-_OPTIONS = {"window_px": "window", "memory_mb": "memory", "read_threads": "threads"}
+_OPTIONS = {"tile_px": "tile", "window_px": "window", "memory_mb": "memory", "read_threads": "threads"}
 """Arguments whose options have other names."""
 
 # Keras colours some of its messages for a terminal.

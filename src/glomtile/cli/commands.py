@@ -413,19 +413,19 @@ def _at_work(
 
 
 def _palette(rgb_map: str | None) -> Palette:
-    import ast
-
+    from glomtile.config.literals import read_literal
     from glomtile.core.palette import GLOMERULI, Palette
-    from glomtile.errors import UsageError
+    from glomtile.errors import ArgumentError, ConfigError, UsageError
 
     if rgb_map is None:
         return GLOMERULI
     try:
-        colours = dict(ast.literal_eval(rgb_map))
-    except (ValueError, SyntaxError, TypeError) as error:
+        return Palette.from_rgb_map(dict(read_literal(rgb_map).value))  # type: ignore[call-overload]
+    except ConfigError as error:
+        raise UsageError("--rgb-map", error.message, error.hint) from error
+    except (ValueError, TypeError) as error:
         expected = 'colours and class numbers like "{(0,0,0):0,(255,0,0):1}"'
-        raise UsageError("--rgb-map", f"expected {expected}, got {rgb_map!r}") from error
-    return Palette.from_rgb_map(colours)
+        raise ArgumentError("rgb_map", expected, rgb_map) from error
 
 
 def _figures_of(paths: Iterable[Path]) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def segment(
         wake_backend()
     with watching() as progress:
         if dry_run:
-            plans, failed = verb.survey(inputs, request, progress=progress)
+            cluster = cluster_of(scheduler, workers)
+            plans, failed = verb.survey(inputs, out, request, cluster=cluster, progress=progress)
             facts = {"plan": [plan.to_dict() for plan in plans]}
             tell("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,8 +96,14 @@ class Palette:
         Raises
         ------
         ConfigError
-            See the class; also when there are not as many names as classes.
+            See the class; also when a colour or a class is no whole number, or there are not as many names as
+            classes.
         """
+        for rgb, number in rgb_map.items():
+            if not isinstance(rgb, tuple) or not all(map(_whole, rgb)):
+                raise ConfigError("rgb_map", f"expected three numbers of 0 to 255 a colour, got {rgb!r}")
+            if not _whole(number):
+                raise ConfigError("rgb_map", f"expected a whole number a class, got {number!r}")
         entries = sorted(rgb_map.items(), key=lambda item: item[1])
         if names is None:
             names = ["background" if number == 0 else f"class {number}" for _, number in entries]
@@ -266,6 +273,10 @@ class Palette:
         else:
             hint = "is this an image, or a smoothed mask? Masks want PNG and one colour a class"
         raise InputError(where, f"expected the colours {known}, got {listed} of the pixels", hint=hint)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _codes(rgb: UInt8) -> NDArray[np.uint32]:

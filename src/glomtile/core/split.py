@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from glomtile.errors import UsageError
+from glomtile.errors import ArgumentError, UsageError
 
 SPLITS = ("train", "valid", "test")
 _IMAGES_A_STRETCH = 60
@@ -19,14 +19,12 @@ def require_shares(shares: Sequence[float]) -> None:
 
     Raises
     ------
-    UsageError
+    ArgumentError
         See above.
     """
     sums_up = len(shares) == len(SPLITS) and abs(sum(shares) - 1) <= 1e-3
     if not sums_up or min(shares) < 0 or shares[0] <= 0:
-        raise UsageError(
-            "split", f"expected three shares, train above 0, that sum to 1, got {' '.join(map(str, shares))}"
-        )
+        raise ArgumentError("split", "three shares, train above 0, that sum to 1", " ".join(map(str, shares)))
 
 
 def split_counts(count: int, shares: Sequence[float], what: str = "images") -> list[int]:
@@ -48,14 +46,15 @@ def split_counts(count: int, shares: Sequence[float], what: str = "images") -> l
 
     Raises
     ------
-    UsageError
+    ArgumentError
         Fewer things than shares above zero.
     """
     wanted = [index for index, share in enumerate(shares) if share > 0]
     if count < len(wanted):
-        raise UsageError(
+        raise ArgumentError(
             "split",
-            f"expected at least {len(wanted)} {what} for {', '.join(SPLITS[i] for i in wanted)}, got {count}",
+            f"at least {len(wanted)} {what} for {', '.join(SPLITS[i] for i in wanted)}",
+            count,
             hint="give a share of 0 to what is not needed",
         )
     counts = [max(1, int(count * share)) if share > 0 else 0 for share in shares]

@@ -267,6 +267,29 @@ def require_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def require_place(folder: Path) -> None:
+    """Refuse a place where no folder can be written to, without making anything.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not exist yet, nor those above it.
+
+    Raises
+    ------
+    PlaceError
+        What exists of its path ends in a file, or may not be written to.
+    """
+    place = Path(folder).absolute()
+    with storage_errors(folder):
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "", str(place))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "", str(place))
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal digits."""
     with Path(path).open("rb") as stream:

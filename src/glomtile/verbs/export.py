@@ -88,7 +88,7 @@ def export(
     precision : {"float32", "float16", "int8"}, optional
         float32 by default, float16 for a bundle.
     calibration : Path, optional
-        Folder of images like those that will be segmented; int8 needs it.
+        Folder of images like those that will be segmented; int8 needs it, and only int8 takes it.
     mpp : float, optional
         Scale of the calibration images, in place of what the files say.
     progress : Progress
@@ -100,7 +100,8 @@ def export(
     Raises
     ------
     UsageError
-        An unknown format or precision, int8 without images, a target missing or already there.
+        An unknown format or precision, int8 without images or images without int8, a target missing or
+        already there.
     ModelError
         The folder is no model, cannot be exported, or what came out answers differently.
     MissingExtraError
@@ -148,6 +149,10 @@ def _checked(fmt: str, precision: str | None, calibration: Path | None) -> str:
             "--calibration",
             "expected a folder of images for int8, which takes the ranges of all sums from them, got none",
             "a dozen images of the kind that will be segmented are enough",
+        )
+    if chosen != "int8" and calibration is not None:
+        raise UsageError(
+            "--calibration", f"expected --precision int8 beside it, which alone takes ranges, got {chosen}"
         )
     return chosen
 

@@ -151,12 +151,6 @@ def pictures_of_slides(
     )
 
 
-def moved_pair(found: Pair, folder: Path, dataset: Path) -> Pair:
-    """A picture and its mask where they are once `folder` has become `dataset`."""
-    image, mask = (dataset / path.relative_to(folder) for path in (found.image, found.mask))
-    return Pair(found.stem, image, mask)
-
-
 def plan_slides(
     slides: Sequence[AnnotatedSlide], palette: Palette, mpp: float | None, tile_px: int, progress: Progress
 ) -> list[SlidePlan]:

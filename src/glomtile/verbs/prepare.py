@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from glomtile.core.arguments import choice_argument, number_argument, whole_argument
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.core.tiles import BORDERS, tile_boxes
-from glomtile.errors import InputError, UsageError
+from glomtile.errors import ArgumentError, InputError, UsageError
 from glomtile.files.annotations import holds_annotations
 from glomtile.files.groups import LEFT_OUT, read_groups
 from glomtile.files.images import ArrayReader, image_mpp, readable_size
 from glomtile.files.masks import Datatype, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair
-from glomtile.files.workspace import move_aside, replace_folder, require_space, write_json
+from glomtile.files.workspace import move_aside, replace_folder, require_space, storage_errors, write_json
 from glomtile.types import SILENT, Progress, UInt8
 from glomtile.verbs.cuttiles import (
     MINI_TEST_FILE,
@@ -31,7 +32,7 @@ from glomtile.verbs.cuttiles import (
     write_mini_test,
     write_tiles,
 )
-from glomtile.verbs.fromslides import SlidePictures, moved_pair, pictures_of_slides, refuse_unusable
+from glomtile.verbs.fromslides import SlidePictures, pictures_of_slides, refuse_unusable
 
 __all__ = ["PrepareResult", "Source", "prepare"]
 
@@ -110,7 +111,8 @@ def prepare(
     keep_empty : float
         Share, 0 to 1, of the tiles without any class but background to keep, in each split.
     mini_test : Path, optional
-        Folder for the whole test images and masks, ``images/`` and ``masks/``.
+        Folder for the whole test images and masks, ``images/`` and ``masks/``; neither `out` nor in it nor
+        around it.
     palette : Palette
     border : "reflect" or "even"
         Last tiles of a row or column are filled by mirroring the tissue (and its labels), or the
@@ -130,13 +132,13 @@ def prepare(
     Raises
     ------
     UsageError
-        An argument makes no sense, or `out` or `mini_test` holds other files.
+        An argument makes no sense, or `out` or `mini_test` holds other files or the other of the two.
     InputError
         See `glomtile.files.pairs.pair`, `read_image` and `read_mask`, and for slides
         `glomtile.verbs.fromslides.plan_slides`: unusable files are all named at once. `out` is then as
         it was.
     StorageError
-        The dataset cannot be written. `out` is then as it was.
+        The dataset or the mini test cannot be written. `out` is then as it was.
 
     Notes
     -----
@@ -146,13 +148,18 @@ def prepare(
     images, masks, out = Path(images), Path(masks), Path(out)
     _require_settings(tile_px, split, keep_empty, border, tolerance, mini_test)
     _require_ours(out, PREPARE_FILE)
+    mini_test = None if mini_test is None else Path(mini_test)
     if mini_test is not None:
+        _require_apart(mini_test, out)
         _require_ours(mini_test, MINI_TEST_FILE)
     annotated = holds_annotations(masks)
     if mpp is not None and not annotated:
-        raise UsageError("mpp", f"expected it with GeoJSON files only, got {mpp:g} with masks")
+        raise ArgumentError("mpp", "none, as it goes with GeoJSON files only and these are masks", mpp)
     moved_aside: list[Path] = []
-    with _taking_the_place_of(out, moved_aside, progress) as folder:
+    with (
+        _taking_the_place_of(out, moved_aside, progress) as folder,
+        _taking_the_place_of(mini_test, moved_aside, progress) if mini_test else nullcontext() as mini,
+    ):
         drawn = (
             pictures_of_slides(images, masks, folder, palette, mpp, tile_px, groups, split, seed, progress)
             if annotated
@@ -195,11 +202,9 @@ def prepare(
         listing = [source_record(source, folder if drawn else out) for source in chosen]
         cut = {"pictures": drawn.records} if drawn else {}
         write_json(folder / PREPARE_FILE, {**record, "settings": settings, **cut, "sources": listing})
-    if drawn:
-        chosen = [replace(s, pair=moved_pair(s.pair, folder, out)) for s in chosen]
-    if mini_test is not None:
-        with _taking_the_place_of(Path(mini_test), moved_aside, progress) as folder:
-            write_mini_test([s for s in chosen if s.split == "test"], folder, read, palette)
+        if mini is not None:
+            with storage_errors(mini_test, inside=mini):
+                write_mini_test([s for s in chosen if s.split == "test"], mini, read, palette)
     return result
 
 
@@ -212,16 +217,12 @@ def _require_settings(
     mini_test: Path | None,
 ) -> None:
     require_shares(split)
-    if tile_px < 16:
-        raise UsageError("tile", f"expected at least 16 px, got {tile_px}")
-    if not 0 <= keep_empty <= 1:
-        raise UsageError("keep_empty", f"expected a share of 0 to 1, got {keep_empty}")
-    if border not in BORDERS:
-        raise UsageError("border", f'expected "reflect" or "even", got {border!r}')
-    if not 0 <= tolerance <= 255:
-        raise UsageError("tolerance", f"expected 0 to 255, got {tolerance}")
+    whole_argument("tile_px", tile_px, 16)
+    number_argument("keep_empty", keep_empty, 0, 1)
+    choice_argument("border", border, BORDERS)
+    whole_argument("tolerance", tolerance, 0, 255)
     if mini_test is not None and split[2] <= 0:
-        raise UsageError("mini_test", "expected a share of test images above 0, got 0")
+        raise ArgumentError("mini_test", "none where the share of test images is 0", str(mini_test))
 
 
 def _require_ours(folder: Path, record: str) -> None:
@@ -238,14 +239,34 @@ def _require_ours(folder: Path, record: str) -> None:
         raise UsageError(folder, "expected a folder, got a file", "choose another folder")
 
 
+def _require_apart(mini_test: Path, out: Path) -> None:
+    """Refuse two folders of which one would be moved aside with the other."""
+    one, other = mini_test.resolve(), out.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ArgumentError(
+            "mini_test",
+            f"a folder apart from the dataset's, {out}, neither in it nor around it",
+            str(mini_test),
+        )
+
+
 @contextmanager
 def _taking_the_place_of(folder: Path, moved_aside: list[Path], progress: Progress) -> Iterator[Path]:
     """A folder to fill, which takes the place of `folder` when whole; what stood there moves aside."""
-    with replace_folder(folder) as partial:
-        yield partial
-        if (older := move_aside(folder)) is not None:
-            moved_aside.append(older)
-            progress.note(f"an earlier {folder.name} is now {older.name}")
+    older = None
+    try:
+        with replace_folder(folder) as partial:
+            yield partial
+            older = move_aside(folder)
+    except BaseException:
+        # A partial folder that still stands is whole: it takes the place when it is next asked for.
+        if older is not None and not folder.exists() and not partial.exists():
+            with storage_errors(folder):
+                older.rename(folder)
+        raise
+    if older is not None:
+        moved_aside.append(older)
+        progress.note(f"an earlier {folder.name} is now {older.name}")
 
 
 def _deal(

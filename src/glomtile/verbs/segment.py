@@ -13,11 +13,20 @@ from glomtile.files.lock import sole_run
 from glomtile.files.remote import is_address, local_path, require_lasting
 from glomtile.files.scratch import Scratch
 from glomtile.files.slides import open_slide
+from glomtile.files.workspace import require_place
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.oneslide import Outcome, Request, SlideWork
 from glomtile.verbs.planned import Planned
 from glomtile.verbs.report import report
-from glomtile.verbs.slidebucket import Bucket, TakenOverError, begin, bring_shown, finish, place_of
+from glomtile.verbs.slidebucket import (
+    Bucket,
+    TakenOverError,
+    begin,
+    bring_shown,
+    finish,
+    place_of,
+    require_puttable,
+)
 from glomtile.verbs.slidejob import MEETING, segmented_there
 from glomtile.verbs.slidenotes import OWN, Summary, can_write, write_run
 from glomtile.verbs.slidesources import (
@@ -104,15 +113,12 @@ def segment(
     up, and the outputs end the same, byte for byte, except for times in ``run.json`` and ``summary.csv``.
     """
     out, address = _place(out, request, cluster)
-    files, failed = sources_of(inputs)
-    if not files and not failed:
-        raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
+    files, failed = _named(inputs)
     segmenter = request.segmenter()
     if address is not None:
         request = replace(request, scratch=None)
     with sole_run(out / OWN, progress, given=out):
         bucket = None if address is None else begin(address, out, progress)
-        files = of_own_names(files, failed)
         if cluster is None:
             # Workers of a client that was killed see by this that their run has ended.
             shutil.rmtree(out / OWN / MEETING, ignore_errors=True)
@@ -145,6 +151,14 @@ def _place(out: str | Path, request: Request, cluster: Cluster | None) -> tuple[
     if out.exists() and not out.is_dir():
         raise UsageError(out, "expected a folder for the results, got a file")
     return out, None
+
+
+def _named(inputs: Sequence[str | Path]) -> tuple[list[Source], list[tuple[Source | str, str]]]:
+    """What is to be segmented, each under a name of its own, and what of the inputs cannot be."""
+    files, failed = sources_of(inputs)
+    if not files and not failed:
+        raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
+    return of_own_names(files, failed), failed
 
 
 def _concluded(out: Path, made: Sequence[Path], bucket: Bucket | None) -> tuple[Path | str, ...]:
@@ -210,18 +224,30 @@ def _gather(
 
 
 def survey(
-    inputs: Sequence[str | Path], request: Request, *, progress: Progress = SILENT
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    request: Request,
+    *,
+    cluster: Cluster | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[list[Planned], list[tuple[Source | str, str]]]:
     """What `segment` would do with each input, and what of them cannot be done.
 
-    A slide behind an address is fetched to be looked at.
+    Nothing is written to `out`, and neither its store nor the cluster is asked whether it is there; results
+    of earlier runs are not looked at. A slide behind an address is fetched to be looked at.
 
     Raises
     ------
-    UsageError, ModelError
+    UsageError, ModelError, MissingExtraError
         See `segment`.
+    PlaceError
+        `out` can be no folder of results.
     """
-    files, failed = sources_of(inputs)
+    out, address = _place(out, request, cluster)
+    require_place(out)
+    if address is not None:
+        require_puttable(address)
+    files, failed = _named(inputs)
     segmenter = request.segmenter()
     plans, scratch = [], Scratch()
     for source in files:

@@ -17,7 +17,7 @@ from typing import Any
 
 from glomtile.errors import InputError, PlaceError, StorageError
 from glomtile.files.bucket import RemoteFolder
-from glomtile.files.remote import WEB, scheme_of
+from glomtile.files.remote import WEB, require_store, scheme_of
 from glomtile.files.workspace import storage_errors
 from glomtile.types import Progress
 from glomtile.verbs.slidenotes import OWN, read_note
@@ -105,6 +105,24 @@ def place_of(address: str, scratch: Path | None) -> Path:
     return (scratch or cache).joinpath(own, *names[-2:])
 
 
+def require_puttable(address: str) -> None:
+    """See that files can be put to addresses of this kind, without asking the store.
+
+    Raises
+    ------
+    PlaceError
+        It is of the web, or nobody knows such addresses.
+    MissingExtraError
+        The package that the address needs is not installed.
+    """
+    if scheme_of(address) in WEB:
+        raise PlaceError(address, "expected a store that takes files, as s3:// or gs://, got the web")
+    try:
+        require_store(address)
+    except InputError as problem:
+        raise PlaceError(problem.where, problem.message, problem.hint) from problem
+
+
 def begin(address: str, out: Path, progress: Progress) -> Bucket:
     """Say that a run works in a bucket now, and bring here what it says of finished slides.
 
@@ -124,8 +142,7 @@ def begin(address: str, out: Path, progress: Progress) -> Bucket:
         The package that the address needs is not installed.
     """
     bucket = Bucket(address.rstrip("/"), secrets.token_hex(8))
-    if scheme_of(address) in WEB:
-        raise PlaceError(address, "expected a store that takes files, as s3:// or gs://, got the web")
+    require_puttable(address)
     try:
         with _told_of(bucket.address):
             holder = _holder(bucket.folder)
