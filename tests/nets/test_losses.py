@@ -6,6 +6,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from glomtile.config import schema_model
+from glomtile.config.schema_fields import about
 from glomtile.errors import ConfigError
 from glomtile.nets.losses import LOSSES, build_loss, ssim
 
@@ -209,3 +210,24 @@ def test_a_loss_comes_back_from_its_config(name, small, sample):
 def test_a_loss_that_cannot_be_is_refused(changes, message, small):
     with pytest.raises(ConfigError, match=message):
         build_loss(small(**changes))
+
+
+@pytest.mark.parametrize(
+    "key", ["class_weights", "label_smoothing", "focal_gamma", "tversky_alpha", "tversky_beta"]
+)
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_key_has_an_effect_with_the_losses_that_are_said_to_read_it(sample, name, key):
+    changed = {"class_weights": (1.0, 1.0, 9.0), "label_smoothing": 0.3}.get(key, 0.55)
+    field = schema_model.ModelSettings.model_fields[key]
+    labels, probs = sample(3)
+    values = [
+        value(build_loss(schema_model.ModelSettings(num_classes=3, loss=name, **given)), labels, probs)
+        for given in ({}, {key: changed})
+    ]
+    assert (values[0] != values[1]) == (name in about(field).losses)
+
+
+def test_weights_of_the_background_alone_are_refused():
+    settings = schema_model.ModelSettings(num_classes=2, loss="tversky", class_weights=(1.0, 0.0))
+    with pytest.raises(ConfigError, match=r"class_weights: expected a weight above 0"):
+        build_loss(settings)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from glomtile.config.names import Place, nearest
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import about
-from glomtile.config.schema_model import BUILT_NETWORKS, network_name
+from glomtile.config.schema_model import BUILT_NETWORKS, LOSSES, network_name
 from glomtile.errors import GlomtileError
 
 Remark = tuple[Place, str]
@@ -37,6 +37,9 @@ def _without_effect(config: Config) -> Iterator[Remark]:
                 yield (name, key), f"has no effect: {known.inert}"
             if known.networks and network not in known.networks:
                 yield (name, key), f"a key of {' and '.join(known.networks)}; {network} does not read it"
+            unread = known.losses and config.model.loss in LOSSES and config.model.loss not in known.losses
+            if unread and getattr(config.section(name), key) != info.default:
+                yield (name, key), f'has no effect beside loss = "{config.model.loss}"'
 
 
 def _unknown_names(config: Config) -> Iterator[Remark]:
@@ -109,6 +112,8 @@ def _training(config: Config) -> Iterator[Remark]:
         yield ("model", "clipnorm"), "only one of clipvalue and clipnorm can clip"
     if train.schedule != "constant" and train.learning_rate_reducer:
         yield ("train", "learning_rate_reducer"), f'train refuses it beside schedule = "{train.schedule}"'
+    if train.schedule == "constant" and train.warmup_epochs:
+        yield ("train", "warmup_epochs"), 'has no effect beside schedule = "constant"'
     if train.images_dir is not None and config.valid.images_dir is None and train.use == "best":
         yield (
             ("valid", "images_dir"),

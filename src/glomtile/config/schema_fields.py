@@ -38,6 +38,8 @@ class About:
         The reference system does not know the key.
     networks : tuple of str
         The only networks that read the key; empty where it is for all.
+    losses : tuple of str
+        The only losses that read the key; empty where it is for all.
     inert : str or None
         Why the key has no effect here, ``None`` where it has one or nobody need be told.
     known : tuple of str
@@ -49,6 +51,7 @@ class About:
     unit: str | None = None
     ours: bool = False
     networks: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
     inert: str | None = None
     known: tuple[str, ...] = ()
     expects: str | None = None

@@ -36,6 +36,8 @@ LOSSES = (
     "dice_loss",
     "iou_loss",
 )
+_SMOOTHED = ("categorical_crossentropy", "focal", "dice_crossentropy")
+_WEIGHTED = tuple(loss for loss in LOSSES if loss not in ("dice_loss", "iou_loss"))
 METRICS = (
     "dice_coef_multiclass",
     "dice_coef",
@@ -66,6 +68,8 @@ _SWIN_U2 = About(networks=("SwinUNet", "U2Net"))
 _TRANS = About(networks=("TransUNet",))
 _SWIN_TRANS = About(networks=("SwinUNet", "TransUNet"))
 _SHARP = About(networks=("SharpUNet",))
+_FOCAL = About(ours=True, losses=("focal",))
+_TVERSKY = About(ours=True, losses=("tversky",))
 
 
 def network_name(name: str) -> str:
@@ -126,14 +130,22 @@ class ModelSettings(Section):
     class_weights: tuple[float, ...] | None = setting(
         None,
         "weight of each class in the loss, by class number",
-        about=About(ours=True, expects="a list of numbers ≥ 0, one a class, or None"),
+        about=About(ours=True, losses=_WEIGHTED, expects="a list of numbers ≥ 0, one a class, or None"),
     )
-    focal_gamma: float = setting(2.0, "focusing exponent of the focal loss", ours=True, ge=0, le=10)
+    focal_gamma: float = setting(2.0, "focusing exponent of the focal loss", about=_FOCAL, ge=0, le=10)
     tversky_alpha: float = setting(
-        0.3, "weight of false positives in the Tversky loss", ours=True, ge=0, le=1
+        0.3, "weight of false positives in the Tversky loss", about=_TVERSKY, ge=0, le=1
     )
-    tversky_beta: float = setting(0.7, "weight of false negatives in the Tversky loss", ours=True, ge=0, le=1)
-    label_smoothing: float = setting(0.0, "share of a label spread over all classes", ours=True, ge=0, lt=1)
+    tversky_beta: float = setting(
+        0.7, "weight of false negatives in the Tversky loss", about=_TVERSKY, ge=0, le=1
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "share of a label spread over all classes",
+        about=About(ours=True, losses=_SMOOTHED),
+        ge=0,
+        lt=1,
+    )
     show_summary: bool = setting(False, "print the network's layers before training")
     generator: bool = setting(False, "augment online, where [augmentor] enabled does not say")
 

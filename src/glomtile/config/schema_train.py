@@ -141,7 +141,7 @@ class EvalSettings(Section):
     batch_size: int = setting(4, "images a step of the evaluation", ge=1, le=65536)
     groups: PathSetting | None = setting(
         None,
-        "CSV with columns stem,group: images of one slide or patient, for the intervals; none: as prepare was told",
+        "CSV stem,group: images of one slide or patient, for intervals; else as told to prepare",
         ours=True,
     )
     draws: int = setting(2000, "bootstrap draws behind an interval", ours=True, ge=1, le=1_000_000)

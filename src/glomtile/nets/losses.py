@@ -357,6 +357,12 @@ def build_loss(settings: ModelSettings, total: Total | None = None) -> keras.los
         When the name is unknown, the weights do not fit the classes, or a categorical crossentropy is
         asked of a network with one class.
     """
+    weights = settings.class_weights
+    if weights is not None and not any(weights[1:]):
+        raise ConfigError(
+            "[model] class_weights",
+            f"expected a weight above 0 for some class but the background, got {list(weights)}",
+        )
     loss = _loss_of_name(settings)
     loss.total = total or _of_one_device
     return loss

@@ -48,8 +48,8 @@ def build_optimizer(
     Returns
     -------
     keras.optimizers.Optimizer
-        With the schedule "constant" and no warm-up its `learning_rate` can be assigned to, as
-        reducing on a plateau needs.
+        With the schedule "constant" its `learning_rate` can be assigned to, as reducing on a plateau
+        needs.
 
     Raises
     ------
@@ -103,8 +103,8 @@ def learning_rate(
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """A number for a constant rate, a schedule over steps otherwise.
 
-    The warm-up rises in a line over its epochs to `learning_rate`; the cosine falls from there to 1 %
-    of it at the last step of the last epoch.
+    Of a cosine, the warm-up rises in a line over its epochs to `learning_rate`, from where the rate falls
+    to 1 % of it at the end of the last epoch. A constant rate has no warm-up.
     """
     peak = settings.learning_rate
     if train_settings.schedule == "constant":
