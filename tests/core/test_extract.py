@@ -115,6 +115,32 @@ def test_a_region_in_a_filled_hole_is_part_of_the_object_around_it():
     )
 
 
+@pytest.mark.parametrize("largest_px", [40_000, 10_000, 2_000])
+@pytest.mark.parametrize("gap", [1, 3, 30])
+@pytest.mark.parametrize("shift", range(6))
+def test_so_it_is_where_the_object_is_looked_at_reduced(largest_px, gap, shift):
+    labels = np.zeros((300, 300), np.uint8)
+    cv2.circle(labels, (150, 150), 130, 1, -1)
+    cv2.circle(labels, (150, 150), 85, 0, -1)
+    cv2.circle(labels, (150 + shift, 66 + gap + 20), 20, 1, -1)
+    labels = np.roll(labels, (shift, -2 * shift), (0, 1))
+    assert len(regions_of(labels)) == 2
+    rules = ShapingRules(min_area_um2=30, smooth_um=1.0, split=False)
+    (one,) = found(labels, np.full_like(labels, 200), rules=rules, largest_px=largest_px)
+    assert one.reduced_by > 1
+    assert one.measures.area_um2 == pytest.approx(np.pi * 130**2, rel=0.02)
+
+
+@pytest.mark.parametrize("shift", range(6))
+def test_a_neighbour_nearer_than_a_cell_is_an_object_of_its_own(shift):
+    labels = np.zeros((300, 300), np.uint8)
+    labels[10 + shift : 150 + shift, 40:220] = 1
+    labels[151 + shift : 290, 40:220] = 1
+    rules = ShapingRules(min_area_um2=30, smooth_um=1.0, split=False)
+    above, below = found(labels, np.full_like(labels, 200), rules=rules, largest_px=1_500)
+    assert (above.reduced_by, below.reduced_by) == (5, 5)
+
+
 CONVEX = ShapingRules(min_area_um2=30.0, smooth_um=1.0, convex=True)
 
 

@@ -148,7 +148,10 @@ def found_objects(
             found = _describe(sight, box, mask, mpp, own_rules, size_px, glass)
             if found is None:
                 continue
-            other = mask & sight.of_class[_cut(box)] & ~sight.own[_cut(box)]
+            other = mask & ~sight.own[_cut(box)]
+            if sight.factor > 1:
+                # Cells that are mostly its own hold what lies across a gap narrower than they are.
+                other |= mask & _all_around(ids > 0)
             if other.any():
                 swallowed.append(_Part(region.class_number, found.box, sight.factor, other))
             earlier.append(_Part(region.class_number, found.box, sight.factor, mask))
@@ -178,7 +181,7 @@ class _Sight:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Pixels of an object: all, or what other regions of the class it took in when it was filled."""
+    """Cells of an object: all, or those where other regions of the class are that it took in."""
 
     class_number: int
     box: Box
@@ -278,6 +281,14 @@ def _joined_to(mask: NDArray[np.bool_], seeds: NDArray[np.bool_], connectivity: 
     wanted = np.zeros(int(ids.max()) + 1, np.bool_)
     wanted[ids[seeds]] = True
     return np.asarray(wanted[ids], dtype=np.bool_)
+
+
+def _all_around(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a mask goes on to all eight sides; nowhere at the array's rim."""
+    inside = cv2.erode(
+        mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
+    )
+    return np.asarray(inside, dtype=np.bool_)
 
 
 def _boxes_of(ids: NDArray[np.int32], count: int) -> list[Box]:
