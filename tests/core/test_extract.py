@@ -252,12 +252,24 @@ def test_a_region_too_large_is_reduced_and_stays_in_place(largest_px):
         "solidity",
         "eccentricity",
         "mean_probability",
+        "min_probability",
     ):
         assert getattr(reduced.measures, name) == pytest.approx(getattr(full.measures, name), rel=0.04), name
     assert reduced.measures.centroid_x_px == pytest.approx(full.measures.centroid_x_px, abs=3)
     assert reduced.measures.centroid_y_px == pytest.approx(full.measures.centroid_y_px, abs=3)
     assert reduced.measures.touches_border
     assert reduced.measures.touches_tissue_edge
+
+
+@pytest.mark.parametrize("side", range(200, 208))
+@pytest.mark.parametrize("largest_px", [20_000, 5_000, 1_000])
+def test_an_even_confidence_stays_even_where_cells_reach_beyond_the_region(side, largest_px):
+    labels = np.zeros((400, 400), np.uint8)
+    labels[50 : 50 + side, 60 : 60 + side] = 1
+    (one,) = found(labels, np.full(labels.shape, 200, np.uint8), largest_px=largest_px)
+    assert one.reduced_by > 1
+    assert one.measures.mean_probability == pytest.approx(200 / 255)
+    assert one.measures.min_probability == pytest.approx(200 / 255)
 
 
 def test_planes_of_another_size_and_regions_of_other_labels_are_refused():

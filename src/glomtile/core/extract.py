@@ -234,8 +234,14 @@ def _look_reduced(labels: Plane, confidence: Plane, region: Region, factor: int)
         for _, own in own_pixels(lambda: (_read(labels, box) for box in boxes), region)
     ]
     of_class = [cell_means(_read(labels, box) == region.class_number, factor) > 0.5 for box in boxes]
-    means = [np.rint(cell_means(_read(confidence, box), factor)).astype(np.uint8) for box in boxes]
+    means = [_mean_confidence(_read(confidence, box), factor) for box in boxes]
     return _Sight(region, factor, np.concatenate(own), np.concatenate(of_class), np.concatenate(means))
+
+
+def _mean_confidence(confidence: UInt8, factor: int) -> UInt8:
+    """Means of the cells, of the last ones over the pixels that they hold."""
+    held = cell_means(np.ones(confidence.shape, np.bool_), factor)
+    return np.asarray(np.rint(cell_means(confidence, factor) / held), dtype=np.uint8)
 
 
 def _shaped(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.int32], int]]:
