@@ -192,6 +192,18 @@ def test_a_crumb_in_a_bay_is_part_of_the_object_and_a_neighbour_that_reaches_in_
     assert with_a_bay.measures.area_um2 == one.measures.area_um2 - inside
 
 
+@pytest.mark.parametrize("largest_px", [10**6, 400])
+@pytest.mark.parametrize(
+    ("at", "touches"), [((0, 9), 1), ((9, 0), 1), ((9, 10), 1), ((10, 9), 1), ((9, 9), 0), ((1, 1), 0)]
+)
+def test_an_object_at_the_picture_s_edge_is_told_by_its_place_in_the_picture(at, touches, largest_px):
+    labels = np.zeros((70, 70), np.uint8)
+    labels[at[0] : at[0] + 60, at[1] : at[1] + 60] = 1
+    (one,) = found(labels, labels, largest_px=largest_px)
+    assert (one.reduced_by > 1) == (largest_px < 3600)
+    assert one.measures.touches_border == touches
+
+
 def test_two_that_touch_are_two_and_an_improbable_one_is_left_out():
     labels = np.zeros((100, 190), np.uint8)
     cv2.circle(labels, (50, 50), 40, 1, -1)

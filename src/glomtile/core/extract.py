@@ -341,7 +341,7 @@ def _describe(
         polygon,
         sight.confidence[_cut(box)],
         mpp * factor,
-        size_px,
+        sides,
         None if glass is None else _glass_around(glass, in_picture, factor, mask.shape, size_px),
         sight.of_class[_cut(box)],
     )
@@ -352,7 +352,6 @@ def _describe(
         measures,
         centroid_x_px=whole.left + factor * measures.centroid_x_px,
         centroid_y_px=whole.top + factor * measures.centroid_y_px,
-        touches_border=any(sides),
     )
     moved = shapely.transform(polygon, lambda points: points * factor + np.array([whole.left, whole.top]))
     if factor > 1:
