@@ -23,6 +23,8 @@ from glomtile.core.augment import (
 )
 from glomtile.errors import ConfigError, InputError
 
+NAN = float("nan")
+
 GEOMETRY = Augmentation(
     hflip=True,
     vflip=True,
@@ -276,15 +278,21 @@ def test_elastic_moves_pixels_as_far_as_alpha_says() -> None:
     assert np.mean(spread) == pytest.approx(1300 / (2 * np.sqrt(2) * np.pi * 64), rel=0.12)
 
 
-def test_distortion_moves_no_pixel_further_than_its_share_of_the_size() -> None:
-    for seed in range(6):
-        warp = draw_warp(
-            Augmentation(distortion=Distortion(distortions=(0.05,)), probability=1.0),
-            np.random.default_rng(seed),
-            (200, 300),
-        )
-        assert warp.displacement is not None
-        assert np.abs(warp.displacement).max() == pytest.approx(15, rel=0.15)
+@pytest.mark.parametrize("size", [(200, 300), (64, 64)])
+@pytest.mark.parametrize("rsigma", [3.0, 40.0])
+def test_distortion_moves_rows_and_columns_by_its_share_and_pixels_no_further_than_both(
+    size: tuple[int, int], rsigma: float
+) -> None:
+    distortion = Distortion(distortions=(0.05,), rsigma=rsigma)
+    share_px, beyond = 0.05 * max(size), []
+    for seed in range(12):
+        drawn = draw_warp(
+            Augmentation(distortion=distortion, probability=1.0), np.random.default_rng(seed), size
+        ).displacement
+        assert drawn is not None
+        assert 0.99 * share_px < np.abs(drawn).max() < 1.1 * share_px
+        beyond.append(np.hypot(*drawn).max() / share_px)
+    assert 1.1 < max(beyond) < 1.1 * np.sqrt(2)
 
 
 def test_a_probability_of_zero_leaves_out_what_it_governs() -> None:
@@ -364,10 +372,20 @@ def test_reference_fault_6_7_labels_are_never_sharpened_brightened_or_stained() 
 
 
 def test_reference_fault_6_7_a_sample_is_one_variant_of_the_image_not_all() -> None:
+    """There a sample came with all its variants; here it is one picture that has gone through all changes."""
     image, labels = picture(40, 40)
-    shown, truth = augment(image, labels, rng=np.random.default_rng(3), settings=EVERYTHING)
-    assert shown.shape == image.shape
-    assert truth.shape == labels.shape
+    image[:] = 100
+    image[:20, :20] = 180
+    brighter = Augmentation(brightening=Brightening(1.0, 10.0), probability=1.0)
+    turned_too = replace(brighter, rotation=True, angles=(90.0,) * 99, sharpening=0.0)
+    shown, truth = augment(image, labels, rng=np.random.default_rng(3), settings=turned_too)
+    assert np.array_equal(shown, np.rot90(image) + 10)
+    assert np.array_equal(truth, np.rot90(labels))
+    seen = {
+        augment(image, labels, rng=np.random.default_rng(seed), settings=EVERYTHING)[0].tobytes()
+        for seed in range(20)
+    }
+    assert len(seen) == 20
 
 
 def test_reference_fault_6_11_brightening_leaves_the_elastic_strength_alone() -> None:
@@ -421,6 +439,21 @@ def test_an_empty_sample_is_refused() -> None:
         ({"pincushion": RoundLens(centers=())}, "pincushion centers"),
         ({"rotation": True, "angles": (float("nan"),)}, "angles"),
         ({"shears": (float("inf"),)}, "shears"),
+        ({"scales": (NAN, 1.0)}, "scales"),
+        ({"shrinks": (0.8, NAN)}, "shrinks"),
+        ({"sharpening": NAN}, "sharpening"),
+        ({"sharpening": float("inf")}, "sharpening"),
+        ({"brightening": Brightening(alpha=NAN)}, "brightening alpha"),
+        ({"brightening": Brightening(beta=NAN)}, "brightening beta"),
+        ({"elastic": Elastic(alpha=NAN)}, "elastic alpha"),
+        ({"elastic": Elastic(sigmas=(8.0, NAN))}, "elastic sigmas"),
+        ({"elastic": Elastic(sigmas=(float("inf"),))}, "elastic sigmas"),
+        ({"distortion": Distortion(distortions=(0.02, NAN))}, "distortion distortions"),
+        ({"distortion": Distortion(sigma=NAN)}, "distortion sigma"),
+        ({"distortion": Distortion(rsigma=float("inf"))}, "distortion rsigma"),
+        ({"barrel": RoundLens(amount=NAN)}, "barrel amount"),
+        ({"barrel": RoundLens(radius=NAN)}, "barrel radius"),
+        ({"barrel": RoundLens(centers=((0.5, NAN),))}, "barrel centers"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, object], name: str) -> None:

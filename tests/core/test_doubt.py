@@ -131,7 +131,7 @@ def test_thickness_does_not_look_like_another_stain() -> None:
 
 @pytest.mark.parametrize("turn", ["flipud", "fliplr", "rot90", "transpose"])
 def test_mirroring_and_quarter_turns_change_nothing(turn: str) -> None:
-    image = biopsy(5)[:371, :333]
+    image = biopsy(5)[:231, :187]
     moved = image.transpose(1, 0, 2) if turn == "transpose" else getattr(np, turn)(image)
     assert np.allclose(features(image), features(moved), atol=1e-4)
 

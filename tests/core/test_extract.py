@@ -115,6 +115,32 @@ def test_a_region_in_a_filled_hole_is_part_of_the_object_around_it():
     )
 
 
+@pytest.mark.parametrize("largest_px", [40_000, 10_000, 2_000])
+@pytest.mark.parametrize("gap", [1, 3, 30])
+@pytest.mark.parametrize("shift", range(6))
+def test_so_it_is_where_the_object_is_looked_at_reduced(largest_px, gap, shift):
+    labels = np.zeros((300, 300), np.uint8)
+    cv2.circle(labels, (150, 150), 130, 1, -1)
+    cv2.circle(labels, (150, 150), 85, 0, -1)
+    cv2.circle(labels, (150 + shift, 66 + gap + 20), 20, 1, -1)
+    labels = np.roll(labels, (shift, -2 * shift), (0, 1))
+    assert len(regions_of(labels)) == 2
+    rules = ShapingRules(min_area_um2=30, smooth_um=1.0, split=False)
+    (one,) = found(labels, np.full_like(labels, 200), rules=rules, largest_px=largest_px)
+    assert one.reduced_by > 1
+    assert one.measures.area_um2 == pytest.approx(np.pi * 130**2, rel=0.02)
+
+
+@pytest.mark.parametrize("shift", range(6))
+def test_a_neighbour_nearer_than_a_cell_is_an_object_of_its_own(shift):
+    labels = np.zeros((300, 300), np.uint8)
+    labels[10 + shift : 150 + shift, 40:220] = 1
+    labels[151 + shift : 290, 40:220] = 1
+    rules = ShapingRules(min_area_um2=30, smooth_um=1.0, split=False)
+    above, below = found(labels, np.full_like(labels, 200), rules=rules, largest_px=1_500)
+    assert (above.reduced_by, below.reduced_by) == (5, 5)
+
+
 CONVEX = ShapingRules(min_area_um2=30.0, smooth_um=1.0, convex=True)
 
 
@@ -164,6 +190,18 @@ def test_a_crumb_in_a_bay_is_part_of_the_object_and_a_neighbour_that_reaches_in_
     assert neighbour.mask.all()
     inside = (one.mask & (labels[place(one)] == 1)).sum() - bay
     assert with_a_bay.measures.area_um2 == one.measures.area_um2 - inside
+
+
+@pytest.mark.parametrize("largest_px", [10**6, 400])
+@pytest.mark.parametrize(
+    ("at", "touches"), [((0, 9), 1), ((9, 0), 1), ((9, 10), 1), ((10, 9), 1), ((9, 9), 0), ((1, 1), 0)]
+)
+def test_an_object_at_the_picture_s_edge_is_told_by_its_place_in_the_picture(at, touches, largest_px):
+    labels = np.zeros((70, 70), np.uint8)
+    labels[at[0] : at[0] + 60, at[1] : at[1] + 60] = 1
+    (one,) = found(labels, labels, largest_px=largest_px)
+    assert (one.reduced_by > 1) == (largest_px < 3600)
+    assert one.measures.touches_border == touches
 
 
 def test_two_that_touch_are_two_and_an_improbable_one_is_left_out():
@@ -226,12 +264,24 @@ def test_a_region_too_large_is_reduced_and_stays_in_place(largest_px):
         "solidity",
         "eccentricity",
         "mean_probability",
+        "min_probability",
     ):
         assert getattr(reduced.measures, name) == pytest.approx(getattr(full.measures, name), rel=0.04), name
     assert reduced.measures.centroid_x_px == pytest.approx(full.measures.centroid_x_px, abs=3)
     assert reduced.measures.centroid_y_px == pytest.approx(full.measures.centroid_y_px, abs=3)
     assert reduced.measures.touches_border
     assert reduced.measures.touches_tissue_edge
+
+
+@pytest.mark.parametrize("side", range(200, 208))
+@pytest.mark.parametrize("largest_px", [20_000, 5_000, 1_000])
+def test_an_even_confidence_stays_even_where_cells_reach_beyond_the_region(side, largest_px):
+    labels = np.zeros((400, 400), np.uint8)
+    labels[50 : 50 + side, 60 : 60 + side] = 1
+    (one,) = found(labels, np.full(labels.shape, 200, np.uint8), largest_px=largest_px)
+    assert one.reduced_by > 1
+    assert one.measures.mean_probability == pytest.approx(200 / 255)
+    assert one.measures.min_probability == pytest.approx(200 / 255)
 
 
 def test_planes_of_another_size_and_regions_of_other_labels_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from glomtile.core.grid import Axis, Span, plan_windows, round_up
@@ -48,6 +49,13 @@ def test_window_and_margin_are_rounded_up_to_the_stride():
 def test_a_window_can_have_two_sides():
     plan = plan_windows((100, 400), (64, 256), 16)
     assert (plan.window_px, plan.core_px) == ((64, 256), (32, 224))
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint16])
+def test_a_window_s_side_may_be_a_number_of_numpy_s(number):
+    ours, theirs = plan_windows((100, 90), 64, 8), plan_windows((100, 90), number(64), 8)
+    assert theirs == ours
+    assert [type(side) for side in theirs.window_px] == [int, int]
 
 
 def test_a_window_larger_than_the_picture_covers_it_alone():

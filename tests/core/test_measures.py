@@ -14,7 +14,7 @@ from skimage.measure import regionprops
 
 from glomtile.core.measures import Measures, measure
 from glomtile.core.objects import find_objects
-from glomtile.core.outlines import outline_polygon
+from glomtile.core.outlines import Sides, outline_polygon
 from glomtile.errors import InputError
 from glomtile.types import Box
 
@@ -28,9 +28,8 @@ def blob(seed: int) -> np.ndarray:
 def measured(mask: np.ndarray, at: tuple[int, int] = (20, 30), mpp: float = 0.5, **more: object) -> Measures:
     box = Box(*at, at[0] + mask.shape[0], at[1] + mask.shape[1])
     confidence = more.pop("confidence", np.full(mask.shape, 255, np.uint8))
-    size_px = more.pop("size_px", (1000, 1000))
     polygon = outline_polygon(mask, at, more.pop("smooth_px", 1.0))
-    return measure(mask, box, polygon, confidence, mpp, size_px, **more)
+    return measure(mask, box, polygon, confidence, mpp, **more)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.25, 0.5, 2.0]))
@@ -66,7 +65,7 @@ def test_an_ellipse_measures_as_geometry_says(half):
 
 def test_a_turned_square_has_its_side_as_smallest_width():
     square = shapely.affinity.rotate(shapely.box(0, 0, 20, 20), 33)
-    ours = measure(np.ones((4, 4), bool), Box(0, 0, 4, 4), square, np.zeros((4, 4), np.uint8), 2.0, (9, 9))
+    ours = measure(np.ones((4, 4), bool), Box(0, 0, 4, 4), square, np.zeros((4, 4), np.uint8), 2.0)
     assert ours.feret_min_um == pytest.approx(40)
     assert ours.feret_max_um == pytest.approx(40 * math.sqrt(2))
 
@@ -89,18 +88,9 @@ def test_probabilities_are_of_pixels_called_so():
     assert math.isnan(measured(mask, confidence=confidence, called=~mask).mean_probability)
 
 
-@pytest.mark.parametrize(
-    ("at", "size_px", "touches"),
-    [
-        ((0, 5), (50, 50), True),
-        ((5, 0), (50, 50), True),
-        ((5, 5), (9, 50), True),
-        ((5, 5), (50, 9), True),
-        ((1, 1), (6, 6), False),
-    ],
-)
-def test_an_object_at_the_picture_s_edge_is_told(at, size_px, touches):
-    assert measured(np.ones((4, 4), bool), at, size_px=size_px).touches_border is touches
+@pytest.mark.parametrize("edge", [Sides(), *(Sides(**{side: True}) for side in Sides._fields)])
+def test_an_object_at_the_picture_s_edge_is_told(edge):
+    assert measured(np.ones((4, 4), bool), picture_edge=edge).touches_border is any(edge)
 
 
 @given(st.integers(0, 7), st.integers(0, 7))
@@ -125,4 +115,4 @@ def test_planes_that_do_not_fit_are_refused(wrong):
 def test_an_empty_mask_is_refused():
     empty = np.zeros((4, 4), bool)
     with pytest.raises(InputError, match="empty"):
-        measure(empty, Box(0, 0, 4, 4), shapely.box(0, 0, 1, 1), np.zeros((4, 4), np.uint8), 1.0, (9, 9))
+        measure(empty, Box(0, 0, 4, 4), shapely.box(0, 0, 1, 1), np.zeros((4, 4), np.uint8), 1.0)

@@ -124,6 +124,23 @@ def test_ignored_pixels_are_painted_grey_and_other_strangers_refused():
         GLOMERULI.encode(np.array([[2, 0]], np.uint8))
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((2, 2, 4), np.uint8),
+        np.zeros((2, 2, 1), np.uint8),
+        np.zeros((1, 2, 2, 3), np.uint8),
+        np.full((2, 2, 3), -256, np.int16),
+        np.zeros((2, 2, 3), np.float32),
+    ],
+)
+def test_only_eight_bit_colours_are_read(mask):
+    with pytest.raises(InputError, match=r"m\.png: expected \(H, W, 3\) uint8, got") as caught:
+        GLOMERULI.decode(mask, where="m.png")
+    assert f"{mask.shape} {mask.dtype}" in str(caught.value)
+
+
 def test_an_empty_mask_has_no_unknown_colours():
     assert GLOMERULI.decode(np.zeros((0, 5, 3), np.uint8)).shape == (0, 5)
     assert GLOMERULI.encode(np.zeros((0, 5), np.uint8)).shape == (0, 5, 3)

@@ -204,9 +204,28 @@ def test_a_prediction_cannot_choose_to_be_ignored():
         score_image(np.full((4, 4), IGNORE, np.uint8), np.zeros((4, 4), np.uint8), 2)
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.bool_])
+def test_class_numbers_of_another_type_are_refused(dtype):
+    labels, wrong = np.ones((3, 3), np.uint8), np.ones((3, 3)).astype(dtype)
+    with pytest.raises(InputError, match=f"prediction: expected uint8 class numbers, got {np.dtype(dtype)}"):
+        score_image(wrong, labels, 2)
+    with pytest.raises(InputError, match=f"truth: expected uint8 class numbers, got {np.dtype(dtype)}"):
+        score_image(labels, wrong, 2)
+
+
 def test_a_truth_with_a_class_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match="expected class numbers below 2 or 255, got 7"):
         score_image(np.zeros((4, 4), np.uint8), np.full((4, 4), 7, np.uint8), 2)
+
+
+def test_images_of_differing_numbers_of_classes_are_refused():
+    empty = np.zeros((3, 3), np.uint8)
+    two, three = score_image(empty, empty, 2), score_image(empty, empty, 3)
+    with pytest.raises(InputError, match="scores: expected images of one number of classes, got 2, 3"):
+        summarise([two, three])
+    for a, b in (([two, two], [two, three]), ([two, three], [two, two]), ([two], [three])):
+        with pytest.raises(InputError, match="paired difference: expected images of one number"):
+            paired_difference(a, b)
 
 
 def test_no_image_and_a_group_list_of_another_length_are_refused():

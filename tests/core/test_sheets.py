@@ -86,7 +86,16 @@ def test_inputs_are_not_changed_and_the_sheet_repeats():
 
 def test_a_title_longer_than_the_sheet_is_cut():
     short = comparison_sheet(*scene(), GLOMERULI, "x")
-    assert comparison_sheet(*scene(), GLOMERULI, "x" * 5000).shape == short.shape
+    room = slice(16, short.shape[1] - 16)
+    short_ink, long_ink = (
+        np.flatnonzero((sheet[16:36] < 128).all(axis=2).any(axis=0))
+        for sheet in (short, comparison_sheet(*scene(), GLOMERULI, "x" * 5000))
+    )
+    assert short_ink.max() < 40
+    assert long_ink.min() >= room.start
+    assert room.stop - 30 < long_ink.max() < room.stop
+    one_less = comparison_sheet(*scene(), GLOMERULI, "x" * 4999)
+    np.testing.assert_array_equal(one_less, comparison_sheet(*scene(), GLOMERULI, "x" * 5000))
 
 
 def test_masks_of_another_size_are_refused():

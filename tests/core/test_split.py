@@ -71,6 +71,11 @@ def test_a_fixed_group_goes_where_it_was_sent():
     assert set(dealt) == set(SPLITS)
 
 
+def test_a_group_fixed_to_no_split_is_refused():
+    with pytest.raises(UsageError, match="expected train, valid, test for group 'a', got 'tset'"):
+        split_groups(["a", "b", "c", "d"], SHARES, 0, {"a": "tset"})
+
+
 def test_too_few_groups_are_refused():
     with pytest.raises(UsageError, match="expected at least 3 groups"):
         split_groups(["a", "a", "b"], SHARES, 0)

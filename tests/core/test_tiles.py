@@ -2,6 +2,12 @@ import numpy as np
 import pytest
 
 from glomtile.core.tiles import tile_boxes
+from glomtile.errors import ArgumentError
+
+
+def test_a_border_that_does_not_exist_is_refused():
+    with pytest.raises(ArgumentError, match="border: expected one of reflect, even, got 'evn'"):
+        next(tile_boxes((5, 5), 4, "evn"))
 
 
 @pytest.mark.parametrize("size_px", [(1, 1), (64, 64), (65, 200), (70, 90), (5, 300)])

@@ -70,12 +70,19 @@ def test_any_affine_map_agrees_with_scipy_to_the_mirrored_pixel(
     assert np.mean(nearest != truth) < 0.01
 
 
-def test_a_turn_and_its_opposite_cancel() -> None:
-    product = affine(angle_deg=33, scale=1.3, shear=0.2) @ np.linalg.inv(
-        affine(angle_deg=33, scale=1.3, shear=0.2)
-    )
-    assert np.allclose(product, np.eye(2))
-    assert np.allclose(affine(angle_deg=20) @ affine(angle_deg=-20), np.eye(2))
+@given(angle=st.floats(-720, 720), scale=st.floats(0.2, 5), shear=st.floats(-2, 2))
+@settings(deadline=None)
+def test_a_change_and_its_opposite_cancel(angle: float, scale: float, shear: float) -> None:
+    one = np.eye(2)
+    assert np.allclose(affine(angle_deg=angle) @ affine(angle_deg=-angle), one)
+    assert np.allclose(affine(angle_deg=angle) @ affine(angle_deg=90 - angle), affine(angle_deg=90))
+    assert np.allclose(affine(scale=scale) @ affine(scale=1 / scale), one)
+    assert np.allclose(affine(shear=shear) @ affine(shear=-shear), one)
+    for flip in ({"hflip": True}, {"vflip": True}):
+        assert np.array_equal(affine(**flip) @ affine(**flip), one)
+        # Seen in a mirror, a turn and a shear go the other way.
+        mirrored = affine(**flip) @ affine(angle_deg=angle, scale=scale, shear=shear) @ affine(**flip)
+        assert np.allclose(mirrored, affine(angle_deg=-angle, scale=scale, shear=-shear))
 
 
 @given(amount=st.floats(-0.9, 0.9), radius=st.floats(0.05, 1.0), x=st.floats(0, 1), y=st.floats(0, 1))

@@ -95,6 +95,12 @@ def test_a_piece_without_a_summit_belongs_to_none():
     assert watershed(np.ones((1, 4), np.float32), mask, [(0, 1)]).tolist() == [[1, 1, 0, 0]]
 
 
+def test_without_summits_nothing_is_anybody_s():
+    parts = watershed(np.ones((3, 4), np.float32), np.ones((3, 4), bool), [])
+    assert parts.dtype == np.int32
+    assert np.array_equal(parts, np.zeros((3, 4)))
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_on_a_plain_every_pixel_belongs_to_someone(count):
     mask = np.ones((20, 30), bool)

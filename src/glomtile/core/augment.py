@@ -48,9 +48,16 @@ class Distortion:
     Parameters
     ----------
     distortions : tuple of float
-        Largest displacement as a share of the output's longer side; one is drawn for each sample.
+        How far rows or columns move at most, as a share of the output's longer side; one is drawn for each
+        sample.
     sigma, rsigma : float
         Standard deviations of the two Gaussians the field is smoothed with, in pixels.
+
+    Notes
+    -----
+    The share is that of the larger of the two components at the points of a coarse grid. Between them cubic
+    interpolation may go beyond it by some hundredths, and a pixel that moves along rows and columns at once
+    goes up to sqrt(2) times as far as either.
     """
 
     distortions: tuple[float, ...] = (0.02,)
@@ -124,6 +131,12 @@ class Augmentation:
     probability : float
         How often each of shrink, shear, elastic, distortion, lens, sharpening, brightening, blur, noise and
         JPEG happens.
+
+    Raises
+    ------
+    ConfigError
+        When a number, those of the parts included, is NaN, infinite or out of its range, or there is nothing
+        to draw from.
     """
 
     hflip: bool = False
@@ -351,17 +364,28 @@ def _check_sizes(settings: Augmentation) -> None:
     _require(all(0 < s < math.inf for s in settings.shrinks), "shrinks", "factors above 0", settings.shrinks)
     if settings.elastic is not None:
         sigmas = settings.elastic.sigmas
-        _require(
-            bool(sigmas) and min(sigmas) >= 0.5, "elastic sigmas", "at least one, of 0.5 or more", sigmas
-        )
+        fits = bool(sigmas) and all(0.5 <= sigma < math.inf for sigma in sigmas)
+        _require(fits, "elastic sigmas", "at least one, of 0.5 or more", sigmas)
+        _require_finite("elastic alpha", settings.elastic.alpha)
     if settings.distortion is not None:
-        shares = settings.distortion.distortions
-        _require(bool(shares), "distortion distortions", "at least one share", shares)
-        rsigma = settings.distortion.rsigma
-        _require(rsigma >= 0.5, "distortion rsigma", "a number of at least 0.5", rsigma)
+        shares, sigma, rsigma = (getattr(settings.distortion, n) for n in ("distortions", "sigma", "rsigma"))
+        fits = bool(shares) and all(map(math.isfinite, shares))
+        _require(fits, "distortion distortions", "at least one share, all finite", shares)
+        _require_finite("distortion sigma", sigma)
+        _require(0.5 <= rsigma < math.inf, "distortion rsigma", "a number of at least 0.5", rsigma)
     for name in ("barrel", "pincushion"):
         lens = getattr(settings, name)
         if lens is not None:
             _require(-1 < lens.amount < 1, f"{name} amount", "a number between -1 and 1", lens.amount)
             _require(0 <= lens.radius <= 1, f"{name} radius", "a share from 0 to 1", lens.radius)
-            _require(bool(lens.centers), f"{name} centers", "at least one (x, y)", lens.centers)
+            fits = bool(lens.centers) and all(math.isfinite(part) for xy in lens.centers for part in xy)
+            _require(fits, f"{name} centers", "at least one (x, y), all finite", lens.centers)
+    if settings.sharpening is not None:
+        _require_finite("sharpening", settings.sharpening)
+    if settings.brightening is not None:
+        _require_finite("brightening alpha", settings.brightening.alpha)
+        _require_finite("brightening beta", settings.brightening.beta)
+
+
+def _require_finite(name: str, value: float) -> None:
+    _require(math.isfinite(value), name, "a finite number", value)

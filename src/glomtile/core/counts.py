@@ -135,8 +135,8 @@ def score_image(
     Raises
     ------
     InputError
-        When the two differ in size, or hold a class number that does not exist. A prediction may not
-        hold `IGNORE`: it cannot choose what it is judged by.
+        When one is not uint8, the two differ in size, or hold a class number that does not exist. A
+        prediction may not hold `IGNORE`: it cannot choose what it is judged by.
     """
     _check(prediction, truth, num_classes, probs)
     counted = truth != IGNORE
@@ -160,6 +160,9 @@ def _check(prediction: UInt8, truth: UInt8, num_classes: int, probs: Float32 | N
         raise InputError(
             "prediction", f"expected labels of the truth's shape {truth.shape}, got {prediction.shape}"
         )
+    for name, plane in (("prediction", prediction), ("truth", truth)):
+        if plane.dtype != np.uint8:
+            raise InputError(name, f"expected uint8 class numbers, got {plane.dtype}")
     if probs is not None and probs.shape != (*truth.shape, num_classes):
         raise InputError("probs", f"expected the shape {(*truth.shape, num_classes)}, got {probs.shape}")
     if truth.size == 0:

@@ -148,7 +148,10 @@ def found_objects(
             found = _describe(sight, box, mask, mpp, own_rules, size_px, glass)
             if found is None:
                 continue
-            other = mask & sight.of_class[_cut(box)] & ~sight.own[_cut(box)]
+            other = mask & ~sight.own[_cut(box)]
+            if sight.factor > 1:
+                # Cells that are mostly its own hold what lies across a gap narrower than they are.
+                other |= mask & _all_around(ids > 0)
             if other.any():
                 swallowed.append(_Part(region.class_number, found.box, sight.factor, other))
             earlier.append(_Part(region.class_number, found.box, sight.factor, mask))
@@ -178,7 +181,7 @@ class _Sight:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Pixels of an object: all, or what other regions of the class it took in when it was filled."""
+    """Cells of an object: all, or those where other regions of the class are that it took in."""
 
     class_number: int
     box: Box
@@ -231,8 +234,14 @@ def _look_reduced(labels: Plane, confidence: Plane, region: Region, factor: int)
         for _, own in own_pixels(lambda: (_read(labels, box) for box in boxes), region)
     ]
     of_class = [cell_means(_read(labels, box) == region.class_number, factor) > 0.5 for box in boxes]
-    means = [np.rint(cell_means(_read(confidence, box), factor)).astype(np.uint8) for box in boxes]
+    means = [_mean_confidence(_read(confidence, box), factor) for box in boxes]
     return _Sight(region, factor, np.concatenate(own), np.concatenate(of_class), np.concatenate(means))
+
+
+def _mean_confidence(confidence: UInt8, factor: int) -> UInt8:
+    """Means of the cells, of the last ones over the pixels that they hold."""
+    held = cell_means(np.ones(confidence.shape, np.bool_), factor)
+    return np.asarray(np.rint(cell_means(confidence, factor) / held), dtype=np.uint8)
 
 
 def _shaped(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.int32], int]]:
@@ -280,6 +289,14 @@ def _joined_to(mask: NDArray[np.bool_], seeds: NDArray[np.bool_], connectivity: 
     return np.asarray(wanted[ids], dtype=np.bool_)
 
 
+def _all_around(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a mask goes on to all eight sides; nowhere at the array's rim."""
+    inside = cv2.erode(
+        mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
+    )
+    return np.asarray(inside, dtype=np.bool_)
+
+
 def _boxes_of(ids: NDArray[np.int32], count: int) -> list[Box]:
     """The least box around each number from 1 to `count`, all of which are there."""
     rows, columns = np.nonzero(ids)
@@ -324,7 +341,7 @@ def _describe(
         polygon,
         sight.confidence[_cut(box)],
         mpp * factor,
-        size_px,
+        sides,
         None if glass is None else _glass_around(glass, in_picture, factor, mask.shape, size_px),
         sight.of_class[_cut(box)],
     )
@@ -335,7 +352,6 @@ def _describe(
         measures,
         centroid_x_px=whole.left + factor * measures.centroid_x_px,
         centroid_y_px=whole.top + factor * measures.centroid_y_px,
-        touches_border=any(sides),
     )
     moved = shapely.transform(polygon, lambda points: points * factor + np.array([whole.left, whole.top]))
     if factor > 1:

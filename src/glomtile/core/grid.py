@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 from glomtile.errors import UsageError
 from glomtile.types import Box
@@ -190,8 +190,8 @@ def plan_windows(
             f"expected offset_px to be multiples of the network's stride {align_px}, got {offset_px}",
         )
     overlap = round_up(overlap_px, align_px)
-    height, width = (window_px, window_px) if isinstance(window_px, int) else window_px
-    window = round_up(height, align_px), round_up(width, align_px)
+    height, width = (window_px, window_px) if isinstance(window_px, SupportsIndex) else window_px
+    window = round_up(int(height), align_px), round_up(int(width), align_px)
     if min(window) <= 2 * overlap:
         raise UsageError(
             "plan_windows",

@@ -67,7 +67,7 @@ def measure(
     polygon: shapely.Polygon,
     confidence: UInt8,
     mpp: float,
-    size_px: tuple[int, int],
+    picture_edge: Sides = Sides(),  # noqa: B008  (a tuple, nothing to share)
     glass: NDArray[np.bool_] | None = None,
     called: NDArray[np.bool_] | None = None,
 ) -> Measures:
@@ -85,8 +85,8 @@ def measure(
         Probability of the pixels' class, 0 to 255 for 0 to 1.
     mpp : float
         Micrometres per pixel.
-    size_px : (int, int)
-        ``(H, W)`` of the picture.
+    picture_edge : Sides, optional
+        Sides of the mask on which it reaches the edge of the picture; none by default.
     glass : (h + 2, w + 2) bool ndarray, optional
         Where there is no tissue, in the box grown by one pixel on every side; False beyond the picture.
         Without it no object touches the tissue's edge.
@@ -121,7 +121,7 @@ def measure(
         centroid_y_px=box.top + row + 0.5,
         mean_probability=float(chances.mean(dtype=np.float64)) / 255 if chances.size else float("nan"),
         min_probability=float(chances.min()) / 255 if chances.size else float("nan"),
-        touches_border=_touches_border(mask, box, size_px),
+        touches_border=any(picture_edge),
         touches_tissue_edge=glass is not None and _is_beside(mask, glass),
     )
 
@@ -160,12 +160,6 @@ def _feret_px(polygon: shapely.Polygon) -> tuple[float, float]:
     dx, dy = (np.roll(along, -1) - along for along in (x, y))
     widths = np.abs(away_y * dx[:, None] - away_x * dy[:, None]).max(axis=1) / np.hypot(dx, dy)
     return float(np.hypot(away_x, away_y).max()), float(widths.min())
-
-
-def _touches_border(mask: NDArray[np.bool_], box: Box, size_px: tuple[int, int]) -> bool:
-    sides = Sides.of(box, size_px)
-    lines = (mask[0], mask[:, 0], mask[-1], mask[:, -1])
-    return any(bool(line.any()) for line, is_edge in zip(lines, sides, strict=True) if is_edge)
 
 
 def _is_beside(mask: NDArray[np.bool_], glass: NDArray[np.bool_]) -> bool:

@@ -196,7 +196,8 @@ def exact_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     Returns
     -------
     (h, w) float32 ndarray
-        In pixels, 0 outside; the nearest float to the true one up to 1,000 px.
+        In pixels, 0 outside; the nearest float to the true one up to 1,000 px. Without a pixel outside there
+        is nothing to measure to: then all are one number far above any distance, and none to rely on.
 
     Notes
     -----

@@ -38,10 +38,11 @@ class Outcome:
     side : {"truth", "prediction"}
         Whose object it is.
     kind : str
-        ``found``: matched, IoU above 0.5. The others are unmatched: ``split`` is a true object that falls
-        into two or more predicted ones, and each of those; ``merged`` a predicted one that holds two or more
-        true ones, and each of those; ``loose`` overlaps another unmatched one with an IoU of 0.1 to 0.5; else
-        a true one is ``missed`` and a predicted one ``invented``.
+        ``found``: matched, IoU above 0.5, whatever else it is. The others are unmatched: ``split`` is a true
+        object that falls into two or more predicted ones, and each of those; ``merged`` a predicted one that
+        holds two or more true ones, and each of those, also where the holder is ``found`` by one of them;
+        ``loose`` overlaps another unmatched one with an IoU of 0.1 to 0.5; else a true one is ``missed`` and
+        a predicted one ``invented``.
     box : Box
         Around it and all that it was split into, merged with or matched to.
     area_px : int

@@ -147,7 +147,8 @@ class Palette:
         Parameters
         ----------
         labels : (H, W) uint8 ndarray
-            Class numbers below K; ``IGNORE`` is painted grey.
+            Class numbers below K; ``IGNORE`` is painted grey (128, 128, 128), which `decode` reads as no
+            class, unless one has that very colour: then what is painted cannot be told from it.
 
         Returns
         -------
@@ -213,8 +214,11 @@ class Palette:
         Raises
         ------
         InputError
-            Pixels have a colour of no class; the commonest are named with their share.
+            The mask is not ``(H, W, 3) uint8``, or pixels have a colour of no class; the commonest are
+            named with their share.
         """
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+            raise InputError(where, f"expected (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
         codes = _codes(rgb)
         labels = np.full(codes.shape, _UNKNOWN, np.uint8)
         for entry in self.classes:

@@ -163,7 +163,8 @@ def summarise(
     Raises
     ------
     InputError
-        When there is no score, or the group list has another length.
+        When there is no score, the images differ in their number of classes, or the group list has another
+        length.
 
     Notes
     -----
@@ -171,6 +172,7 @@ def summarise(
     Pooled Dice is dominated by large objects, mean Dice by images with small ones: read both.
     """
     weights = draw_weights(len(scores), groups, draws, seed)
+    _require_one_count("scores", scores)
     unit, in_unit = _hd95_unit(scores)
     summaries = []
     for index in range(len(scores[0].classes)):
@@ -215,11 +217,12 @@ def paired_difference(
     InputError
         When the two differ in length or in classes.
     """
-    if len(a) != len(b) or (a and len(a[0].classes) != len(b[0].classes)):
+    if len(a) != len(b):
         raise InputError(
             "paired difference",
             f"expected the same images and classes twice, got {len(a)} and {len(b)} images",
         )
+    _require_one_count("paired difference", [*a, *b])
     weights = draw_weights(len(a), groups, draws, seed)
     _, in_unit = _hd95_unit([*a, *b])
     result = []
@@ -228,6 +231,14 @@ def paired_difference(
         after = _terms([score.classes[index] for score in b], in_unit[len(a) :])
         result.append({name: ratio_difference(before[name], after[name], weights) for name in before})
     return tuple(result)
+
+
+def _require_one_count(where: str, scores: Sequence[ImageScore]) -> None:
+    counts = sorted({1 + len(score.classes) for score in scores})
+    if len(counts) > 1:
+        raise InputError(
+            where, f"expected images of one number of classes, got {', '.join(map(str, counts))}"
+        )
 
 
 def _terms(scores: Sequence[ClassScore], px_to_unit: Array) -> dict[str, Array]:

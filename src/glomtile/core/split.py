@@ -128,8 +128,11 @@ def split_groups(
     Raises
     ------
     UsageError
-        Fewer groups than splits with a share.
+        Fewer groups than splits with a share, or a group fixed to something else than train, valid or test.
     """
+    for group, split in (fixed or {}).items():
+        if split not in SPLITS:
+            raise UsageError("groups", f"expected {', '.join(SPLITS)} for group {group!r}, got {split!r}")
     sizes = Counter(groups)
     chosen = {group: split for group, split in (fixed or {}).items() if group in sizes}
     free = sorted(group for group in sizes if group not in chosen)

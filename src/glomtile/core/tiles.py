@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from glomtile.core.arguments import choice_argument
 from glomtile.types import Box
 
 BORDERS = ("reflect", "even")
@@ -26,7 +27,13 @@ def tile_boxes(size_px: tuple[int, int], tile_px: int, border: str) -> Iterator[
     ------
     Box
         ``ceil(H / tile_px) * ceil(W / tile_px)`` of them.
+
+    Raises
+    ------
+    ArgumentError
+        The border is neither of the two.
     """
+    choice_argument("border", border, BORDERS)
     rows, columns = (_starts(length, tile_px, border) for length in size_px)
     for top in rows:
         for left in columns:

@@ -28,7 +28,7 @@ def watershed(
         The hill; a piece without a summit belongs to none.
     summits : sequence of (int, int)
         Different pixels of the mask, row and column. They count as higher than all others, the first as the
-        highest.
+        highest. Without any, all is 0.
 
     Returns
     -------
@@ -44,6 +44,8 @@ def watershed(
     graph of the slopes, each all pixels from which the steepest way leads to one top (the maximum spanning
     forest of Cousty et al. 2009, doi 10.1109/TPAMI.2008.173).
     """
+    if not len(summits):
+        return np.zeros(mask.shape, np.int32)
     ranks, places = _ranked(height, mask, summits)
     count = len(places) - 1
     lowest_summit = count + 1 - len(summits)

@@ -30,7 +30,9 @@ class SumMetric(keras.metrics.Metric):  # type: ignore[misc]
     Notes
     -----
     A float32 stops counting at 2**24 = 4,096 x 4,096 pixels. Each sum is therefore kept as whole
-    blocks of 2**20 and a rest, exact up to 2**44.
+    blocks of 2**20 and a rest: counts of pixels are kept exactly up to 2**44 where no batch has more than
+    15 * 2**20 of them, and rounded to float32 once, when the figure is made. Sums of probabilities are
+    rounded with each batch, by at most 2**-24 of the batch's sum and the rest.
     """
 
     def __init__(self, num_classes: int, name: str) -> None:
