@@ -130,11 +130,11 @@ def split_groups(
     UsageError
         Fewer groups than splits with a share, or a group fixed to something else than train, valid or test.
     """
-    for group, split in (fixed or {}).items():
-        if split not in SPLITS:
-            raise UsageError("groups", f"expected {', '.join(SPLITS)} for group {group!r}, got {split!r}")
     sizes = Counter(groups)
     chosen = {group: split for group, split in (fixed or {}).items() if group in sizes}
+    for group, split in chosen.items():
+        if split not in SPLITS:
+            raise UsageError("groups", f"expected {', '.join(SPLITS)} for group {group!r}, got {split!r}")
     free = sorted(group for group in sizes if group not in chosen)
     order = np.random.default_rng(seed).permutation(len(free))
     queue = sorted((free[index] for index in order), key=lambda group: -sizes[group])
