@@ -58,7 +58,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("tissue_mask", "force"):
             typed_argument(name, getattr(self, name), bool, "True or False")
-        for name, least in (("window_px", 1), ("overlap_px", 0)):
+        for name, least in (("window_px", 1), ("overlap_px", 0), ("network_threads", 1)):
             if getattr(self, name) is not None:
                 whole_argument(name, getattr(self, name), least)
         for name in ("batch_size", "read_threads", "memory_mb"):
