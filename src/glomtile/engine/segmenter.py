@@ -43,7 +43,7 @@ _CHUNKS_KEPT = 128
 
 
 class Segmenter:
-    """A trained model, ready for any number of slides.
+    """A trained model, ready for any number of slides; several threads take turns at its network.
 
     Parameters
     ----------
