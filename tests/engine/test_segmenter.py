@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from tests.purple import Purple, purple_card
 from glomtile.engine.segmentation import Segmentation
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
-from glomtile.errors import InputError
+from glomtile.errors import InputError, StorageError
 from glomtile.types import Box, UInt8
 
 DISCS = ((300, 400, 40), (512, 1024, 45), (900, 300, 30), (1000, 1100, 50))
@@ -94,6 +97,30 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     found = segmenter(second, 128).segment(Slide(picture), work=tmp_path / "work")
     assert second.calls < undisturbed.calls * 0.75
     assert files_of(found, tmp_path / "a") == files_of(whole, tmp_path / "b")
+
+
+def test_labels_outlive_the_result_they_come_from_and_then_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = segmenter(Purple(), 1024).segment(Slide(tissue_with_discs()))
+    expected = found.labels[:, :]
+    del found
+    assert expected.any()
+    at_once = segmenter(Purple(), 1024).segment(Slide(tissue_with_discs())).labels[:, :]
+    np.testing.assert_array_equal(at_once, expected)
+    smaller = segmenter(Purple(), 1024).segment(Slide(tissue_with_discs())).levels[1]
+    assert smaller[:, :].any()
+    del smaller
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_whose_folder_was_removed_are_an_error_not_background(tmp_path: Path) -> None:
+    found = segmenter(Purple(), 1024).segment(Slide(tissue_with_discs()), work=tmp_path / "work")
+    shutil.rmtree(tmp_path / "work")
+    with pytest.raises(StorageError, match="found it gone"):
+        found.labels[:, :]
 
 
 def test_a_slide_without_scale_or_too_coarse_is_refused() -> None:

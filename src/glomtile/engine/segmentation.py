@@ -91,7 +91,8 @@ class Segmentation:
         Micrometres and full-resolution pixels per pixel of `labels`.
     palette : Palette
     levels : sequence of (H, W) uint8 planes
-        Class numbers of the kept objects' pixels, each level half the size of the last.
+        Class numbers of the kept objects' pixels, each level half the size of the last. A slide's lie on
+        disk, in a temporary folder that goes with the last of them, or in the `work` of `Segmenter.segment`.
     objects : tuple of FoundObject
         Without their masks' pixels; in the plane of `labels`.
     tissue : TissueMap
@@ -125,11 +126,10 @@ class Segmentation:
     doubts: Doubts = field(default_factory=Doubts)
     model: str = ""
     confidence: UInt8 | None = field(default=None, repr=False)
-    keep: object = field(default=None, repr=False)
 
     @property
     def labels(self) -> Any:
-        """``(H, W) uint8`` plane at `mpp`; slice it to have an array."""
+        """``(H, W) uint8`` plane at `mpp`; slice it to have an array, which needs no file any more."""
         return self.levels[0]
 
     @property

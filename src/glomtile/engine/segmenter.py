@@ -164,7 +164,7 @@ class Segmenter:
             Micrometres per pixel at full resolution, in place of what the file says.
         work : Path, optional
             Folder for unfinished rows: the same call goes on from those that an earlier one left there.
-            Left out, a temporary one that lives as long as the result.
+            Left out, a temporary one that lives as long as the result or one of its planes.
         identity : mapping, optional
             What tells the slide from others; rows of another one in `work` are not taken up.
         progress : Progress
@@ -267,6 +267,8 @@ class Segmenter:
         assert mpp is not None
         store = self._store(folder, reader.size_px, plan, scale, identity)
         planes = store.fresh_planes(level_sizes(reader.size_px))
+        for plane in planes:
+            plane.hold(keep)
         canvas = CachedPlane(planes[0], _CHUNKS_KEPT)
         labels, confidence = (CachedPlane(p, _CHUNKS_KEPT) for p in (store.labels, store.confidence))
         finder = self._finder(labels, confidence, canvas, mpp, look)
@@ -288,7 +290,6 @@ class Segmenter:
                 self._card, slide, look.tissue, reader.zoom, labels, confidence,
                 masked=self._settings.tissue_mask,
             ),
-            keep=keep,
         )  # fmt: skip
 
     def _store(
@@ -389,7 +390,6 @@ class Segmenter:
         effort: Effort,
         doubts: Doubts,
         confidence: UInt8 | None = None,
-        keep: object = None,
     ) -> Segmentation:
         assert slide.mpp is not None
         return Segmentation(
@@ -410,7 +410,6 @@ class Segmenter:
             doubts=doubts,
             model=",".join(sorted(self._card.sha256.values())),
             confidence=confidence,
-            keep=keep,
         )
 
     def _plan(self, size_px: tuple[int, int]) -> Plan:
