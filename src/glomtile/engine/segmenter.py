@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,12 +20,13 @@ from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.answers import answer_picture, fill_store
 from glomtile.engine.asking import Asking, with_asking
 from glomtile.engine.doubts import Doubts, doubts_of
+from glomtile.engine.givenslide import file_name, opened, told_apart
 from glomtile.engine.objectstream import ObjectFinder, ObjectStream
 from glomtile.engine.pictures import Tiling
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
 from glomtile.engine.windows import Settings, chosen_window, panel_px, picture_margin, slide_plan
-from glomtile.errors import ArgumentError, InputError, UsageError
+from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import LabelStore, panels_of
 from glomtile.files.planes import CachedPlane
@@ -160,13 +160,15 @@ class Segmenter:
         Parameters
         ----------
         source : path or slide
+            Results are called after its file, ``slide`` where it is from none.
         mpp : float, optional
             Micrometres per pixel at full resolution, in place of what the file says.
         work : Path, optional
             Folder for unfinished rows: the same call goes on from those that an earlier one left there.
             Left out, a temporary one that lives as long as the result or one of its planes.
         identity : mapping, optional
-            What tells the slide from others; rows of another one in `work` are not taken up.
+            What tells the slide from others, as JSON has it; rows of another one in `work` are not taken up.
+            By default place, size and time of its file; of a slide from none, a digest of all its pixels.
         progress : Progress
 
         Returns
@@ -176,20 +178,16 @@ class Segmenter:
         Raises
         ------
         ArgumentError
-            `source` is neither a path nor a slide, or `mpp` is not plausible.
+            `source` is neither a path nor a slide, or `mpp` is not plausible, or is another than the slide
+            was opened with.
         InputError
             The slide cannot be read, has no scale, or is much too coarse for the model.
         StorageError
             Rows cannot be written.
         """
         work = None if work is None else path_argument("work", work)
-        if not all(hasattr(source, name) for name in ("at", "thumbnail", "size_px", "mpp")):
-            if not isinstance(source, str | PathLike):
-                raise ArgumentError("source", "a path or a slide", source)
-            with open_slide(source, mpp=mpp, progress=progress) as slide:
-                return self._segment(Path(source).name, slide, work, identity or {}, progress)
-        assert not isinstance(source, str | Path)
-        return self._segment("slide", source, work, identity or {}, progress)
+        with opened(source, mpp, progress) as slide:
+            return self._segment(file_name(slide), slide, work, identity, progress)
 
     def plan(self, slide: SlideLike, where: str | Path = "slide") -> tuple[Plan, TissueMap]:
         """The windows over a slide and where its tissue is, before the network sees anything.
@@ -208,7 +206,7 @@ class Segmenter:
         name: str,
         slide: SlideLike,
         work: Path | None,
-        identity: Mapping[str, Any],
+        identity: Mapping[str, Any] | None,
         progress: Progress,
     ) -> Segmentation:
         scale = self._require_scale(slide, name)
@@ -217,6 +215,8 @@ class Segmenter:
         keep = Scratch() if work is None else None
         folder = work if keep is None else keep.folder / "work"
         assert folder is not None
+        if identity is None:
+            identity = told_apart(slide, self._predictor.mpp) if keep is None else {}
         return self._streamed(name, slide, scale, folder, keep, identity, progress)
 
     def _picture(self, name: str, slide: SlideLike, scale: float, progress: Progress) -> Segmentation:
