@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from skimage.draw import disk
 from skimage.measure import label
 from tests.purple import Purple, purple_card
 
+from glomtile.config.card import ModelCard
 from glomtile.engine.segmentation import Segmentation
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
@@ -202,6 +204,55 @@ def test_a_scale_that_contradicts_the_one_a_slide_was_opened_at_is_refused(tmp_p
         segmenter(Purple(), 336).segment(Slide(tissue_with_discs(), None), mpp=2.0)
     with pytest.raises(ArgumentError, match=r"mpp: expected 0.05 to 20"):
         segmenter(Purple(), 336).segment(Slide(tissue_with_discs()), mpp=float("nan"))
+
+
+def test_ids_follow_from_input_and_settings_and_from_nothing_else(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "a.ome.tif", tissue_with_discs())
+    card = purple_card().model_copy(update={"sha256": {"model.keras": "0f" * 32}})
+
+    def ids(
+        card: ModelCard = card,
+        place: Path = path,
+        mpp: float = 2.0,
+        identity: dict[str, object] | None = None,
+        **settings: Any,
+    ) -> str:
+        found = Segmenter(Purple(), card, Settings(**settings)).segment(place, mpp=mpp, identity=identity)
+        return found.identity
+
+    rules = card.objects.model_copy(update={"min_area_um2": 5.0})
+    changed = [
+        ids(),
+        ids(card=card.model_copy(update={"sha256": {"model.keras": "0e" * 32}})),
+        ids(card=card.model_copy(update={"threshold": 0.95})),
+        ids(card=card.model_copy(update={"tta": "flips"})),
+        ids(card=card.model_copy(update={"smoothing_px": 0.5})),
+        ids(card=card.model_copy(update={"objects": rules})),
+        ids(mpp=1.0),
+        ids(tissue_mask=False),
+        ids(identity={"sha256": "1"}),
+        ids(identity={"sha256": "2"}),
+        ids(place=Path(shutil.copy(path, tmp_path / "b.ome.tif"))),
+    ]
+    assert len(set(changed)) == len(changed)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    copied = Path(shutil.copy(path, elsewhere / path.name))
+    assert ids(place=copied) == ids(read_threads=1, network_threads=3) == ids(window_px=128) == ids()
+    told = {"sha256": "1", "mpp": None}
+    assert ids(identity=dict(reversed(told.items()))) == ids(identity=told)
+    with pytest.raises(ArgumentError, match="identity: expected a mapping that JSON can hold"):
+        ids(identity={"a": {1}})
+
+
+@pytest.mark.parametrize("facts", [{"local": False}, {"context_px": 200}])
+def test_ids_tell_windows_apart_where_pixels_depend_on_them(facts: dict[str, object]) -> None:
+    def ids(window_px: int) -> str:
+        network = Purple()
+        vars(network).update(facts)
+        return segmenter(network, window_px).segment(Slide(tissue_with_discs())).identity
+
+    assert ids(512) == ids(512) != ids(528)
 
 
 def test_a_slide_without_scale_or_too_coarse_is_refused() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -73,6 +74,15 @@ def file_name(slide: SlideLike) -> str:
     """Name of the file that a slide is from; ``"slide"`` where it is from none."""
     path = getattr(slide, "path", None)
     return Path(path).name if isinstance(path, str | PathLike) else "slide"
+
+
+def json_digest(name: str, told: Mapping[str, Any]) -> str:
+    """SHA-256 of a mapping, the same in any order; an ArgumentError names it where JSON cannot hold it."""
+    try:
+        text = json.dumps(told, sort_keys=True)
+    except (TypeError, ValueError) as problem:
+        raise ArgumentError(name, "a mapping that JSON can hold", told) from problem
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def told_apart(slide: SlideLike, mpp: float | None) -> dict[str, Any]:

@@ -105,6 +105,8 @@ class Segmentation:
         How far the picture is from what the model was trained on, and how sure the network is.
     model : str
         Digest of the model's weights.
+    settings : str
+        Digest of what else decides the pixels, and of what the caller told of the slide.
     confidence : (H, W) uint8 ndarray or None
         Of a plain picture: how probable the most probable class above 0 is, 0 to 255. A slide's is not kept.
     """
@@ -125,6 +127,7 @@ class Segmentation:
     effort: Effort
     doubts: Doubts = field(default_factory=Doubts)
     model: str = ""
+    settings: str = ""
     confidence: UInt8 | None = field(default=None, repr=False)
 
     @property
@@ -134,8 +137,8 @@ class Segmentation:
 
     @property
     def identity(self) -> str:
-        """What the objects' ids are made from: no clock and no machine."""
-        return f"{self.name}|{self.size_px}|{self.model}"
+        """What the objects' ids and the mask's UUID are made from: no clock and no machine."""
+        return "|".join(map(str, (self.name, self.size_px, self.mpp_l0, self.mpp, self.model, self.settings)))
 
     def objects_of(self, class_number: int) -> list[FoundObject]:
         """The objects of one class."""

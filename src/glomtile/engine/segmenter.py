@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -20,12 +20,19 @@ from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.answers import answer_picture, fill_store
 from glomtile.engine.asking import Asking, with_asking
 from glomtile.engine.doubts import Doubts, doubts_of
-from glomtile.engine.givenslide import file_name, opened, told_apart
-from glomtile.engine.objectstream import ObjectFinder, ObjectStream
+from glomtile.engine.givenslide import file_name, json_digest, opened, told_apart
+from glomtile.engine.objectstream import ObjectFinder, ObjectStream, counted
 from glomtile.engine.pictures import Tiling
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
-from glomtile.engine.windows import Settings, chosen_window, panel_px, picture_margin, slide_plan
+from glomtile.engine.windows import (
+    Settings,
+    chosen_window,
+    panel_px,
+    picture_margin,
+    slide_plan,
+    windows_decide,
+)
 from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import LabelStore, panels_of
@@ -178,16 +185,22 @@ class Segmenter:
         Raises
         ------
         ArgumentError
-            `source` is neither a path nor a slide, or `mpp` is not plausible, or is another than the slide
-            was opened with.
+            `source` is neither a path nor a slide, or `mpp` is not plausible or another than the slide was
+            opened with, or JSON cannot hold `identity`.
         InputError
             The slide cannot be read, has no scale, or is much too coarse for the model.
         StorageError
             Rows cannot be written.
         """
         work = None if work is None else path_argument("work", work)
+        told = {**(identity or {}), **self.identity}
         with opened(source, mpp, progress) as slide:
-            return self._segment(file_name(slide), slide, work, identity, progress)
+            # The same ids at any size where the pixels are the same; a picture's margin goes by the window.
+            if not slide.plain and not windows_decide(self._predictor, self._window[1]):
+                del told["window_px"]
+            settings = json_digest("identity", told)
+            found = self._segment(file_name(slide), slide, work, identity, progress)
+        return replace(found, settings=settings)
 
     def plan(self, slide: SlideLike, where: str | Path = "slide") -> tuple[Plan, TissueMap]:
         """The windows over a slide and where its tissue is, before the network sees anything.
@@ -230,23 +243,15 @@ class Segmenter:
         planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
         finder = self._finder(said.labels, said.confidence, planes[0], scale, said.look)
         progress.start("objects", None)
-        objects = tuple(_counted(finder.found([slide.size_px[0]]), progress))
+        objects = tuple(counted(finder.found([slide.size_px[0]]), progress))
         for upper, lower in itertools.pairwise(planes):
             halve(upper, lower)
         effort = replace(said.effort, objects_s=perf_counter() - began)
         doubts = doubts_of(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
         return self._segmentation(
-            name,
-            slide,
-            mpp=scale,
-            zoom=1.0,
-            levels=planes,
-            objects=objects,
-            look=said.look,
-            effort=effort,
-            doubts=doubts,
-            confidence=said.confidence,
-        )
+            name, slide, mpp=scale, zoom=1.0, levels=planes, objects=objects, look=said.look, effort=effort,
+            doubts=doubts, confidence=said.confidence,
+        )  # fmt: skip
 
     def _streamed(
         self,
@@ -278,7 +283,7 @@ class Segmenter:
             )  # fmt: skip
             began = perf_counter()
             progress.start("objects", None)
-            objects = tuple(_counted(stream.results(), progress))
+            objects = tuple(counted(stream.results(), progress))
         with workspace.storage_errors(folder):
             canvas.flush()
             for upper, lower in itertools.pairwise(planes):
@@ -435,12 +440,6 @@ class Segmenter:
                 "--force segments it all the same",
             )
         return slide.mpp
-
-
-def _counted(objects: Iterable[FoundObject], progress: Progress) -> Iterator[FoundObject]:
-    for found in objects:
-        progress.advance(1)
-        yield found
 
 
 def _of_file(card: ModelCard, name: str) -> ModelCard:

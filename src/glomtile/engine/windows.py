@@ -101,6 +101,11 @@ def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> 
     return max(window, least), overlap
 
 
+def windows_decide(predictor: Predictor, overlap_px: int) -> bool:
+    """Whether pixels depend on how large windows are: not where their margins hold all that a pixel sees."""
+    return not getattr(predictor, "local", True) or overlap_px < predictor.context_px
+
+
 def picture_margin(
     size_px: tuple[int, int], window: tuple[int, int], settings: Settings, stride_px: int
 ) -> int:
