@@ -70,6 +70,14 @@ def segmenter() -> Segmenter:
             lambda: Settings(read_threads=1.5),
             "read_threads: expected a whole number of at least 1, got 1.5 (float)",
         ),
+        (
+            lambda: Settings(network_threads=-3),
+            "network_threads: expected a whole number of at least 1, got -3 (int)",
+        ),
+        (
+            lambda: Settings(network_threads="x"),
+            "network_threads: expected a whole number of at least 1, got 'x'",
+        ),
         (lambda: Settings(force="no"), "force: expected True or False, got 'no'"),
         (lambda: glomtile.open_slide(7), "path: expected a path, got 7 (int)"),
         (lambda: glomtile.load_config(None), "path: expected a path, got None"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
 from types import SimpleNamespace
 
 import keras
@@ -10,7 +13,7 @@ import pytest
 
 from glomtile.config.schema_model import ModelSettings
 from glomtile.engine.asking import Asking
-from glomtile.engine.predictor import KerasPredictor, activation_bytes, largest_window
+from glomtile.engine.predictor import KerasPredictor, Network, TilePredictor, activation_bytes, largest_window
 from glomtile.errors import ModelError, UsageError
 from glomtile.nets.registry import Geometry, build_model
 from glomtile.types import Predictor
@@ -122,6 +125,23 @@ def test_averaging_is_over_as_many_copies_as_it_says(unet, geometry):
         np.abs(KerasPredictor(unet, geometry, None, Asking(tta="rotations"))(image[None])[0] - mean).max()
         < 1e-6
     )
+
+
+def test_the_network_is_asked_by_one_thread_at_a_time():
+    asking, most = set(), []
+
+    def forward(batch):
+        asking.add(get_ident())
+        most.append(len(asking))
+        time.sleep(0.005)
+        asking.discard(get_ident())
+        return np.zeros((*batch.shape[:3], 2), np.float32)
+
+    predictor = TilePredictor(Network(forward, 3, 2, lambda: 1.0, "none"), POINT, asking=Asking(tta="all"))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(predictor, [picture(4, 4)[None]] * 8))
+    assert len(most) == 64
+    assert max(most) == 1
 
 
 def test_weights_that_change_are_seen_at_the_next_call():

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from glomtile.engine import modelfolder, runtime
 from glomtile.engine.asking import Asking
 from glomtile.engine.modelfolder import bundled_folder, load_model_folder, read_card, write_card
-from glomtile.engine.predictor import KerasPredictor
+from glomtile.engine.predictor import KerasPredictor, TilePredictor
 from glomtile.engine.runtime import OpenVinoPredictor, chosen_runtime, openvino_forward
 from glomtile.engine.segmenter import Segmenter
 from glomtile.errors import MissingExtraError, ModelError, UsageError
@@ -87,6 +89,23 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     one = OpenVinoPredictor(folder, card, threads=1)(batch)
     for threads in (2, 3, None):
         np.testing.assert_array_equal(OpenVinoPredictor(folder, card, threads=threads)(batch), one)
+
+
+def test_threads_that_share_a_predictor_get_the_answers_of_their_own_tiles(exported_model: Path) -> None:
+    tiles = [pictures(64, 64, seed=seed) for seed in range(4)]
+    for predictor in both(exported_model):
+        alone = [predictor(tile) for tile in tiles]
+        together = Barrier(len(tiles))
+
+        def answers(
+            tile: np.ndarray, ask: TilePredictor = predictor, together: Barrier = together
+        ) -> list[np.ndarray]:
+            together.wait()
+            return [ask(tile) for _ in range(25)]
+
+        with ThreadPoolExecutor(len(tiles)) as pool:
+            for got, expected in zip(pool.map(answers, tiles), alone, strict=True):
+                np.testing.assert_array_equal(got, [expected] * 25)
 
 
 def test_an_answer_does_not_depend_on_its_batch(exported_model: Path) -> None:

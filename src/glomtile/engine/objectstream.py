@@ -17,7 +17,7 @@ from glomtile.core.regions import regions_in_order
 from glomtile.core.shaping import ShapingRules
 from glomtile.files import workspace
 from glomtile.files.planes import crop
-from glomtile.types import UInt8
+from glomtile.types import Progress, UInt8
 
 _BAND_PX = 512
 _END = -1
@@ -156,6 +156,13 @@ class ObjectStream:
                     self._found.put(found)
         finally:
             self._found.put(None)
+
+
+def counted(objects: Iterable[FoundObject], progress: Progress) -> Iterator[FoundObject]:
+    """The same objects, each told of as it comes."""
+    for found in objects:
+        progress.advance(1)
+        yield found
 
 
 def _paint(found: FoundObject, target: Any) -> None:

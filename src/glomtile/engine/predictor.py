@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -69,7 +70,8 @@ class Network:
     Attributes
     ----------
     forward : callable
-        ``(N, h, w, 3) uint8``, h and w multiples of the stride, to ``(N, h, w, outputs) float32``.
+        ``(N, h, w, 3) uint8``, h and w multiples of the stride, to ``(N, h, w, outputs) float32``. Need not
+        bear several threads: `TilePredictor` asks it from one at a time.
     channels, outputs : int
         Of its input and its answer.
     bytes_per_px : callable
@@ -93,7 +95,7 @@ class TilePredictor:
     """A network as a predictor.
 
     Tiles of any size are padded, mirrored, at the bottom and right to a multiple of the network's stride and
-    the answer is cropped.
+    the answer is cropped. Several threads may ask: they take turns at the network.
 
     Parameters
     ----------
@@ -131,6 +133,7 @@ class TilePredictor:
         if network.channels != 3:
             raise ModelError(name, f"expected a network of 3 colour channels, got one of {network.channels}")
         self._network = network
+        self._turn = Lock()  # requests of OpenVINO hold one tile, and memory is reckoned for one pass
         self._asking = asking
         self._turns = _TURNS[asking.tta]
         self._background_odds = np.float32(asking.threshold / (1 - asking.threshold))
@@ -193,7 +196,9 @@ class TilePredictor:
         for turns, flip in self._turns:
             turned = np.rot90(batch, turns, axes=(1, 2))
             turned = turned[:, :, ::-1] if flip else turned
-            probs = self._network.forward(np.ascontiguousarray(turned))
+            turned = np.ascontiguousarray(turned)
+            with self._turn:
+                probs = self._network.forward(turned)
             probs = probs[:, :, ::-1] if flip else probs
             probs = np.rot90(probs, -turns, axes=(1, 2))
             total = probs if total is None else total + probs

@@ -91,7 +91,8 @@ class Segmentation:
         Micrometres and full-resolution pixels per pixel of `labels`.
     palette : Palette
     levels : sequence of (H, W) uint8 planes
-        Class numbers of the kept objects' pixels, each level half the size of the last.
+        Class numbers of the kept objects' pixels, each level half the size of the last. A slide's lie on
+        disk, in a temporary folder that goes with the last of them, or in the `work` of `Segmenter.segment`.
     objects : tuple of FoundObject
         Without their masks' pixels; in the plane of `labels`.
     tissue : TissueMap
@@ -104,6 +105,8 @@ class Segmentation:
         How far the picture is from what the model was trained on, and how sure the network is.
     model : str
         Digest of the model's weights.
+    settings : str
+        Digest of what else decides the pixels, and of what the caller told of the slide.
     confidence : (H, W) uint8 ndarray or None
         Of a plain picture: how probable the most probable class above 0 is, 0 to 255. A slide's is not kept.
     """
@@ -124,18 +127,18 @@ class Segmentation:
     effort: Effort
     doubts: Doubts = field(default_factory=Doubts)
     model: str = ""
+    settings: str = ""
     confidence: UInt8 | None = field(default=None, repr=False)
-    keep: object = field(default=None, repr=False)
 
     @property
     def labels(self) -> Any:
-        """``(H, W) uint8`` plane at `mpp`; slice it to have an array."""
+        """``(H, W) uint8`` plane at `mpp`; slice it to have an array, which needs no file any more."""
         return self.levels[0]
 
     @property
     def identity(self) -> str:
-        """What the objects' ids are made from: no clock and no machine."""
-        return f"{self.name}|{self.size_px}|{self.model}"
+        """What the objects' ids and the mask's UUID are made from: no clock and no machine."""
+        return "|".join(map(str, (self.name, self.size_px, self.mpp_l0, self.mpp, self.model, self.settings)))
 
     def objects_of(self, class_number: int) -> list[FoundObject]:
         """The objects of one class."""

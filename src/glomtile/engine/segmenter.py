@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,12 +20,20 @@ from glomtile.core.tissuemap import TissueMap
 from glomtile.engine.answers import answer_picture, fill_store
 from glomtile.engine.asking import Asking, with_asking
 from glomtile.engine.doubts import Doubts, doubts_of
-from glomtile.engine.objectstream import ObjectFinder, ObjectStream
+from glomtile.engine.givenslide import file_name, json_digest, opened, told_apart
+from glomtile.engine.objectstream import ObjectFinder, ObjectStream, counted
 from glomtile.engine.pictures import Tiling
 from glomtile.engine.segmentation import Effort, Segmentation
 from glomtile.engine.slidelook import Look, SlideLike, look_at
-from glomtile.engine.windows import Settings, chosen_window, panel_px, picture_margin, slide_plan
-from glomtile.errors import ArgumentError, InputError, UsageError
+from glomtile.engine.windows import (
+    Settings,
+    chosen_window,
+    panel_px,
+    picture_margin,
+    slide_plan,
+    windows_decide,
+)
+from glomtile.errors import InputError, UsageError
 from glomtile.files import workspace
 from glomtile.files.labelstore import LabelStore, panels_of
 from glomtile.files.planes import CachedPlane
@@ -43,7 +50,7 @@ _CHUNKS_KEPT = 128
 
 
 class Segmenter:
-    """A trained model, ready for any number of slides.
+    """A trained model, ready for any number of slides; several threads take turns at its network.
 
     Parameters
     ----------
@@ -160,13 +167,15 @@ class Segmenter:
         Parameters
         ----------
         source : path or slide
+            Results are called after its file, ``slide`` where it is from none.
         mpp : float, optional
             Micrometres per pixel at full resolution, in place of what the file says.
         work : Path, optional
             Folder for unfinished rows: the same call goes on from those that an earlier one left there.
-            Left out, a temporary one that lives as long as the result.
+            Left out, a temporary one that lives as long as the result or one of its planes.
         identity : mapping, optional
-            What tells the slide from others; rows of another one in `work` are not taken up.
+            What tells the slide from others, as JSON has it; rows of another one in `work` are not taken up.
+            By default place, size and time of its file; of a slide from none, a digest of all its pixels.
         progress : Progress
 
         Returns
@@ -176,20 +185,22 @@ class Segmenter:
         Raises
         ------
         ArgumentError
-            `source` is neither a path nor a slide, or `mpp` is not plausible.
+            `source` is neither a path nor a slide, or `mpp` is not plausible or another than the slide was
+            opened with, or JSON cannot hold `identity`.
         InputError
             The slide cannot be read, has no scale, or is much too coarse for the model.
         StorageError
             Rows cannot be written.
         """
         work = None if work is None else path_argument("work", work)
-        if not all(hasattr(source, name) for name in ("at", "thumbnail", "size_px", "mpp")):
-            if not isinstance(source, str | PathLike):
-                raise ArgumentError("source", "a path or a slide", source)
-            with open_slide(source, mpp=mpp, progress=progress) as slide:
-                return self._segment(Path(source).name, slide, work, identity or {}, progress)
-        assert not isinstance(source, str | Path)
-        return self._segment("slide", source, work, identity or {}, progress)
+        told = {**(identity or {}), **self.identity}
+        with opened(source, mpp, progress) as slide:
+            # The same ids at any size where the pixels are the same; a picture's margin goes by the window.
+            if not slide.plain and not windows_decide(self._predictor, self._window[1]):
+                del told["window_px"]
+            settings = json_digest("identity", told)
+            found = self._segment(file_name(slide), slide, work, identity, progress)
+        return replace(found, settings=settings)
 
     def plan(self, slide: SlideLike, where: str | Path = "slide") -> tuple[Plan, TissueMap]:
         """The windows over a slide and where its tissue is, before the network sees anything.
@@ -208,7 +219,7 @@ class Segmenter:
         name: str,
         slide: SlideLike,
         work: Path | None,
-        identity: Mapping[str, Any],
+        identity: Mapping[str, Any] | None,
         progress: Progress,
     ) -> Segmentation:
         scale = self._require_scale(slide, name)
@@ -217,6 +228,8 @@ class Segmenter:
         keep = Scratch() if work is None else None
         folder = work if keep is None else keep.folder / "work"
         assert folder is not None
+        if identity is None:
+            identity = told_apart(slide, self._predictor.mpp) if keep is None else {}
         return self._streamed(name, slide, scale, folder, keep, identity, progress)
 
     def _picture(self, name: str, slide: SlideLike, scale: float, progress: Progress) -> Segmentation:
@@ -230,23 +243,15 @@ class Segmenter:
         planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
         finder = self._finder(said.labels, said.confidence, planes[0], scale, said.look)
         progress.start("objects", None)
-        objects = tuple(_counted(finder.found([slide.size_px[0]]), progress))
+        objects = tuple(counted(finder.found([slide.size_px[0]]), progress))
         for upper, lower in itertools.pairwise(planes):
             halve(upper, lower)
         effort = replace(said.effort, objects_s=perf_counter() - began)
         doubts = doubts_of(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
         return self._segmentation(
-            name,
-            slide,
-            mpp=scale,
-            zoom=1.0,
-            levels=planes,
-            objects=objects,
-            look=said.look,
-            effort=effort,
-            doubts=doubts,
-            confidence=said.confidence,
-        )
+            name, slide, mpp=scale, zoom=1.0, levels=planes, objects=objects, look=said.look, effort=effort,
+            doubts=doubts, confidence=said.confidence,
+        )  # fmt: skip
 
     def _streamed(
         self,
@@ -267,6 +272,8 @@ class Segmenter:
         assert mpp is not None
         store = self._store(folder, reader.size_px, plan, scale, identity)
         planes = store.fresh_planes(level_sizes(reader.size_px))
+        for plane in planes:
+            plane.hold(keep)
         canvas = CachedPlane(planes[0], _CHUNKS_KEPT)
         labels, confidence = (CachedPlane(p, _CHUNKS_KEPT) for p in (store.labels, store.confidence))
         finder = self._finder(labels, confidence, canvas, mpp, look)
@@ -276,7 +283,7 @@ class Segmenter:
             )  # fmt: skip
             began = perf_counter()
             progress.start("objects", None)
-            objects = tuple(_counted(stream.results(), progress))
+            objects = tuple(counted(stream.results(), progress))
         with workspace.storage_errors(folder):
             canvas.flush()
             for upper, lower in itertools.pairwise(planes):
@@ -288,7 +295,6 @@ class Segmenter:
                 self._card, slide, look.tissue, reader.zoom, labels, confidence,
                 masked=self._settings.tissue_mask,
             ),
-            keep=keep,
         )  # fmt: skip
 
     def _store(
@@ -389,7 +395,6 @@ class Segmenter:
         effort: Effort,
         doubts: Doubts,
         confidence: UInt8 | None = None,
-        keep: object = None,
     ) -> Segmentation:
         assert slide.mpp is not None
         return Segmentation(
@@ -410,7 +415,6 @@ class Segmenter:
             doubts=doubts,
             model=",".join(sorted(self._card.sha256.values())),
             confidence=confidence,
-            keep=keep,
         )
 
     def _plan(self, size_px: tuple[int, int]) -> Plan:
@@ -436,12 +440,6 @@ class Segmenter:
                 "--force segments it all the same",
             )
         return slide.mpp
-
-
-def _counted(objects: Iterable[FoundObject], progress: Progress) -> Iterator[FoundObject]:
-    for found in objects:
-        progress.advance(1)
-        yield found
 
 
 def _of_file(card: ModelCard, name: str) -> ModelCard:

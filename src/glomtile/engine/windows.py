@@ -58,7 +58,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("tissue_mask", "force"):
             typed_argument(name, getattr(self, name), bool, "True or False")
-        for name, least in (("window_px", 1), ("overlap_px", 0)):
+        for name, least in (("window_px", 1), ("overlap_px", 0), ("network_threads", 1)):
             if getattr(self, name) is not None:
                 whole_argument(name, getattr(self, name), least)
         for name in ("batch_size", "read_threads", "memory_mb"):
@@ -99,6 +99,11 @@ def chosen_window(predictor: Predictor, card: ModelCard, settings: Settings) -> 
         while window > least and window**2 * predictor.bytes_per_px > budget:
             window -= stride
     return max(window, least), overlap
+
+
+def windows_decide(predictor: Predictor, overlap_px: int) -> bool:
+    """Whether pixels depend on how large windows are: not where their margins hold all that a pixel sees."""
+    return not getattr(predictor, "local", True) or overlap_px < predictor.context_px
 
 
 def picture_margin(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from glomtile.errors import StorageError
 from glomtile.types import Box, UInt8
 
 if TYPE_CHECKING:
@@ -38,13 +39,18 @@ class SparsePlane:
     """
 
     def __init__(self, array: zarr.Array[Any], folder: Path) -> None:
-        self._array = array
+        self._array, self._folder = array, folder
+        self._owner: object = None
         self._there = set(_chunks_in(folder))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """``(H, W)``."""
         return tuple(self._array.shape)
+
+    def hold(self, owner: object) -> None:
+        """Keep alive with this plane what its folder goes with: a `glomtile.files.scratch.Scratch`."""
+        self._owner = owner
 
     def is_blank(self, box: Box) -> bool:
         """Whether nothing but 0 was written to any chunk that a box meets."""
@@ -53,9 +59,17 @@ class SparsePlane:
         return not any(place in self._there for place in _places(box))
 
     def __getitem__(self, key: _Key) -> UInt8:
-        """A copy of the pixels of two slices of step 1."""
+        """A copy of the pixels of two slices of step 1.
+
+        Raises
+        ------
+        StorageError
+            Something was written and the folder is gone: Zarr would take that for 0.
+        """
         box = box_of(key, self.shape)
         result = np.zeros((box.height, box.width), np.uint8)
+        if self._there and not self._folder.exists():
+            raise StorageError(self._folder, "expected the plane that was written there, found it gone")
         for place in _places(box):
             if place in self._there:
                 here, there = _shared(place, box)
