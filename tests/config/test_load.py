@@ -124,6 +124,31 @@ def test_a_path_with_backslashes_is_the_same_path(tmp_path):
     assert config.train.images_dir == Path("../data/images")
 
 
+@pytest.mark.parametrize("key", ["train.images_dir", "train.image_datapath", "train.model_dir"])
+def test_a_windows_path_in_quotes_is_that_path(tmp_path, key):
+    section, name = key.split(".")
+    for path in (r"C:\Users\me\images", r"C:\new\train", "D:\\data\\xray\\images\\"):
+        config = load_config(write(tmp_path, f'[{section}]\n{name} = "{path}" ; mine\nepochs = 3\n'))
+        read = config.train.model_dir if name == "model_dir" else config.train.images_dir
+        assert read == Path(path.replace("\\", "/"))
+        assert config.train.epochs == 3
+        assert not [found for found in config.findings if "backslash" in found.message]
+        ordered = load_config(write(tmp_path, ""), [f'train.images_dir="{path}"']).train.images_dir
+        assert ordered == Path.cwd() / path.replace("\\", "/")
+
+
+def test_elsewhere_a_backslash_is_told(tmp_path):
+    for name, text in (("a.config", r'"C:\new"'), ("a.toml", r'"C:\new"')):
+        (found,) = check_config(write(tmp_path, f"[dataset]\nname = {text}\n", name))
+        assert (found.severity, found.line) == ("warning", 2)
+        assert "control character '\\n'" in found.message
+    (found,) = check_config(write(tmp_path, '[dataset]\nname = "C:\\Users"\n', "b.config"))
+    assert found.severity == "error"
+    assert "write / or double the backslash" in found.message
+    found = check_config(write(tmp_path, '[train]\nimages_dir = "C:\\new"\n', "b.toml"))
+    assert [one.line for one in found if "control character '\\n'" in one.message] == [2]
+
+
 def test_an_override_counts_over_the_file(tmp_path):
     path = write(tmp_path, '[train]\nepochs = 100\n[model]\nmetrics = ["dice_coef"]\n')
     config = load_config(
