@@ -67,6 +67,16 @@ def test_a_damaged_tag_is_no_scale(tmp_path):
     assert image_mpp(tmp_path / "ome.tif") is None
 
 
+@pytest.mark.parametrize("said", [".", "..", "1.2.3"])
+def test_an_unreadable_aperio_scale_is_none_and_the_tags_count(tmp_path, said):
+    words = f"Aperio Image Library|MPP = {said}|x"
+    how = {"description": words, "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", PLAIN, **how)
+    tifffile.imwrite(tmp_path / "b.tif", PLAIN, resolution=(20000, 20000), resolutionunit="CENTIMETER", **how)
+    assert image_mpp(tmp_path / "a.tif") is None
+    assert image_mpp(tmp_path / "b.tif") == pytest.approx(0.5)
+
+
 def test_pixels_a_little_out_of_square_are_told_and_far_out_refused(tmp_path):
     listening = Listening()
     for name, x, y in (("square", 0.5, 0.502), ("told", 0.5, 0.52), ("refused", 0.5, 0.56)):

@@ -180,8 +180,9 @@ def tiff_words_mpp(
     physical = [_ome_um(words, axis) for axis in "XY"]
     if physical[0] and physical[1]:
         return physical[0], physical[1]
-    if aperio := re.search(r"\bMPP\s*=\s*([\d.]+)", words):
-        return _per_pixel(float(aperio[1]), 1.0, 1.0)
+    aperio = re.search(r"\bMPP\s*=\s*([\d.]+)", words)
+    if aperio and (mpp := number(aperio[1])):
+        return mpp, mpp
     if words.startswith("ImageJ="):
         named = re.search(r"^unit=(\S+)", words, re.MULTILINE)
         unit_um = _UM_PER_UNIT.get(named[1].lower()) if named else None
