@@ -70,6 +70,16 @@ def test_a_wrong_type_or_range_says_what_was_expected_and_what_came(tmp_path, se
         load_config(path)
 
 
+def test_a_colour_of_thousands_of_digits_is_refused_beside_the_other_errors(tmp_path):
+    text = '[mask]\nrgb_map = {{"0,0,0" = 0, "{},0,0" = 1}}\ntolerance = 300\nmask_datatype = "indexed"\n'
+    found = check_config(write(tmp_path, text.format("9" * 5000), "x.toml"))
+    assert [(one.severity, one.line, one.key) for one in found] == [
+        ("error", 2, "rgb_map"),
+        ("error", 3, "tolerance"),
+    ]
+    assert "expected a map of (r, g, b)" in found[0].message
+
+
 def test_all_errors_are_told_at_once_in_the_order_of_the_lines(tmp_path):
     path = write(tmp_path, '[model]\nnum_layers = 0\n[train]\npatience = f()\nepochs = "x"\n')
     with pytest.raises(ConfigError) as caught:

@@ -243,16 +243,33 @@ def _section(
             )
         if files[key] and (odd := control_character(entry.value, entry.text)):
             findings.append(Finding("warning", files[key], entry.line, name, key, odd, entry.text))
-    try:
-        return settings.model_validate(values), findings
-    except ValidationError as problem:
-        for key in dict.fromkeys(str(error["loc"][0]) for error in problem.errors(include_url=False)):
+    section, problem = _validated(settings, values)
+    while problem is not None:
+        for key in _wrong_keys(settings, values, problem):
             entry = entries[key]
             wanted = expectation(settings.model_fields[key], toml=files[key].lower().endswith(".toml"))
             message = f"expected {wanted}, got {describe(values[key])}"
             findings.append(Finding("error", files[key], entry.line, name, key, message, entry.text))
             del values[key]
-        return settings.model_validate(values), findings
+        section, problem = _validated(settings, values)
+    return section, findings
+
+
+def _validated(
+    settings: type[Section], values: Mapping[str, Any]
+) -> tuple[Section, None] | tuple[Section, ValidationError]:
+    """The section that the values make, or one of defaults and why they make none."""
+    try:
+        return settings.model_validate(values), None
+    except ValidationError as problem:
+        return settings(), problem
+
+
+def _wrong_keys(settings: type[Section], values: Mapping[str, Any], problem: ValidationError) -> list[str]:
+    """The keys whose values were refused; where the whole section was, those refused each by itself."""
+    named = [str(error["loc"][0]) for error in problem.errors(include_url=False) if error["loc"]]
+    alone = named or [key for key, value in values.items() if _validated(settings, {key: value})[1]]
+    return list(dict.fromkeys(alone)) or list(values)
 
 
 def _trailing_comma(settings: type[Section], key: str, entry: Entry) -> bool:
