@@ -274,6 +274,45 @@ def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(dataset: Path
     assert len(train(make_config(settings(dataset, epochs=2), tmp_path), resume=True).history) == 2
 
 
+@pytest.mark.parametrize("begun_before", [False, True])
+def test_resume_refuses_other_data_and_follows_moved_folders(tmp_path: Path, begun_before: bool) -> None:
+    """`begun_before`: a run of which only the card of the last model tells the data."""
+    data, moved, run = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
+    write_dataset(data, {"train": 3, "valid": 2})
+    train(make_config(settings(data, epochs=1), run))
+    if begun_before:
+        path = run / "models/last/training.json"
+        notes = json.loads(path.read_text())
+        del notes["settings"]["data.training"], notes["settings"]["data.validation"]
+        path.write_text(json.dumps(notes))
+    data.rename(moved)
+    config = make_config(settings(moved, epochs=2), run)
+    for split, name in (("train", "training"), ("valid", "validation")):
+        image = moved / split / "images/1.png"
+        kept = image.read_bytes()
+        write_png(image, np.zeros((SIDE, SIDE, 3), np.uint8))
+        if not (begun_before and split == "valid"):  # there nothing tells what judged
+            count = 3 if split == "train" else 2
+            told = rf"last: .*: data\.{name}: '{count} images, .* then, '{count} images"
+            with pytest.raises(ConfigError, match=told):
+                train(config, resume=True)
+        image.write_bytes(kept)
+    assert len(train(config, resume=True).history) == 2
+
+
+def test_resume_refuses_images_added_where_crops_are_counted(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 3, "valid": 1})
+    content = settings(tmp_path / "data", epochs=1)
+    content["dataset"] = {"sampling": "crops", "samples_per_epoch": 4}
+    train(make_config(content, tmp_path))
+    for kind in ("images", "masks"):
+        folder = tmp_path / "data/train" / kind
+        (folder / "new.png").write_bytes((folder / "0.png").read_bytes())
+    content["train"]["epochs"] = 2
+    with pytest.raises(ConfigError, match=r"got other ones: data\.training: '3 images, .* now \("):
+        train(make_config(content, tmp_path), resume=True)
+
+
 @pytest.mark.parametrize(
     ("state", "told"),
     [
@@ -450,10 +489,11 @@ def test_early_stopping_waits_for_its_patience(dataset: Path, tmp_path: Path) ->
     told = settings(dataset, epochs=9, patience=2, learning_rate_reducer=False)
     told["model"]["learning_rate"] = 1e-12
     told["model"]["norm"] = "none"
-    result = train(make_config(told, tmp_path))
+    config = make_config(told, tmp_path)
+    result = train(config)
     assert len(result.history) < 9
     assert result.best_epoch == len(result.history) - 2
-    assert "patience" in result.reason or "no better" in result.reason
+    assert result.reason == f"no better {config.train.monitor} for 2 epochs"
 
 
 def test_an_epochs_figures_are_over_all_its_batches_whatever_their_sizes(dataset: Path) -> None:

@@ -96,8 +96,8 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     ArgumentError
         When `config` is none.
     ConfigError
-        When the settings contradict each other, ask for more devices than there are or, resuming, are not
-        those the run began with.
+        When the settings contradict each other, ask for more devices than there are or, resuming, they or the
+        images and masks are not those the run began with.
     InputError
         When images and masks do not fit together, or a class has no pixel in any training mask.
     StorageError
@@ -135,8 +135,9 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
     network, model = _compiled(config, steps, devices)
     folder = config.resolve(config.train.model_dir)
     _require_room(folder, network, model)
-    card = _card(config, pairs, len(split_pairs(config, "valid")) if validates(config) else 0, devices.count)
-    protocol = _protocol(config, len(training), devices.count)
+    judging = split_pairs(config, "valid") if validates(config) else []
+    card = _card(config, pairs, len(judging), devices.count)
+    protocol = _protocol(config, len(training), devices.count, _data(pairs, judging))
     run = Training(network, model, card, folder, protocol, devices)
     done = run.resume() if resume else 0
     if config.model.show_summary:
@@ -290,7 +291,15 @@ def _metric_names(config: Config) -> list[str]:
     return [name for name in names if name != "loss"]
 
 
-def _protocol(config: Config, samples: int, devices: int) -> Protocol:
+def _data(training: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str]:
+    """What a resumed run must share with the one it goes on from beside settings; folders may move."""
+    from glomtile.engine.runstate import TRAINING_DATA, VALIDATION_DATA, files_told
+
+    told = {TRAINING_DATA: training, VALIDATION_DATA: validation}
+    return {name: files_told(len(pairs), _names_digest(pairs)) for name, pairs in told.items()}
+
+
+def _protocol(config: Config, samples: int, devices: int, data: dict[str, str]) -> Protocol:
     from glomtile.engine.training import Protocol
 
     train = config.train
@@ -306,8 +315,8 @@ def _protocol(config: Config, samples: int, devices: int) -> Protocol:
         checkpoint_steps=train.checkpoint_steps,
         workers=config.dataset.workers,
         break_file=stop,
-        settings=_deciding(config, samples, devices),
-        defaults=_deciding(Config(), samples, 1),
+        settings=_deciding(config, samples, devices) | data,
+        defaults=_deciding(Config(), samples, 1) | data,
     )
 
 
