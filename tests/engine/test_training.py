@@ -18,8 +18,9 @@ import pytest
 
 from glomtile.config.load import make_config
 from glomtile.core.palette import GLOMERULI
-from glomtile.engine.callbacks import reductions, stale_epochs, values
-from glomtile.engine.training import deterministic
+from glomtile.engine.callbacks import CurveFiles, EpochEnd, reductions, stale_epochs, to_json, values
+from glomtile.engine.runstate import NOTES, read_notes
+from glomtile.engine.training import Training, deterministic
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.files.images import write_png
 from glomtile.files.masks import write_mask
@@ -477,6 +478,51 @@ def test_staleness_counts_epochs_since_the_best() -> None:
     assert stale_epochs([3, 1, 2, 1]) == 2
     assert stale_epochs([float("nan"), 1]) == 0
     assert stale_epochs([]) == 0
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_a_validation_figure_that_is_no_number_does_not_lose_the_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: float
+) -> None:
+    """Null in JSON; such an epoch is no better; and what is resumed is the run that never stopped."""
+    true = Training._validate
+
+    def validate(self: Training, *told: object) -> dict[str, float]:
+        return true(self, *told) | ({"loss": odd} if len(self._history) < 2 else {})
+
+    monkeypatch.setattr(Training, "_validate", validate)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = train(make_config(settings(dataset, epochs=3), whole))
+    assert result.best_epoch == 3
+    with pytest.raises(ModelError, match=r"best: expected a val_loss that is a number, got none in 2 epochs"):
+        train(make_config(settings(dataset, epochs=2), parts))
+    assert not (parts / "models/best").exists()
+    assert json.loads((parts / "history.json").read_text())["val_loss"] == [None, None]
+    card = json.loads((parts / "models/last/model.json").read_text())
+    assert card["scores"]["validation"]["val_loss"] is None
+    train(make_config(settings(dataset, epochs=3), parts), resume=True)
+    assert_same_run(whole, parts)
+
+
+def test_figures_that_are_no_numbers_are_written_and_read_back(tmp_path: Path) -> None:
+    epochs = [{"loss": 0.5, "val_loss": float("nan")}, {"loss": 0.4, "val_loss": 0.25}]
+    for n in (1, 2):
+        CurveFiles(tmp_path, tmp_path / "history.json", ("val_loss",))(EpochEnd(n, epochs[:n], None))
+    assert json.loads((tmp_path / "history.json").read_text()) == {
+        "loss": [0.5, 0.4],
+        "val_loss": [None, 0.25],
+    }
+    assert (tmp_path / "train_losses.csv").read_text().splitlines()[1:] == [
+        "0, 0.5000, nan",
+        "1, 0.4000, 0.2500",
+    ]
+    notes = {"settings": {}, "history": [to_json(figures) for figures in epochs], "step": 0}
+    (tmp_path / NOTES).write_text(json.dumps(notes))
+    first, second = read_notes(tmp_path)["history"]
+    assert second == epochs[1]
+    assert first["loss"] == 0.5
+    assert np.isnan(first["val_loss"])
+    assert stale_epochs(values([first, second], "val_loss")) == 0
 
 
 def test_scores_improve_upwards() -> None:

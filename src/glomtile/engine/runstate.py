@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from glomtile.engine.callbacks import from_json
 from glomtile.errors import ConfigError, ModelError
 
 STATE, NOTES = "training.npz", "training.json"
@@ -46,7 +47,7 @@ def read_notes(last: Path) -> dict[str, Any]:
             )
     if not all(isinstance(figures, dict) for figures in notes["history"]):
         raise ModelError(last / NOTES, "expected history of a run as a list of dict, got other things in it")
-    return dict(notes)
+    return {**notes, "history": [from_json(figures) for figures in notes["history"]]}
 
 
 def require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from glomtile.config.card import ModelCard
 from glomtile.core.durations import duration
 from glomtile.engine import modelfolder
-from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, values
+from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, to_json, values
 from glomtile.engine.dataset import Source, batches
 from glomtile.engine.devices import ONE_DEVICE, Devices
 from glomtile.engine.runstate import (
@@ -259,6 +259,8 @@ class Training:
             if validation is not None:
                 judged = self._validate(validation, progress)
                 figures |= {f"val_{name}": value for name, value in judged.items()}
+            # An infinite one is no better than NaN, and comes back as NaN when the run is resumed.
+            figures = {name: value if np.isfinite(value) else np.nan for name, value in figures.items()}
             self._history.append(figures | {"learning_rate": rate})
             self._clear_the_way()
             is_best = stale_epochs(values(self._history, protocol.monitor)) == 0
@@ -268,6 +270,8 @@ class Training:
             for listener in listeners:
                 listener(end)
         self._save_last(0)
+        if np.isnan(self._history[-1][protocol.monitor]):
+            progress.warn(f"epoch {number + 1}: {protocol.monitor} is not a number and counts as no better")
         line = _line(number + 1, protocol.epochs, self._history[-1])
         epoch_s, left = perf_counter() - began, protocol.epochs - number - 1
         ending = f", {duration(left * epoch_s)} left" if left and whole else ""
@@ -314,7 +318,8 @@ class Training:
 
     def _save_last(self, step: int) -> None:
         self._clear_the_way()
-        notes = {"settings": self._protocol.settings, "history": self._history, "step": step}
+        notes: dict[str, Any] = {"settings": self._protocol.settings, "step": step}
+        notes["history"] = [to_json(figures) for figures in self._history]
         arrays = [_array(v) for v in self._variables()] + self._sums.totals
 
         def add_state(folder: Path) -> None:

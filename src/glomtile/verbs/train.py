@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
 from glomtile.core.arguments import typed_argument
-from glomtile.errors import ConfigError
+from glomtile.errors import ConfigError, ModelError
 from glomtile.files import workspace
 from glomtile.types import SILENT, Progress
 
@@ -100,6 +100,9 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
         images and masks are not those the run began with.
     InputError
         When images and masks do not fit together, or a class has no pixel in any training mask.
+    ModelError
+        When the training loss is no number, or the monitored figure of no epoch is: what came before is kept,
+        ``last/`` too. Resuming, when there is no state of a run, or a damaged one.
     StorageError
         When there is no space for the models.
     """
@@ -162,6 +165,12 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
     # Under the old names: what those sources have decoded is let go where processes decode for themselves.
     with prepared(config, [training, *judged]) as (training, *judged):
         outcome = run.run(training, judged[0] if judged else None, listeners, make_way, progress)
+    if validates(config) and outcome.history and not outcome.best_epoch:
+        raise ModelError(
+            folder / "best",
+            f"expected a {protocol.monitor} that is a number, got none in {len(outcome.history)} epochs",
+            f"{folder / 'last'} holds the last epoch; lower [model] learning_rate or clip the gradients",
+        )
     eval_dir = config.resolve(config.train.eval_dir)
     best = folder / ("best" if validates(config) else "last")
     return TrainResult(
