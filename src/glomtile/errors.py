@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class GlomtileError(Exception):
     """An error that names the place, what was expected and what came.
@@ -29,9 +31,17 @@ class GlomtileError(Exception):
         self.hint = hint
         super().__init__(f"{self.where}: {message}" + (f" ({hint})" if hint else ""))
 
-    def __reduce__(self) -> tuple[type[GlomtileError], tuple[str, str, str | None]]:
-        # An error may come from another process; what `Exception` remembers is the whole line only.
-        return type(self), (self.where, self.message, self.hint)
+    def __reduce__(self) -> tuple[Callable[..., GlomtileError], tuple[object, ...]]:
+        # An error may come from another process; what `Exception` remembers is the whole line only, and a
+        # kind of error may be made from other arguments than these.
+        return _again, (type(self), self.where, self.message, self.hint)
+
+
+def _again(kind: type[GlomtileError], where: str, message: str, hint: str | None) -> GlomtileError:
+    """The error of that kind that says this."""
+    error = kind.__new__(kind)
+    GlomtileError.__init__(error, where, message, hint)
+    return error
 
 
 class UsageError(GlomtileError):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from glomtile.config.literals import NotALiteralError, read_literal
+from glomtile.config.literals import NotALiteralError, control_character, read_literal, read_path
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,54 @@ def test_what_is_broken_or_no_value_is_refused(text):
 def test_a_windows_path_in_quotes_makes_no_noise(recwarn):
     assert read_literal(r'"..\dataset\images"').value == r"..\dataset\images"
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+@pytest.mark.parametrize("ending", ["", "  ", " ; note", "# it's"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(r"C:\Users\me\images", r"C:\new\train", "C:\\data\\", r"\\server\new", r"..\x\0", r"D:\\data\new"),
+        *(r"..\train", r"data\train\images", r"data\validation", "data\\"),
+    ],
+)
+def test_a_quoted_windows_path_is_what_is_written(path, quote, ending):
+    literal = read_path(f"{quote}{path}{quote}{ending}")
+    assert literal.value == path
+    assert not literal.bare
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'"C:\\new\\train"', r"C:\new\train"),
+        (r'"\\\\server\\new"', r"\\server\new"),
+        (r'r"C:\new"', r"C:\new"),
+        (r"C:\new", r"C:\new"),
+        ('"data/new"', "data/new"),
+        (r"'im\xe9g\u0434s\tnow'", "im\xe9g\u0434s\tnow"),
+        ("None", None),
+        ("('a\\n',)", ("a\n",)),
+    ],
+)
+def test_any_other_path_is_read_as_python_reads_it(text, value):
+    assert read_path(text).value == value
+
+
+def test_code_is_no_path():
+    for text in ("open('C:\\new', 'w')", "'a\\n' + open('x')", "'C:\\new' % 1"):
+        with pytest.raises(NotALiteralError):
+            read_path(text)
+
+
+@pytest.mark.parametrize("text", [r'"C:\Users"', r'["C:\Users", 1]', '"C:\\data\\"', r"('\x', 2)"])
+def test_backslashes_that_break_a_text_are_named(text):
+    with pytest.raises(NotALiteralError, match="write / or double the backslash"):
+        read_literal(text)
+
+
+def test_a_control_character_that_a_backslash_made_is_told():
+    assert "'\\n'" in (control_character("C:\new", r'"C:\new"') or "")
+    assert control_character(r"C:\new", r'"C:\\new"') is None
+    assert control_character("two\nlines", '"""two\nlines"""') is None
+    assert control_character(3, "3") is None

@@ -70,6 +70,16 @@ def test_a_wrong_type_or_range_says_what_was_expected_and_what_came(tmp_path, se
         load_config(path)
 
 
+def test_a_colour_of_thousands_of_digits_is_refused_beside_the_other_errors(tmp_path):
+    text = '[mask]\nrgb_map = {{"0,0,0" = 0, "{},0,0" = 1}}\ntolerance = 300\nmask_datatype = "indexed"\n'
+    found = check_config(write(tmp_path, text.format("9" * 5000), "x.toml"))
+    assert [(one.severity, one.line, one.key) for one in found] == [
+        ("error", 2, "rgb_map"),
+        ("error", 3, "tolerance"),
+    ]
+    assert "expected a map of (r, g, b)" in found[0].message
+
+
 def test_all_errors_are_told_at_once_in_the_order_of_the_lines(tmp_path):
     path = write(tmp_path, '[model]\nnum_layers = 0\n[train]\npatience = f()\nepochs = "x"\n')
     with pytest.raises(ConfigError) as caught:
@@ -122,6 +132,31 @@ def test_paths_start_from_the_configs_folder(tmp_path, monkeypatch):
 def test_a_path_with_backslashes_is_the_same_path(tmp_path):
     config = load_config(write(tmp_path, '[train]\nimages_dir = "..\\\\data\\\\images"\n'))
     assert config.train.images_dir == Path("../data/images")
+
+
+@pytest.mark.parametrize("key", ["train.images_dir", "train.image_datapath", "train.model_dir"])
+def test_a_windows_path_in_quotes_is_that_path(tmp_path, key):
+    section, name = key.split(".")
+    for path in (r"C:\Users\me\images", r"C:\new\train", "D:\\data\\xray\\images\\"):
+        config = load_config(write(tmp_path, f'[{section}]\n{name} = "{path}" ; mine\nepochs = 3\n'))
+        read = config.train.model_dir if name == "model_dir" else config.train.images_dir
+        assert read == Path(path.replace("\\", "/"))
+        assert config.train.epochs == 3
+        assert not [found for found in config.findings if "backslash" in found.message]
+        ordered = load_config(write(tmp_path, ""), [f'train.images_dir="{path}"']).train.images_dir
+        assert ordered == Path.cwd() / path.replace("\\", "/")
+
+
+def test_elsewhere_a_backslash_is_told(tmp_path):
+    for name, text in (("a.config", r'"C:\new"'), ("a.toml", r'"C:\new"')):
+        (found,) = check_config(write(tmp_path, f"[dataset]\nname = {text}\n", name))
+        assert (found.severity, found.line) == ("warning", 2)
+        assert "control character '\\n'" in found.message
+    (found,) = check_config(write(tmp_path, '[dataset]\nname = "C:\\Users"\n', "b.config"))
+    assert found.severity == "error"
+    assert "write / or double the backslash" in found.message
+    found = check_config(write(tmp_path, '[train]\nimages_dir = "C:\\new"\n', "b.toml"))
+    assert [one.line for one in found if "control character '\\n'" in one.message] == [2]
 
 
 def test_an_override_counts_over_the_file(tmp_path):

@@ -18,8 +18,9 @@ import pytest
 
 from glomtile.config.load import make_config
 from glomtile.core.palette import GLOMERULI
-from glomtile.engine.callbacks import reductions, stale_epochs, values
-from glomtile.engine.training import deterministic
+from glomtile.engine.callbacks import CurveFiles, EpochEnd, reductions, stale_epochs, to_json, values
+from glomtile.engine.runstate import NOTES, read_notes
+from glomtile.engine.training import Training, deterministic
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.files.images import write_png
 from glomtile.files.masks import write_mask
@@ -274,6 +275,45 @@ def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(dataset: Path
     assert len(train(make_config(settings(dataset, epochs=2), tmp_path), resume=True).history) == 2
 
 
+@pytest.mark.parametrize("begun_before", [False, True])
+def test_resume_refuses_other_data_and_follows_moved_folders(tmp_path: Path, begun_before: bool) -> None:
+    """`begun_before`: a run of which only the card of the last model tells the data."""
+    data, moved, run = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
+    write_dataset(data, {"train": 3, "valid": 2})
+    train(make_config(settings(data, epochs=1), run))
+    if begun_before:
+        path = run / "models/last/training.json"
+        notes = json.loads(path.read_text())
+        del notes["settings"]["data.training"], notes["settings"]["data.validation"]
+        path.write_text(json.dumps(notes))
+    data.rename(moved)
+    config = make_config(settings(moved, epochs=2), run)
+    for split, name in (("train", "training"), ("valid", "validation")):
+        image = moved / split / "images/1.png"
+        kept = image.read_bytes()
+        write_png(image, np.zeros((SIDE, SIDE, 3), np.uint8))
+        if not (begun_before and split == "valid"):  # there nothing tells what judged
+            count = 3 if split == "train" else 2
+            told = rf"last: .*: data\.{name}: '{count} images, .* then, '{count} images"
+            with pytest.raises(ConfigError, match=told):
+                train(config, resume=True)
+        image.write_bytes(kept)
+    assert len(train(config, resume=True).history) == 2
+
+
+def test_resume_refuses_images_added_where_crops_are_counted(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 3, "valid": 1})
+    content = settings(tmp_path / "data", epochs=1)
+    content["dataset"] = {"sampling": "crops", "samples_per_epoch": 4}
+    train(make_config(content, tmp_path))
+    for kind in ("images", "masks"):
+        folder = tmp_path / "data/train" / kind
+        (folder / "new.png").write_bytes((folder / "0.png").read_bytes())
+    content["train"]["epochs"] = 2
+    with pytest.raises(ConfigError, match=r"got other ones: data\.training: '3 images, .* now \("):
+        train(make_config(content, tmp_path), resume=True)
+
+
 @pytest.mark.parametrize(
     ("state", "told"),
     [
@@ -440,6 +480,51 @@ def test_staleness_counts_epochs_since_the_best() -> None:
     assert stale_epochs([]) == 0
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_a_validation_figure_that_is_no_number_does_not_lose_the_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: float
+) -> None:
+    """Null in JSON; such an epoch is no better; and what is resumed is the run that never stopped."""
+    true = Training._validate
+
+    def validate(self: Training, *told: object) -> dict[str, float]:
+        return true(self, *told) | ({"loss": odd} if len(self._history) < 2 else {})
+
+    monkeypatch.setattr(Training, "_validate", validate)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = train(make_config(settings(dataset, epochs=3), whole))
+    assert result.best_epoch == 3
+    with pytest.raises(ModelError, match=r"best: expected a val_loss that is a number, got none in 2 epochs"):
+        train(make_config(settings(dataset, epochs=2), parts))
+    assert not (parts / "models/best").exists()
+    assert json.loads((parts / "history.json").read_text())["val_loss"] == [None, None]
+    card = json.loads((parts / "models/last/model.json").read_text())
+    assert card["scores"]["validation"]["val_loss"] is None
+    train(make_config(settings(dataset, epochs=3), parts), resume=True)
+    assert_same_run(whole, parts)
+
+
+def test_figures_that_are_no_numbers_are_written_and_read_back(tmp_path: Path) -> None:
+    epochs = [{"loss": 0.5, "val_loss": float("nan")}, {"loss": 0.4, "val_loss": 0.25}]
+    for n in (1, 2):
+        CurveFiles(tmp_path, tmp_path / "history.json", ("val_loss",))(EpochEnd(n, epochs[:n], None))
+    assert json.loads((tmp_path / "history.json").read_text()) == {
+        "loss": [0.5, 0.4],
+        "val_loss": [None, 0.25],
+    }
+    assert (tmp_path / "train_losses.csv").read_text().splitlines()[1:] == [
+        "0, 0.5000, nan",
+        "1, 0.4000, 0.2500",
+    ]
+    notes = {"settings": {}, "history": [to_json(figures) for figures in epochs], "step": 0}
+    (tmp_path / NOTES).write_text(json.dumps(notes))
+    first, second = read_notes(tmp_path)["history"]
+    assert second == epochs[1]
+    assert first["loss"] == 0.5
+    assert np.isnan(first["val_loss"])
+    assert stale_epochs(values([first, second], "val_loss")) == 0
+
+
 def test_scores_improve_upwards() -> None:
     history = [{"val_foreground_dice": 0.5, "val_loss": 1.0}, {"val_foreground_dice": 0.7, "val_loss": 2.0}]
     assert stale_epochs(values(history, "val_foreground_dice")) == 0
@@ -450,10 +535,11 @@ def test_early_stopping_waits_for_its_patience(dataset: Path, tmp_path: Path) ->
     told = settings(dataset, epochs=9, patience=2, learning_rate_reducer=False)
     told["model"]["learning_rate"] = 1e-12
     told["model"]["norm"] = "none"
-    result = train(make_config(told, tmp_path))
+    config = make_config(told, tmp_path)
+    result = train(config)
     assert len(result.history) < 9
     assert result.best_epoch == len(result.history) - 2
-    assert "patience" in result.reason or "no better" in result.reason
+    assert result.reason == f"no better {config.train.monitor} for 2 epochs"
 
 
 def test_an_epochs_figures_are_over_all_its_batches_whatever_their_sizes(dataset: Path) -> None:

@@ -87,6 +87,31 @@ def test_transparent_is_background_and_half_transparent_refused(tmp_path):
         read_mask(tmp_path / "b.png", GLOMERULI)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_is_background_among_class_numbers_too(tmp_path, mode):
+    pixels = np.ones((4, 4, len(mode)), np.uint8)
+    pixels[..., -1] = 255
+    pixels[0, :, -1] = 0
+    pixels[1, :, :-1] = 2
+    Image.fromarray(pixels, mode).save(tmp_path / "a.png")
+    expected = [[0] * 4, [2] * 4, [1] * 4, [1] * 4]
+    assert read_mask(tmp_path / "a.png", THREE, datatype="indexed").tolist() == expected
+    pixels[3, 3, -1] = 100
+    Image.fromarray(pixels, mode).save(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"opaque or transparent, got 6.25 % in between"):
+        read_mask(tmp_path / "b.png", THREE, datatype="indexed")
+
+
+def test_a_class_number_that_is_shown_transparent_is_that_number(tmp_path):
+    """As viewers write masks to be laid over an image: the palette is for show, the numbers are the mask."""
+    for mode in ("P", "L"):
+        picture = Image.fromarray(some_labels())
+        if mode == "P":
+            picture.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+        picture.save(tmp_path / "a.png", transparency=1)
+        assert np.array_equal(read_mask(tmp_path / "a.png", THREE, datatype="indexed"), some_labels())
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, bool])
 def test_an_npz_of_class_numbers_is_read(tmp_path, kind):
     labels = some_labels(2)
@@ -119,6 +144,36 @@ def test_an_npz_of_anything_else_is_refused(tmp_path, arrays, said):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=said):
         read_mask(tmp_path / "a.npz", GLOMERULI)
+
+
+def test_an_npz_whose_packed_bytes_are_damaged_is_refused_by_name(tmp_path):
+    """At any place: some damage shows when the header is inflated, some later, some not at all."""
+    rng = np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "a.npz", mask=rng.integers(0, 2, (300, 300)).astype(np.uint8))
+    whole = (tmp_path / "a.npz").read_bytes()
+    told = set()
+    for place in range(0, len(whole) - 20, 61):
+        torn = bytearray(whole)
+        torn[place : place + 20] = bytes(255 - byte for byte in torn[place : place + 20])
+        (tmp_path / "b.npz").write_bytes(torn)
+        for look in (mask_size, lambda path: read_mask(path, GLOMERULI)):
+            try:
+                look(tmp_path / "b.npz")
+            except InputError as error:
+                told.add(str(error))
+    assert any("b.npz: expected an .npz of one array, got: Error" in text for text in told)
+    assert all("b.npz: expected" in text for text in told)
+
+
+def test_an_encrypted_npz_is_refused_by_name(tmp_path):
+    np.savez(tmp_path / "a.npz", mask=np.zeros((2, 2), np.uint8))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.npz").write_bytes(data)
+    for look in (mask_size, lambda path: read_mask(path, GLOMERULI)):
+        with pytest.raises(InputError, match=r"a\.npz: expected an \.npz of one array, got: .*encrypted"):
+            look(tmp_path / "a.npz")
 
 
 def test_a_mask_of_ignored_or_unknown_labels_is_not_written(tmp_path):

@@ -108,6 +108,19 @@ def test_whole_images_that_are_gone_are_named(tmp_path):
         whole_pairs(train / "images", train / "masks")
 
 
+def test_whole_images_whose_masks_have_another_size_by_now_are_named(tmp_path):
+    images, masks = make(tmp_path, [f"{number}.png" for number in range(4)])
+    prepare(images, masks, tmp_path / "set", tile_px=16)
+    train = tmp_path / "set" / "train"
+    stem = whole_pairs(train / "images", train / "masks")[0].stem
+    (tmp_path / "other").mkdir()
+    make(tmp_path / "other", [f"{stem}.png"], size_px=(5, 7))
+    (tmp_path / "other" / "masks" / f"{stem}.png").replace(masks / f"{stem}.png")
+    told = rf"masks: expected masks of their images' size, got {stem}\.png \(8 x 6 px and 7 x 5 px\)"
+    with pytest.raises(InputError, match=told):
+        whole_pairs(train / "images", train / "masks")
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"sources": [{"stem": "a", "split": "train"}]}', '{"sources": [1]}']
 )

@@ -5,6 +5,7 @@ from PIL import Image
 
 from glomtile.errors import InputError
 from glomtile.files.images import image_mpp
+from glomtile.files.scale import words_of_page
 from glomtile.types import _Silent
 
 PLAIN = np.zeros((8, 8, 3), np.uint8)
@@ -66,6 +67,16 @@ def test_a_damaged_tag_is_no_scale(tmp_path):
     assert image_mpp(tmp_path / "ome.tif") is None
 
 
+@pytest.mark.parametrize("said", [".", "..", "1.2.3"])
+def test_an_unreadable_aperio_scale_is_none_and_the_tags_count(tmp_path, said):
+    words = f"Aperio Image Library|MPP = {said}|x"
+    how = {"description": words, "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", PLAIN, **how)
+    tifffile.imwrite(tmp_path / "b.tif", PLAIN, resolution=(20000, 20000), resolutionunit="CENTIMETER", **how)
+    assert image_mpp(tmp_path / "a.tif") is None
+    assert image_mpp(tmp_path / "b.tif") == pytest.approx(0.5)
+
+
 def test_pixels_a_little_out_of_square_are_told_and_far_out_refused(tmp_path):
     listening = Listening()
     for name, x, y in (("square", 0.5, 0.502), ("told", 0.5, 0.52), ("refused", 0.5, 0.56)):
@@ -76,3 +87,30 @@ def test_pixels_a_little_out_of_square_are_told_and_far_out_refused(tmp_path):
     assert "told.png" in listening.warnings[0]
     with pytest.raises(InputError, match=r"expected square pixels, got 0.5 x 0.56"):
         image_mpp(tmp_path / "refused.png")
+
+
+def pixels(mpp, size_px, data=""):
+    return (
+        f'<ome:Image><ome:Pixels SizeX="{size_px[1]}" SizeY="{size_px[0]}" PhysicalSizeX="{mpp}">'
+        f"{data}</ome:Pixels></ome:Image>"
+    )
+
+
+def test_of_several_ome_pictures_the_one_at_the_page_speaks():
+    first, second = '<ome:TiffData PlaneCount="1"/>', '<ome:TiffData IFD="1" PlaneCount="1"/>'
+    words = "<OME>" + pixels(8.0, (3, 4), first) + pixels(0.25, (30, 40), second) + "</OME>"
+    assert '"0.25"' in words_of_page(words, 1, (30, 40))
+    assert '"8.0"' not in words_of_page(words, 1, (30, 40))
+    assert '"8.0"' in words_of_page(words, 0, (3, 4))
+
+
+def test_ome_pictures_that_name_no_page_are_told_apart_by_their_size():
+    words = pixels(8.0, (3, 4)) + pixels(0.25, (30, 40))
+    assert '"0.25"' in words_of_page(words, 1, (30, 40))
+    assert words_of_page(words, 1, (5, 5)) == ""
+    assert words_of_page(words + pixels(0.5, (30, 40)), 1, (30, 40)) == ""
+
+
+def test_the_words_of_a_single_picture_are_its_words():
+    for words in ("", "Aperio|MPP = 0.5", pixels(0.5, (3, 4))):
+        assert words_of_page(words, 7, (1, 1)) == words

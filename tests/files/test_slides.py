@@ -454,6 +454,27 @@ def test_the_largest_picture_of_a_tiff_is_the_slide(tmp_path):
         assert (opened.at(None).read(Box(0, 0, 600, 800)) == slide).all()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_the_scale_is_that_of_the_picture_that_is_the_slide(tmp_path, order):
+    """OME-XML tells of every picture; an overview before the slide would say another scale for it."""
+    told = [((300, 400), 8.0), ((1200, 1600), 0.25), ((150, 200), None)]
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        for size, mpp in (told[which] for which in order):
+            words = {"axes": "YXS"} | ({"PhysicalSizeX": mpp, "PhysicalSizeY": mpp} if mpp else {})
+            file.write(noise(*size), **TILED | {"metadata": words})
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert (slide.size_px, slide.mpp, slide.mpp_source) == ((1200, 1600), 0.25, "OME-XML")
+
+
+def test_a_slide_without_a_scale_has_not_that_of_its_overview(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        words = {"axes": "YXS", "PhysicalSizeX": 8.0, "PhysicalSizeY": 8.0}
+        file.write(noise(300, 400), **TILED | {"metadata": words})
+        file.write(noise(1200, 1600), **TILED | {"metadata": {"axes": "YXS"}})
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert (slide.mpp, slide.mpp_source) == (None, None)
+
+
 def waves(size_px, full_px, wave_px=97.0):
     """Waves of `wave_px` full-resolution pixels, across in red, down in green."""
     (height, width), places = size_px, []

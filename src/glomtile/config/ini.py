@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from glomtile.config.findings import Finding, describe
-from glomtile.config.literals import NotALiteralError, read_literal
+from glomtile.config.literals import NotALiteralError, read_literal, read_path
 
 _SECTION = re.compile(r"\s*\[\s*([^\[\]]*?)\s*\]\s*([;#].*)?\Z")
 _KEY = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*[=:]\s*(.*)\Z", re.DOTALL)
@@ -64,7 +64,7 @@ class _Raw:
         return " ".join(self.parts).strip()
 
 
-def parse(text: str, file: str = "") -> Parsed:
+def parse(text: str, file: str = "", paths: Container[str] = ()) -> Parsed:
     """Read the INI dialect.
 
     Parameters
@@ -73,6 +73,8 @@ def parse(text: str, file: str = "") -> Parsed:
         The whole file.
     file : str, optional
         Its name, for the findings.
+    paths : container of str, optional
+        Keys whose values name files or folders: a backslash in quotes parts folders there.
 
     Returns
     -------
@@ -82,13 +84,13 @@ def parse(text: str, file: str = "") -> Parsed:
     Notes
     -----
     Changed from the reference (§6.4): values are read as literals and never evaluated, ``%``
-    is a character like any other, and neither a doubled key nor a bad value makes other keys
-    fall back to their defaults.
+    is a character like any other, a lone backslash in a Windows path is no escape, and neither a
+    doubled key nor a bad value makes other keys fall back to their defaults.
     """
     findings: list[Finding] = []
     entries: dict[tuple[str, str], Entry] = {}
     for raw in _assignments(text, file, findings):
-        entry = _read(raw, file, findings)
+        entry = _read(raw, file, findings, paths)
         if entry is None:
             continue
         earlier = entries.pop((entry.section, entry.key), None)
@@ -100,12 +102,12 @@ def parse(text: str, file: str = "") -> Parsed:
     return Parsed(tuple(entries.values()), tuple(sorted(findings, key=lambda finding: finding.line)))
 
 
-def _read(raw: _Raw, file: str, findings: list[Finding]) -> Entry | None:
+def _read(raw: _Raw, file: str, findings: list[Finding], paths: Container[str]) -> Entry | None:
     if not raw.text:
         findings.append(_finding("warning", file, raw, "no value behind the key; it is left out"))
         return None
     try:
-        literal = read_literal(raw.text)
+        literal = read_path(raw.text) if raw.key in paths else read_literal(raw.text)
     except NotALiteralError as problem:
         findings.append(_finding("error", file, raw, str(problem)))
         return None

@@ -12,6 +12,12 @@ DEEPEST = 50
 """How many brackets or tables a value may hold within each other."""
 
 _PLAIN_TEXT = re.compile(r"[\w./\\:~%+@$&#!? -]*\Z")
+_QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1\s*(?:[;#].*)?\Z""")
+_LONE_BACKSLASH = re.compile(r"(?<!\\)\\(?:\\\\)*(?!\\)")
+_WINDOWS_START = re.compile(r"[A-Za-z]:\\|\\\\|\.{1,2}\\\w\w")
+_ESCAPES_OF_REPR = re.compile(r"(?:[^\\]|\\\\|\\[nrt]|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8})*\Z")
+"""A text that Python may have written: other backslashes were written by someone who meant them."""
+_ADVICE = "write / or double the backslash"
 _BARE_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _CODE = (
     ast.Call,
@@ -93,12 +99,66 @@ def read_literal(text: str) -> Literal:
         return _plain(text, problem)
 
 
+def read_path(text: str) -> Literal:
+    r"""Read one value that names a file or folder.
+
+    Parameters
+    ----------
+    text : str
+        A text in quotes with backslashes that are not doubled is taken as it is written, a comment behind it
+        left out, where it begins as Windows' paths do or Python would write no such text:
+        ``"C:\new\train"`` holds no line break, and ``"C:\data\"`` ends there. Anything else is read as
+        `read_literal` reads it, ``"C:\\new\\train"`` too.
+
+    Returns
+    -------
+    Literal
+
+    Raises
+    ------
+    NotALiteralError
+        See `read_literal`.
+    """
+    quoted = _QUOTED.match(text.strip())
+    if quoted and len(text) <= _LONGEST and _LONE_BACKSLASH.search(quoted[2]):
+        written = quoted[2]
+        if _WINDOWS_START.match(written) or not _ESCAPES_OF_REPR.match(written):
+            return Literal(written)
+    return read_literal(text)
+
+
+def control_character(value: object, text: str) -> str | None:
+    r"""What to say of a value that holds a control character because of a backslash; mostly nothing.
+
+    Parameters
+    ----------
+    value : object
+        As it was read.
+    text : str
+        As it was written: ``"C:\new"``, whose backslash and n were read as a line break.
+    """
+    found = re.search(r"[\x00-\x1f\x7f]", value) if isinstance(value, str) and "\\" in text else None
+    if found is None:
+        return None
+    return f"holds the control character {found[0]!r}, which a backslash made; {_ADVICE}"
+
+
 def _plain(text: str, problem: Exception) -> Literal:
     if _PLAIN_TEXT.match(text) and re.search(r"[^\W\d]", text):
         return Literal(text, bare=True)
     if "(" in text and re.search(r"\w\s*\(", text):
         raise NotALiteralError("expected a plain value, got code") from problem
+    if "\\" in text and _is_literal(text.replace("\\", "/")):
+        message = f"expected a text whose backslashes make sense to Python, got others; {_ADVICE}"
+        raise NotALiteralError(message) from problem
     raise NotALiteralError("expected a number, a text in quotes or a list, got none of these") from problem
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        return not read_literal(text).bare
+    except NotALiteralError:
+        return False
 
 
 def _depth(text: str) -> int:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from glomtile.config.contradictions import contradictions
 from glomtile.config.findings import Finding, describe, refusal
 from glomtile.config.ini import Entry, Parsed, parse
-from glomtile.config.literals import NotALiteralError, read_literal
-from glomtile.config.names import Place, place
+from glomtile.config.literals import NotALiteralError, control_character, read_literal, read_path
+from glomtile.config.names import ALIASES, Place, place
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import Section, expectation, is_path, is_scalar
 from glomtile.config.toml import parse_toml, template, to_toml
@@ -24,6 +24,15 @@ __all__ = ["Config", "Finding", "check_config", "load_config", "make_config", "t
 
 _INI_SUFFIXES = frozenset({".config", ".ini", ".cfg", ".conf"})
 _LARGEST_BYTES = 100_000
+_PATHS = frozenset(
+    key
+    for name, settings in SECTIONS.items()
+    for key, field in settings.model_fields.items()
+    if is_path(field.annotation)
+)
+_PATHS |= {written for (_, written), ((_, key), _) in ALIASES.items() if key in _PATHS}
+"""Keys of files and folders, by all their names."""
+
 COMMAND_LINE = "--set"
 """The file that a finding names where the value came from the command line."""
 
@@ -142,7 +151,7 @@ def _parse(text: str, path: Path) -> Parsed:
     suffix = path.suffix.lower()
     if suffix == ".toml" or (suffix not in _INI_SUFFIXES and _is_toml(text)):
         return parse_toml(text, str(path))
-    return parse(text, str(path))
+    return parse(text, str(path), _PATHS)
 
 
 def _is_toml(text: str) -> bool:
@@ -182,7 +191,7 @@ def _overrides(overrides: Sequence[str]) -> tuple[dict[Place, Entry], list[Findi
 def _override_value(target: Place, text: str) -> tuple[object, str | None]:
     path = is_path(SECTIONS[target[0]].model_fields[target[1]].annotation)
     try:
-        value = read_literal(text).value
+        value = (read_path if path else read_literal)(text).value
     except NotALiteralError as problem:
         if not path or not text:
             return None, str(problem)
@@ -232,16 +241,35 @@ def _section(
                     "warning", files[key], entry.line, name, key, "the trailing comma is left out", entry.text
                 )
             )
-    try:
-        return settings.model_validate(values), findings
-    except ValidationError as problem:
-        for key in dict.fromkeys(str(error["loc"][0]) for error in problem.errors(include_url=False)):
+        if files[key] and (odd := control_character(entry.value, entry.text)):
+            findings.append(Finding("warning", files[key], entry.line, name, key, odd, entry.text))
+    section, problem = _validated(settings, values)
+    while problem is not None:
+        for key in _wrong_keys(settings, values, problem):
             entry = entries[key]
             wanted = expectation(settings.model_fields[key], toml=files[key].lower().endswith(".toml"))
             message = f"expected {wanted}, got {describe(values[key])}"
             findings.append(Finding("error", files[key], entry.line, name, key, message, entry.text))
             del values[key]
-        return settings.model_validate(values), findings
+        section, problem = _validated(settings, values)
+    return section, findings
+
+
+def _validated(
+    settings: type[Section], values: Mapping[str, Any]
+) -> tuple[Section, None] | tuple[Section, ValidationError]:
+    """The section that the values make, or one of defaults and why they make none."""
+    try:
+        return settings.model_validate(values), None
+    except ValidationError as problem:
+        return settings(), problem
+
+
+def _wrong_keys(settings: type[Section], values: Mapping[str, Any], problem: ValidationError) -> list[str]:
+    """The keys whose values were refused; where the whole section was, those refused each by itself."""
+    named = [str(error["loc"][0]) for error in problem.errors(include_url=False) if error["loc"]]
+    alone = named or [key for key, value in values.items() if _validated(settings, {key: value})[1]]
+    return list(dict.fromkeys(alone)) or list(values)
 
 
 def _trailing_comma(settings: type[Section], key: str, entry: Entry) -> bool:

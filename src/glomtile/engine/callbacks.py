@@ -5,6 +5,7 @@ Every rule is a function of the history, so a resumed run needs no counters: it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,20 @@ from glomtile.files import workspace
 from glomtile.files.figures import plot_curves, require_charts
 
 History = list[dict[str, float]]
-"""One dictionary of figures an epoch, ``loss``, ``val_loss``, … , oldest first."""
+"""One dictionary of figures an epoch, ``loss``, ``val_loss``, … , oldest first; what is no number is NaN."""
 
 REDUCER_MIN_DELTA = 1e-4
 """A loss must fall by this much to count as better for the reducer, as in Keras' ReduceLROnPlateau."""
+
+
+def to_json(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """An epoch's figures as JSON has them, which has null for what is no number."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def from_json(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """An epoch's figures from what `to_json` wrote."""
+    return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
 def lower_is_better(monitor: str) -> bool:
@@ -118,7 +129,8 @@ class CurveFiles:
             table = self.eval_dir / f"{name}.csv"
             workspace.write_text(table, text)
             plot_curves(table, self.eval_dir / f"{name}.png", name)
-        by_name = {key: [epoch[key] for epoch in end.history] for key in end.history[0]}
+        told = [to_json(epoch) for epoch in end.history]
+        by_name = {key: [epoch[key] for epoch in told] for key in told[0]}
         workspace.write_json(self.history_json, by_name)
 
 

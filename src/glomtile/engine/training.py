@@ -7,7 +7,6 @@ states, running metrics, and the history from which rate and patience follow. Sa
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +22,21 @@ import numpy as np
 from glomtile.config.card import ModelCard
 from glomtile.core.durations import duration
 from glomtile.engine import modelfolder
-from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, values
+from glomtile.engine.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, to_json, values
 from glomtile.engine.dataset import Source, batches
 from glomtile.engine.devices import ONE_DEVICE, Devices
-from glomtile.errors import ConfigError, ModelError
+from glomtile.engine.runstate import (
+    NOTES,
+    STATE,
+    TRAINING_DATA,
+    assign,
+    files_told,
+    read_notes,
+    require_same,
+)
+from glomtile.errors import ModelError
 from glomtile.files import workspace
 from glomtile.types import SILENT, Progress
-
-STATE, NOTES = "training.npz", "training.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Protocol:
     break_file : Path or None
         A file whose appearance stops the training after the epoch.
     settings : dict
-        Whatever decides the numbers; a resumed run must agree with it.
+        Whatever decides the numbers, the data too; a resumed run must agree with it.
     defaults : dict
         What a run had in place of a setting that did not exist yet.
     """
@@ -153,17 +159,24 @@ class Training:
         Raises
         ------
         ModelError
-            When there is no state, it is damaged, or it belongs to other settings.
+            When there is no state, or it is damaged.
+        ConfigError
+            When it belongs to other settings or other data.
         """
         last = modelfolder.recover(self._folder / "last")
-        notes = _read_notes(last)
-        known = self._protocol.defaults | notes["settings"]
-        _require_same(known, self._protocol.settings, last)
+        notes = read_notes(last)
+        then, now = notes["settings"], self._protocol.settings
+        require_same(self._protocol.defaults | then, now, last)
+        if TRAINING_DATA not in then and TRAINING_DATA in now:  # begun before its notes told of the data
+            learnt = modelfolder.read_card(last).data
+            if learnt.digest:
+                told = files_told(learnt.images, learnt.digest)
+                require_same({TRAINING_DATA: told}, {TRAINING_DATA: now[TRAINING_DATA]}, last)
         self._model.optimizer.build(self._model.trainable_variables)
         self._sums.build(self._network.input_shape[-1], self._card.stride_px)
         try:
             with np.load(last / STATE, allow_pickle=False) as state:
-                arrays = _assign([*self._variables(), *self._model.metrics_variables], state, last / STATE)
+                arrays = assign([*self._variables(), *self._model.metrics_variables], state, last / STATE)
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
             # NumPy's words for what is no archive advise to read it as a pickle.
             got = "something else" if isinstance(problem, ValueError) else problem
@@ -246,6 +259,8 @@ class Training:
             if validation is not None:
                 judged = self._validate(validation, progress)
                 figures |= {f"val_{name}": value for name, value in judged.items()}
+            # An infinite one is no better than NaN, and comes back as NaN when the run is resumed.
+            figures = {name: value if np.isfinite(value) else np.nan for name, value in figures.items()}
             self._history.append(figures | {"learning_rate": rate})
             self._clear_the_way()
             is_best = stale_epochs(values(self._history, protocol.monitor)) == 0
@@ -255,6 +270,8 @@ class Training:
             for listener in listeners:
                 listener(end)
         self._save_last(0)
+        if np.isnan(self._history[-1][protocol.monitor]):
+            progress.warn(f"epoch {number + 1}: {protocol.monitor} is not a number and counts as no better")
         line = _line(number + 1, protocol.epochs, self._history[-1])
         epoch_s, left = perf_counter() - began, protocol.epochs - number - 1
         ending = f", {duration(left * epoch_s)} left" if left and whole else ""
@@ -301,7 +318,8 @@ class Training:
 
     def _save_last(self, step: int) -> None:
         self._clear_the_way()
-        notes = {"settings": self._protocol.settings, "history": self._history, "step": step}
+        notes: dict[str, Any] = {"settings": self._protocol.settings, "step": step}
+        notes["history"] = [to_json(figures) for figures in self._history]
         arrays = [_array(v) for v in self._variables()] + self._sums.totals
 
         def add_state(folder: Path) -> None:
@@ -399,48 +417,3 @@ def _require_finite(figures: dict[str, float], epoch: int) -> None:
 def _line(epoch: int, epochs: int, figures: dict[str, float]) -> str:
     shown = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
     return f"epoch {epoch}/{epochs}  {shown}"
-
-
-def _read_notes(last: Path) -> dict[str, Any]:
-    try:
-        notes = json.loads((last / NOTES).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            last, "expected the state of a run to resume, found none", "train without --resume"
-        ) from None
-    except (OSError, ValueError) as problem:
-        raise ModelError(last / NOTES, f"expected a readable run state, got {problem}") from problem
-    kinds = {"settings": dict, "history": list, "step": int}
-    for key, kind in kinds.items():
-        value = notes.get(key) if isinstance(notes, dict) else notes
-        if not isinstance(value, kind):
-            raise ModelError(
-                last / NOTES, f"expected {key} of a run as {kind.__name__}, got {type(value).__name__}"
-            )
-    if not all(isinstance(figures, dict) for figures in notes["history"]):
-        raise ModelError(last / NOTES, "expected history of a run as a list of dict, got other things in it")
-    return dict(notes)
-
-
-def _require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> None:
-    differing = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
-    if differing:
-        told = "; ".join(f"{k}: {then.get(k)!r} then, {now.get(k)!r} now" for k in differing[:5])
-        told += f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise ConfigError(
-            where,
-            f"expected the settings that the run began with, got other ones: {told}",
-            "train without --resume to begin anew; the old run is moved aside",
-        )
-
-
-def _assign(variables: list[Any], state: Any, where: Path) -> list[np.ndarray]:
-    """Give each variable its saved value, in order; returns the values."""
-    if len(variables) != len(state.files):
-        raise ModelError(where, f"expected {len(variables)} arrays, found {len(state.files)}")
-    values = [state[f"arr_{i}"] for i in range(len(variables))]
-    for variable, value in zip(variables, values, strict=True):
-        if value.shape != tuple(variable.shape):
-            raise ModelError(where, f"expected {variable.path} of shape {variable.shape}, got {value.shape}")
-        variable.assign(value)
-    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,8 @@ from glomtile.types import UInt8
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npz")
 Datatype = Literal["categorized", "indexed"]
 
-_NPZ_TROUBLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+# Of an encrypted archive, zipfile tells by a RuntimeError.
+_NPZ_TROUBLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def mask_size(path: Path) -> tuple[int, int]:
@@ -76,7 +78,8 @@ def read_mask(
     Returns
     -------
     (H, W) uint8 ndarray
-        Class numbers below K. Fully transparent pixels are class 0.
+        Class numbers below K. Fully transparent pixels are class 0. Where "indexed" asks for the numbers of a
+        palette or of grey values, one of them that is shown transparent is that number all the same.
 
     Raises
     ------
@@ -93,10 +96,11 @@ def read_mask(
         return values
     with opened(path) as picture:
         require_plain(picture, path, max_px)
-        has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+        alpha_band = "A" in picture.getbands()
+        has_alpha = alpha_band or "transparency" in picture.info
         plain_indices = picture.mode == "P" and not has_alpha
     if datatype == "indexed":
-        return _read_indices(path, palette)
+        return _read_indices(path, palette, alpha_band)
     if plain_indices:
         return _read_painted_indices(path, palette, tolerance)
     return (
@@ -115,10 +119,13 @@ def _decoded(path: Path, mode: str | None) -> UInt8:
             raise damaged(path, "image", error) from error
 
 
-def _read_indices(path: Path, palette: Palette) -> UInt8:
+def _read_indices(path: Path, palette: Palette, alpha_band: bool) -> UInt8:
     values = _decoded(path, None)
     if values.ndim == 3:
-        if (values[..., :1] != values[..., :3]).any() or values.shape[2] == 2:
+        if alpha_band:
+            clear = _is_clear(values[..., -1], path)
+            values = np.where(clear[..., None], np.uint8(0), values[..., :-1])
+        if (values[..., :1] != values).any():
             raise InputError(
                 path,
                 "expected one class number a pixel, got colours",
@@ -153,7 +160,13 @@ def _read_painted_indices(path: Path, palette: Palette, tolerance: int) -> UInt8
 
 def _read_colours(path: Path, palette: Palette, tolerance: int) -> UInt8:
     rgba = _decoded(path, "RGBA")
-    alpha = rgba[..., 3]
+    clear = _is_clear(rgba[..., 3], path)
+    rgb: UInt8 = np.where(clear[..., None], np.array(palette.classes[0].rgb, np.uint8), rgba[..., :3])
+    return palette.decode(rgb, tolerance, where=path)
+
+
+def _is_clear(alpha: UInt8, path: Path) -> NDArray[np.bool_]:
+    """Which pixels are transparent; some that are so in part are refused."""
     half = (alpha > 0) & (alpha < 255)
     if half.any():
         raise InputError(
@@ -161,9 +174,7 @@ def _read_colours(path: Path, palette: Palette, tolerance: int) -> UInt8:
             f"expected pixels that are opaque or transparent, got {100 * half.mean():.3g} % in between",
             hint="save the mask without smoothing or transparency",
         )
-    clear = alpha == 0
-    rgb: UInt8 = np.where(clear[..., None], np.array(palette.classes[0].rgb, np.uint8), rgba[..., :3])
-    return palette.decode(rgb, tolerance, where=path)
+    return np.asarray(alpha == 0)
 
 
 def _npz_header(path: Path) -> tuple[str, tuple[int, ...], np.dtype[np.generic]]:
@@ -204,7 +215,7 @@ def _read_npz(path: Path, max_px: int) -> UInt8:
     try:
         with np.load(path, allow_pickle=False) as archive:
             values = archive[name.removesuffix(".npy")]
-    except (*_NPZ_TROUBLE, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except _NPZ_TROUBLE as error:
         raise InputError(path, f"expected a whole .npz, got: {error}") from error
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 255:

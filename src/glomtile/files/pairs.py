@@ -76,7 +76,8 @@ def whole_pairs(images_dir: Path, masks_dir: Path) -> list[Pair] | None:
     Raises
     ------
     InputError
-        ``prepare.json`` is damaged, or sources it names are gone.
+        ``prepare.json`` is damaged, sources it names are gone, or an image and its mask are no longer of one
+        size.
     """
     images_dir, masks_dir = Path(images_dir), Path(masks_dir)
     split, dataset = images_dir.absolute().parent.name, images_dir.absolute().parent.parent
@@ -99,6 +100,7 @@ def whole_pairs(images_dir: Path, masks_dir: Path) -> list[Pair] | None:
             f"expected the whole images and masks it names, got nothing at {_listed(gone)}",
             hint='put them back, run prepare again, or train on the tiles: [dataset] sampling = "tiles"',
         )
+    _require_same_size(pairs)
     return sorted(pairs, key=lambda found: natural_key(found.stem)) or None
 
 

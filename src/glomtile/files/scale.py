@@ -119,9 +119,48 @@ def _dots_mpp(picture: Image.Image) -> tuple[float, float] | None:
 def _tiff_mpp(picture: TiffImageFile) -> tuple[float, float] | None:
     """From OME's or ImageJ's or Aperio's words in the description, else from the resolution tags."""
     tags = picture.tag_v2
-    words = str(tags.get(_DESCRIPTION, ""))
+    words = words_of_page(str(tags.get(_DESCRIPTION, "")), picture.tell(), (picture.height, picture.width))
     dots = tags.get(_X_RESOLUTION), tags.get(_Y_RESOLUTION)
     return tiff_words_mpp(words, dots, int(tags.get(_RESOLUTION_UNIT, 2)))
+
+
+def words_of_page(words: str, page: int, size_px: tuple[int, int]) -> str:
+    """What a TIFF's description says of one of its pages.
+
+    Parameters
+    ----------
+    words : str
+        The image description; OME-XML tells of all pictures of a file, each with a scale of its own.
+    page : int
+        Number of the page in the file, from 0.
+    size_px : (int, int)
+        Its ``(H, W)``.
+
+    Returns
+    -------
+    str
+        Of OME-XML that tells of several pictures, what it says of the one whose data begin at this page, else
+        of the only one of its size, or nothing. Any other words are returned as they are.
+    """
+    pictures = re.split(r"<(?:\w+:)?Pixels(?=\s)", words)[1:]
+    if len(pictures) < 2:
+        return words
+    found = [told for told in pictures if page in _first_pages(told)]
+    if not found:
+        found = [told for told in pictures if _told_size(told) == size_px]
+    return found[0] if len(found) == 1 else ""
+
+
+def _first_pages(told: str) -> list[int]:
+    """The pages at which the data of an OME picture begin; 0 where none is named."""
+    blocks = re.findall(r"<(?:\w+:)?TiffData\b([^>]*)>", told)
+    named = [re.search(r'\bIFD="(\d+)"', block) for block in blocks]
+    return [int(match[1]) if match else 0 for match in named]
+
+
+def _told_size(told: str) -> tuple[int, ...]:
+    sides = [re.search(rf'\bSize{axis}="(\d+)"', told) for axis in "YX"]
+    return tuple(int(match[1]) for match in sides if match)
 
 
 def tiff_words_mpp(
@@ -141,8 +180,9 @@ def tiff_words_mpp(
     physical = [_ome_um(words, axis) for axis in "XY"]
     if physical[0] and physical[1]:
         return physical[0], physical[1]
-    if aperio := re.search(r"\bMPP\s*=\s*([\d.]+)", words):
-        return _per_pixel(float(aperio[1]), 1.0, 1.0)
+    aperio = re.search(r"\bMPP\s*=\s*([\d.]+)", words)
+    if aperio and (mpp := number(aperio[1])):
+        return mpp, mpp
     if words.startswith("ImageJ="):
         named = re.search(r"^unit=(\S+)", words, re.MULTILINE)
         unit_um = _UM_PER_UNIT.get(named[1].lower()) if named else None
@@ -169,3 +209,24 @@ def _per_pixel(unit_um: float, x_count: object, y_count: object) -> tuple[float,
         return (unit_um / x, unit_um / y) if x > 0 and y > 0 else None
     except (TypeError, ValueError, ZeroDivisionError):
         return None
+
+
+def both_numbers(x: object, y: object) -> tuple[float, float] | None:
+    """Two values as numbers, or `None` where one is none."""
+    first, second = number(x), number(y)
+    return (first, second) if first is not None and second is not None else None
+
+
+def number(value: object) -> float | None:
+    """A value as a number, or `None` where it is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def ratio(value: object) -> float | None:
+    """A TIFF's rational, which tifffile gives as two numbers."""
+    if isinstance(value, tuple) and len(value) == 2:
+        return value[0] / value[1] if value[1] else None
+    return number(value)

@@ -13,7 +13,7 @@ import numpy as np
 
 from glomtile.errors import InputError
 from glomtile.files.images import damaged, image_mpp, read_image, readable_size
-from glomtile.files.scale import square_mpp, tiff_words_mpp
+from glomtile.files.scale import both_numbers, number, ratio, square_mpp, tiff_words_mpp, words_of_page
 from glomtile.types import SILENT, Box, Progress, UInt8
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ class OpenSlidePixels:
         x, y = (
             properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
         )
-        self.mpp = square_mpp(_both(x, y), path, progress)
+        self.mpp = square_mpp(both_numbers(x, y), path, progress)
         self.mpp_source = "openslide.mpp-x" if self.mpp is not None else None
         if self.mpp is None:
-            dots = (_number(properties.get("tiff.XResolution")), _number(properties.get("tiff.YResolution")))
+            dots = (number(properties.get("tiff.XResolution")), number(properties.get("tiff.YResolution")))
             unit = {"inch": 2, "centimeter": 3}.get(str(properties.get("tiff.ResolutionUnit")), 0)
             words = str(properties.get("tiff.ImageDescription", ""))
             self.mpp = square_mpp(tiff_words_mpp(words, dots, unit), path, progress)
@@ -151,11 +151,13 @@ class TiffPixels:
         try:
             series = largest_series(self._file)
             is_ome = bool(self._file.is_ome)
-            words = (self._file.ome_metadata if is_ome else series.keyframe.description) or ""
-            tags = series.keyframe.tags
+            page = series.keyframe
+            words = (self._file.ome_metadata if is_ome else page.description) or ""
+            words = words_of_page(words, page.index, (int(page.imagelength), int(page.imagewidth)))
+            tags = page.tags
             self._require_one_picture(series)
             self._pages = [_Page(level.keyframe, path) for level in series.levels]
-            dots = tuple(_ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
+            dots = tuple(ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
             unit = int(tags.valueof("ResolutionUnit", 2))
         except InputError:
             raise
@@ -429,22 +431,3 @@ def _factor(full_px: int, level_px: int) -> float:
 def _fits(full_px: int, level_px: int, factor: float) -> bool:
     """Whether so many pixels become so many by a whole factor, rounded down or up."""
     return factor >= 1 and factor.is_integer() and level_px in (full_px // factor, -(-full_px // factor))
-
-
-def _both(x: object, y: object) -> tuple[float, float] | None:
-    first, second = _number(x), _number(y)
-    return (first, second) if first is not None and second is not None else None
-
-
-def _number(value: object) -> float | None:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-
-
-def _ratio(value: object) -> float | None:
-    """A TIFF's rational, which tifffile gives as two numbers."""
-    if isinstance(value, tuple) and len(value) == 2:
-        return value[0] / value[1] if value[1] else None
-    return _number(value)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
 from glomtile.core.arguments import typed_argument
-from glomtile.errors import ConfigError
+from glomtile.errors import ConfigError, ModelError
 from glomtile.files import workspace
 from glomtile.types import SILENT, Progress
 
@@ -96,10 +96,13 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     ArgumentError
         When `config` is none.
     ConfigError
-        When the settings contradict each other, ask for more devices than there are or, resuming, are not
-        those the run began with.
+        When the settings contradict each other, ask for more devices than there are or, resuming, they or the
+        images and masks are not those the run began with.
     InputError
         When images and masks do not fit together, or a class has no pixel in any training mask.
+    ModelError
+        When the training loss is no number, or the monitored figure of no epoch is: what came before is kept,
+        ``last/`` too. Resuming, when there is no state of a run, or a damaged one.
     StorageError
         When there is no space for the models.
     """
@@ -135,8 +138,9 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
     network, model = _compiled(config, steps, devices)
     folder = config.resolve(config.train.model_dir)
     _require_room(folder, network, model)
-    card = _card(config, pairs, len(split_pairs(config, "valid")) if validates(config) else 0, devices.count)
-    protocol = _protocol(config, len(training), devices.count)
+    judging = split_pairs(config, "valid") if validates(config) else []
+    card = _card(config, pairs, len(judging), devices.count)
+    protocol = _protocol(config, len(training), devices.count, _data(pairs, judging))
     run = Training(network, model, card, folder, protocol, devices)
     done = run.resume() if resume else 0
     if config.model.show_summary:
@@ -161,6 +165,12 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
     # Under the old names: what those sources have decoded is let go where processes decode for themselves.
     with prepared(config, [training, *judged]) as (training, *judged):
         outcome = run.run(training, judged[0] if judged else None, listeners, make_way, progress)
+    if validates(config) and outcome.history and not outcome.best_epoch:
+        raise ModelError(
+            folder / "best",
+            f"expected a {protocol.monitor} that is a number, got none in {len(outcome.history)} epochs",
+            f"{folder / 'last'} holds the last epoch; lower [model] learning_rate or clip the gradients",
+        )
     eval_dir = config.resolve(config.train.eval_dir)
     best = folder / ("best" if validates(config) else "last")
     return TrainResult(
@@ -290,7 +300,15 @@ def _metric_names(config: Config) -> list[str]:
     return [name for name in names if name != "loss"]
 
 
-def _protocol(config: Config, samples: int, devices: int) -> Protocol:
+def _data(training: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str]:
+    """What a resumed run must share with the one it goes on from beside settings; folders may move."""
+    from glomtile.engine.runstate import TRAINING_DATA, VALIDATION_DATA, files_told
+
+    told = {TRAINING_DATA: training, VALIDATION_DATA: validation}
+    return {name: files_told(len(pairs), _names_digest(pairs)) for name, pairs in told.items()}
+
+
+def _protocol(config: Config, samples: int, devices: int, data: dict[str, str]) -> Protocol:
     from glomtile.engine.training import Protocol
 
     train = config.train
@@ -306,8 +324,8 @@ def _protocol(config: Config, samples: int, devices: int) -> Protocol:
         checkpoint_steps=train.checkpoint_steps,
         workers=config.dataset.workers,
         break_file=stop,
-        settings=_deciding(config, samples, devices),
-        defaults=_deciding(Config(), samples, 1),
+        settings=_deciding(config, samples, devices) | data,
+        defaults=_deciding(Config(), samples, 1) | data,
     )
 
 
