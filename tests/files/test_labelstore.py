@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 
 from glomtile.errors import StorageError
 from glomtile.files import labelstore
-from glomtile.files.labelstore import LabelStore, panels_of
+from glomtile.files.labelstore import LabelStore, panels_of, remove_work
 from glomtile.files.planes import CHUNK_PX, CachedPlane, crop
 from glomtile.types import Box
 
@@ -92,6 +96,53 @@ def test_a_stop_before_the_planes_were_there_means_a_new_beginning(
     again = store(tmp_path / "work")
     write(again, SIZE[0])
     assert (again.labels[:] == planes()[0]).all()
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+def stopping(remove: Callable[..., None], left: list[int]) -> Callable[..., None]:
+    """A removal that stops when as many as are left have been done."""
+
+    def call(*where: object, **how: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        remove(*where, **how)
+
+    return call
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 12, -3, -2, -1])
+@pytest.mark.parametrize("why", ["done", "another model"])
+def test_a_kill_while_the_work_is_removed_blocks_nothing_and_is_not_taken_up(
+    tmp_path: Path, why: str, step: int
+) -> None:
+    """The state went before the rest, which was nobody's then; going last, it would tell of rows gone."""
+
+    def remove(folder: Path, most: int) -> int:
+        """Remove so many files and folders at most; how many were not needed."""
+        left = [most]
+        with suppress(Killed), pytest.MonkeyPatch.context() as patch:
+            for name in ("unlink", "rmdir"):
+                patch.setattr(os, name, stopping(getattr(os, name), left))
+            remove_work(folder) if why == "done" else store(folder, "b")
+        return left[0]
+
+    folder = tmp_path / "work"
+    write(store(folder), SIZE[0])
+    if step < 0:
+        shutil.copytree(folder, tmp_path / "twin")
+        step += 1000 - remove(tmp_path / "twin", 1000)
+    assert remove(folder, step) == -1, "it was stopped"
+    again = store(folder)
+    assert again.rows_whole == 0
+    write(again, SIZE[0])
+    assert (again.labels[:] == planes()[0]).all()
+    remove_work(folder)
+    assert not folder.exists()
+    remove_work(folder)
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:

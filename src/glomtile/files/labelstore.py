@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from glomtile.errors import StorageError
+from glomtile.errors import PlaceError, StorageError
 from glomtile.files import workspace
 from glomtile.files.planes import CHUNK_PX, SparsePlane
 from glomtile.types import UInt8
@@ -119,11 +118,6 @@ class LabelStore:
                 _plane(self._group, f"{name}{number}", size, overwrite=True)
             return [self._opened(self._group, f"{name}{number}") for number in range(len(sizes_px))]
 
-    def remove(self) -> None:
-        """Remove the folder; nothing in it is wanted any more."""
-        with workspace.storage_errors(self._folder):
-            shutil.rmtree(self._folder)
-
     def _opened(self, group: Any, name: str) -> SparsePlane:
         return SparsePlane(group[name], self._folder / _ARRAYS / name)
 
@@ -149,13 +143,13 @@ class LabelStore:
         return rows if 0 <= rows <= self._size_px[0] else 0
 
     def _begin(self) -> None:
-        if self._folder.exists():
-            if not (self._folder / _STATE).exists() and any(self._folder.iterdir()):
-                raise StorageError(
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if any(self._folder.iterdir()):
+            if not (self._folder / _STATE).exists() and not workspace.is_unfinished(self._folder):
+                raise PlaceError(
                     self._folder, "expected a folder of unfinished work, got one of something else"
                 )
-            shutil.rmtree(self._folder)
-        self._folder.mkdir(parents=True)
+            workspace.empty_folder(self._folder, _STATE)
         # First of all, so that a stop in the next lines leaves a folder that says whose it is; without
         # panels, as planes may be missing.
         self._tell(None)
@@ -203,6 +197,21 @@ class PanelWriter:
         filled, self._filled = self._filled, 0
         self._store.write_band(self._panel, self._top, self._labels[:filled], self._confidence[:filled])
         self._top += filled
+
+
+def remove_work(folder: Path) -> None:
+    """Remove the folder of a `LabelStore`, if there is one: nothing in it is wanted any more.
+
+    A stop on the way leaves what the next store there clears away, and nothing that it would take up.
+
+    Raises
+    ------
+    StorageError
+        Something in it cannot be removed.
+    """
+    if folder.exists():
+        with workspace.storage_errors(folder):
+            workspace.remove_folder(folder, _STATE)
 
 
 def panels_of(width_px: int, panel_px: int) -> list[tuple[int, int]]:

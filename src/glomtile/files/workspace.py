@@ -127,7 +127,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
     Raises
     ------
     StorageError
-        Something cannot be written, or ``<final>.partial`` is not ours to reuse.
+        Something cannot be written, or ``<final>.partial`` or ``<final>.previous`` holds what is not ours.
 
     Notes
     -----
@@ -136,9 +136,11 @@ def replace_folder(final: Path) -> Iterator[Path]:
     """
     final = Path(final)
     settle_folder(final)
-    partial, _ = _beside(final)
+    partial, previous = _beside(final)
     with storage_errors(final):
-        _clear_partial(partial)
+        if final.exists():
+            _make_room(previous, _REPLACED)  # a refusal comes before the work, not after it
+        _make_room(partial, _UNFINISHED)
         partial.mkdir(parents=True)
         (partial / _UNFINISHED).touch()
     try:
@@ -149,7 +151,8 @@ def replace_folder(final: Path) -> Iterator[Path]:
             (partial / _UNFINISHED).replace(partial / _WHOLE)
             _sync_folder(partial)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(partial, _WHOLE)
         raise
     settle_folder(final)
 
@@ -174,6 +177,7 @@ def settle_folder(final: Path) -> Path:
     with storage_errors(final):
         if (partial / _WHOLE).exists():
             if final.exists():
+                _make_room(previous, _REPLACED)
                 (final / _REPLACED).touch()
                 final.rename(previous)
             partial.rename(final)
@@ -182,10 +186,73 @@ def settle_folder(final: Path) -> Path:
             previous.rename(final)
         if final.exists():
             for marker in (_WHOLE, _REPLACED):
-                (final / marker).unlink(missing_ok=True)
-            if (previous / _REPLACED).exists():
-                shutil.rmtree(previous, ignore_errors=True)
+                if (final / marker).exists():
+                    (final / marker).unlink()
+            if _is_ours(previous, _REPLACED):
+                with suppress(OSError):
+                    remove_folder(previous, _REPLACED)
     return final
+
+
+def remove_folder(folder: Path, marker: str) -> None:
+    """Remove a folder of ours; `empty_folder` says what a kill on the way leaves.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a link, the folder it leads to is emptied and the link is removed.
+    marker : str
+        See `empty_folder`.
+
+    Raises
+    ------
+    OSError
+        Something in it cannot be removed.
+    """
+    empty_folder(folder, marker)
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        folder.rmdir()
+
+
+def empty_folder(folder: Path, marker: str) -> None:
+    """Remove all that lies in a folder of ours.
+
+    A kill on the way leaves an empty folder or one that `is_unfinished`: neither taken for whole nor for
+    somebody else's.
+
+    Parameters
+    ----------
+    folder : Path
+    marker : str
+        Name of the file in it that says that the folder is ours. It is renamed first, to one that says
+        no more than that, and this goes last.
+
+    Raises
+    ------
+    OSError
+        Something in it cannot be removed.
+    """
+    last = folder / _UNFINISHED
+    with suppress(FileNotFoundError):
+        (folder / marker).replace(last)
+    for path in list(folder.iterdir()):
+        if path.name == _UNFINISHED:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    left = [path.name for path in folder.iterdir() if path.name != _UNFINISHED]
+    if left:  # a network drive keeps a file that is open under another name
+        raise OSError(errno.ENOTEMPTY, f"{left[0]} cannot be removed", str(folder))
+    last.unlink(missing_ok=True)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is ours and stands for nothing: half built, or half removed."""
+    return (folder / _UNFINISHED).exists()
 
 
 def link(path: Path, target: Path) -> None:
@@ -300,13 +367,22 @@ def _beside(final: Path) -> tuple[Path, Path]:
     return final.with_name(final.name + ".partial"), final.with_name(final.name + ".previous")
 
 
-def _clear_partial(partial: Path) -> None:
+def _is_ours(folder: Path, marker: str) -> bool:
+    return (folder / marker).exists() or is_unfinished(folder)
+
+
+def _make_room(folder: Path, marker: str) -> None:
     """Remove what a killed run of ours left; anything else is refused."""
-    if not partial.exists():
+    if not folder.exists():
         return
-    if any(partial.iterdir()) and not (partial / _UNFINISHED).exists():
-        raise StorageError(partial, "expected nothing or an unfinished folder of ours, got other files")
-    shutil.rmtree(partial)
+    with storage_errors(folder):
+        if any(folder.iterdir()) and not _is_ours(folder, marker):
+            raise PlaceError(
+                folder,
+                "expected nothing or a folder that glomtile left, got other files",
+                "rename or remove it",
+            )
+        remove_folder(folder, marker)
 
 
 def _sync(path: Path) -> None:
