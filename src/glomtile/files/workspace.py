@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from glomtile.errors import PlaceError, StorageError
+from glomtile.files.leftovers import clear_abandoned, temporary_name
 
 _UNFINISHED, _WHOLE, _REPLACED = ".glomtile-unfinished", ".glomtile-whole", ".glomtile-replaced"
 _DISK_TROUBLE = {
@@ -58,12 +58,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     StorageError
         The file cannot be written: full disk, no permission, not a folder. `path` is then as
         it was before.
+
+    Notes
+    -----
+    A killed process leaves its sibling, which may be large; the next that writes into the folder removes it,
+    see `leftovers.clear_abandoned`.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}{path.suffix}")
+    partial = path.with_name(temporary_name(path))
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(path.parent)
         with storage_errors(path, inside=partial):
             yield partial
         with storage_errors(path):
