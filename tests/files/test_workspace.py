@@ -21,6 +21,7 @@ from glomtile.files.workspace import (
     require_space,
     settle_folder,
     sha256,
+    whole_folder,
     write_bytes,
     write_json,
     write_text,
@@ -151,6 +152,10 @@ def test_a_swap_killed_between_its_renames_is_finished(tmp_path, monkeypatch, re
     except Killed:
         pass
     monkeypatch.undo()
+    before = sorted(tmp_path.rglob("*"))
+    text = (whole_folder(final) / "a").read_text()
+    assert text == ("old" if had_old and renames_done == 0 else "new")
+    assert sorted(tmp_path.rglob("*")) == before, "who reads changes nothing"
     assert settle_folder(final) == final
     assert (final / "a").read_text() == "new", "the new folder was whole before the first rename"
     assert names(tmp_path) == ["best"]
@@ -277,6 +282,30 @@ def test_a_link_to_a_folder_is_replaced_by_the_folder_time_and_again(tmp_path):
     for text in ("one", "two", "three"):
         save(tmp_path / "best", text)
     assert names(tmp_path) == ["best", "far"]
+
+
+def test_a_kill_before_the_new_folder_was_whole_leaves_the_old_one_to_readers(tmp_path):
+    final = tmp_path / "best"
+    save(final, "one")
+    (final / ".glomtile-replaced").touch()
+    final.rename(tmp_path / "best.previous")
+    assert whole_folder(final) == tmp_path / "best.previous"
+    (tmp_path / "best.previous" / ".glomtile-replaced").rename(
+        tmp_path / "best.previous" / ".glomtile-unfinished"
+    )
+    assert whole_folder(final) == final, "half removed, it is none"
+
+
+def test_settling_touches_nothing_where_nothing_is_to_be_settled(tmp_path, monkeypatch):
+    """On a read-only drive, taking away a marker that was not there was refused."""
+    save(tmp_path / "best", "one")
+
+    def refused(*where, **how):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "rename", "replace", "mkdir", "rmdir", "open"):
+        monkeypatch.setattr(os, name, refused)
+    assert settle_folder(tmp_path / "best") == tmp_path / "best"
 
 
 def test_settling_does_nothing_where_nothing_happened(tmp_path):

@@ -155,7 +155,7 @@ class Training:
         ModelError
             When there is no state, it is damaged, or it belongs to other settings.
         """
-        last = modelfolder.recover(self._folder / "last")
+        last = workspace.settle_folder(self._folder / "last")
         notes = _read_notes(last)
         known = self._protocol.defaults | notes["settings"]
         _require_same(known, self._protocol.settings, last)

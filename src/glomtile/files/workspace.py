@@ -164,9 +164,10 @@ def replace_folder(final: Path) -> Iterator[Path]:
 
 
 def settle_folder(final: Path) -> Path:
-    """Finish a swap that `replace_folder` was killed in; does nothing otherwise.
+    """Finish a swap that `replace_folder` was killed in; touches nothing otherwise.
 
-    Readers of a folder that `replace_folder` writes call this first.
+    Only for who writes the folder, alone: amid a swap of a living process it takes away what that is about to
+    rename. Readers ask `whole_folder`.
 
     Returns
     -------
@@ -197,6 +198,24 @@ def settle_folder(final: Path) -> Path:
             if _is_ours(previous, _REPLACED):
                 with suppress(OSError):
                     remove_folder(previous, _REPLACED)
+    return final
+
+
+def whole_folder(final: Path) -> Path:
+    """Where the folder that `replace_folder` writes lies now; changes nothing.
+
+    Returns
+    -------
+    Path
+        `final` where it exists; between the two renames of a swap, be its writer killed or at it, the whole
+        folder beside it. `final` also where there is none.
+    """
+    final = Path(final)
+    partial, previous = _beside(final)
+    if not final.exists():
+        for place, marker in ((partial, _WHOLE), (previous, _REPLACED)):
+            if (place / marker).exists():
+                return place
     return final
 
 

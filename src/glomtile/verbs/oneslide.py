@@ -230,8 +230,8 @@ def runtime_of(request: Request) -> str:
     ModelError, UsageError, MissingExtraError
         See `Segmenter.load`.
     """
-    from glomtile.engine.modelfolder import model_folder, read_card
+    from glomtile.engine.modelfolder import model_folder, read_card, read_whole
     from glomtile.engine.runtime import chosen_runtime
 
     folder = model_folder(request.model)
-    return chosen_runtime(read_card(folder), request.runtime, folder)
+    return chosen_runtime(read_whole(folder, read_card), request.runtime, folder)
