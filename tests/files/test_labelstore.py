@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomtile.errors import StorageError
+from glomtile.errors import PlaceError, StorageError
 from glomtile.files import labelstore
-from glomtile.files.labelstore import LabelStore, panels_of
+from glomtile.files.labelstore import LabelStore, panels_of, remove_work
+from glomtile.files.leftovers import temporary_name
 from glomtile.files.planes import CHUNK_PX, CachedPlane, crop
 from glomtile.types import Box
 
@@ -94,12 +99,111 @@ def test_a_stop_before_the_planes_were_there_means_a_new_beginning(
     assert (again.labels[:] == planes()[0]).all()
 
 
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+def stopping(remove: Callable[..., None], left: list[int]) -> Callable[..., None]:
+    """A removal that stops when as many as are left have been done."""
+
+    def call(*where: object, **how: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        remove(*where, **how)
+
+    return call
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 12, -3, -2, -1])
+@pytest.mark.parametrize("why", ["done", "another model"])
+def test_a_kill_while_the_work_is_removed_blocks_nothing_and_is_not_taken_up(
+    tmp_path: Path, why: str, step: int
+) -> None:
+    """The state went before the rest, which was nobody's then; going last, it would tell of rows gone."""
+
+    def remove(folder: Path, most: int) -> int:
+        """Remove so many files and folders at most; how many were not needed."""
+        left = [most]
+        with suppress(Killed), pytest.MonkeyPatch.context() as patch:
+            for name in ("unlink", "rmdir"):
+                patch.setattr(os, name, stopping(getattr(os, name), left))
+            remove_work(folder) if why == "done" else store(folder, "b")
+        return left[0]
+
+    folder = tmp_path / "work"
+    write(store(folder), SIZE[0])
+    if step < 0:
+        shutil.copytree(folder, tmp_path / "twin")
+        step += 1000 - remove(tmp_path / "twin", 1000)
+    assert remove(folder, step) == -1, "it was stopped"
+    again = store(folder)
+    assert again.rows_whole == 0
+    write(again, SIZE[0])
+    assert (again.labels[:] == planes()[0]).all()
+    remove_work(folder)
+    assert not folder.exists()
+    remove_work(folder)
+
+
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work/thesis.txt").write_text("mine")
     with pytest.raises(StorageError, match="something else"):
         store(tmp_path / "work")
     assert (tmp_path / "work/thesis.txt").read_text() == "mine"
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    found = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"state.json": '{"mine": 1}'}, "state.json of another program"),
+        ({"state.json": '{"identity": {"mine": 1}, "panels": []}'}, "state.json of another program"),
+        ({"state.json": "[" * 100_000}, "state.json of another program"),
+        ({"state.json": '{"mine": 1}', "thesis.txt": "mine"}, "thesis.txt"),
+        ({"state.json": '{"mine": 1}', "planes.zarr/flights.csv": "mine"}, "flights.csv"),
+        ({".glomtile-unfinished": "", "thesis.txt": "mine"}, "thesis.txt"),
+    ],
+)
+def test_a_folder_with_a_state_of_somebody_else_is_not_touched(
+    tmp_path: Path, files: dict[str, str], named: str
+) -> None:
+    """Any `state.json` made a folder ours, and all else in it was removed."""
+    folder = tmp_path / "work"
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    before = tree(folder)
+    for attempt in (lambda: store(folder), lambda: remove_work(folder)):
+        with pytest.raises(PlaceError, match=rf"work: expected .*something else: .*{named}"):
+            attempt()
+        assert tree(folder) == before
+
+
+def test_what_somebody_laid_beside_our_rows_stays_and_they_are_taken_up(tmp_path: Path) -> None:
+    write(store(tmp_path / "work"), SIZE[0])
+    (tmp_path / "work/thesis.txt").write_text("mine")
+    assert store(tmp_path / "work").complete
+    before = tree(tmp_path / "work")
+    with pytest.raises(PlaceError, match=r"thesis\.txt"):
+        store(tmp_path / "work", "b")
+    assert tree(tmp_path / "work") == before
+
+
+def test_what_killed_writers_left_in_the_folder_is_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    write(store(folder), SIZE[0])
+    for name in ("rows-1.txt", "state.json"):
+        (folder / temporary_name(Path(name))).touch()
+    for name in (".state.113a5284.json", "._state.json", f"planes.zarr/zarr.{'0af3' * 8}.partial"):
+        (folder / name).touch()
+    assert store(folder, "b").rows_whole == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["planes.zarr", "state.json"]
 
 
 def test_a_row_out_of_order_is_refused(tmp_path: Path) -> None:

@@ -1,22 +1,27 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from glomtile.errors import StorageError
+from glomtile.files import workspace
+from glomtile.files.room import require_space
 from glomtile.files.workspace import (
     atomic_write,
     move_aside,
     replace_folder,
-    require_space,
     settle_folder,
     sha256,
+    whole_folder,
     write_bytes,
     write_json,
     write_text,
@@ -134,9 +139,6 @@ def test_a_swap_killed_between_its_renames_is_finished(tmp_path, monkeypatch, re
             (partial / "a").write_text("old")
     rename, done = Path.rename, []
 
-    class Killed(BaseException):
-        pass
-
     def until_killed(self, target):
         if len(done) == renames_done:
             raise Killed
@@ -150,10 +152,160 @@ def test_a_swap_killed_between_its_renames_is_finished(tmp_path, monkeypatch, re
     except Killed:
         pass
     monkeypatch.undo()
+    before = sorted(tmp_path.rglob("*"))
+    text = (whole_folder(final) / "a").read_text()
+    assert text == ("old" if had_old and renames_done == 0 else "new")
+    assert sorted(tmp_path.rglob("*")) == before, "who reads changes nothing"
     assert settle_folder(final) == final
     assert (final / "a").read_text() == "new", "the new folder was whole before the first rename"
     assert names(tmp_path) == ["best"]
     assert names(final) == ["a"]
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[None]:
+    """Stop at the removal of a file or folder of this number, counted from 0."""
+    seen = 0
+
+    def stopping(remove):
+        def call(*where, **how):
+            nonlocal seen
+            seen += 1
+            if seen > step:
+                raise Killed
+            return remove(*where, **how)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("unlink", "rmdir"):
+            patch.setattr(os, name, stopping(getattr(os, name)))
+        yield
+
+
+def save(final: Path, text: str) -> None:
+    with replace_folder(final) as partial:
+        for name in ("model.json", "model.keras", "sub/a"):
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(text)
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_kill_while_the_replaced_folder_is_removed_blocks_nothing(tmp_path, step):
+    """Its marker went before the rest: every later save was refused until somebody removed the rest."""
+    final = tmp_path / "best"
+    save(final, "one")
+    stopped = True
+    with suppress(Killed), killed_at(step):
+        save(final, "two")
+        stopped = False
+    assert stopped == (step < 7), "the new folder's marker, the old one's five names and itself"
+    settle_folder(final)
+    assert (final / "model.json").read_text() == "two"
+    assert names(tmp_path) in (["best"], ["best", "best.previous"])
+    save(final, "three")
+    assert (final / "sub/a").read_text() == "three"
+    assert names(tmp_path) == ["best"]
+    assert names(final) == ["model.json", "model.keras", "sub"]
+
+
+@pytest.mark.parametrize("step", range(7))
+@pytest.mark.parametrize("when", ["fails", "cannot be made safe", "comes anew"])
+def test_a_kill_while_an_unfinished_folder_is_removed_blocks_nothing(tmp_path, monkeypatch, when, step):
+    """And what is left of one that was about to stand for whole does not stand for it any more."""
+    final = tmp_path / "best"
+    save(final, "one")
+    sync = workspace._sync_folder
+
+    def refused(folder: Path) -> None:
+        if (folder / ".glomtile-whole").exists():
+            raise OSError(errno.EIO, "no")
+        sync(folder)
+
+    def half() -> None:
+        with replace_folder(final) as partial:
+            for name in ("model.json", "model.keras", "training.npz"):
+                (partial / name).write_text("half")
+            if when == "fails":
+                raise ZeroDivisionError
+            if when == "comes anew":
+                raise Killed
+
+    if when == "comes anew":
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            patch.setattr(workspace, "remove_folder", lambda *_: None)
+            half()
+        assert names(tmp_path) == ["best", "best.partial"]
+    with suppress(Killed, ZeroDivisionError, StorageError), killed_at(step), monkeypatch.context() as patch:
+        if when == "comes anew":
+            save(final, "two")
+        else:
+            patch.setattr(workspace, "_sync_folder", refused)
+            half()
+    settle_folder(final)
+    assert {path.read_text() for path in final.rglob("*") if path.is_file()} <= {"one", "two"}
+    save(final, "three")
+    assert (final / "model.json").read_text() == "three"
+    assert names(tmp_path) == ["best"]
+    assert names(final) == ["model.json", "model.keras", "sub"]
+
+
+def test_what_is_left_of_a_replaced_folder_is_never_taken_for_the_whole(tmp_path):
+    final = tmp_path / "best"
+    save(final, "one")
+    with suppress(Killed), killed_at(4):
+        save(final, "two")
+    assert (tmp_path / "best.previous").exists()
+    shutil.rmtree(final)
+    settle_folder(final)
+    assert not final.exists()
+
+
+def test_somebody_elses_previous_is_named_before_the_work_begins(tmp_path):
+    final = tmp_path / "best"
+    save(final, "one")
+    (tmp_path / "best.previous").mkdir()
+    (tmp_path / "best.previous" / "thesis.docx").touch()
+    with pytest.raises(StorageError, match=r"best\.previous: .*got other files"), replace_folder(final):
+        pytest.fail("it would be for nothing")
+    assert names(tmp_path / "best.previous") == ["thesis.docx"]
+    assert names(tmp_path) == ["best", "best.previous"]
+
+
+def test_a_link_to_a_folder_is_replaced_by_the_folder_time_and_again(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "best").symlink_to(tmp_path / "far", target_is_directory=True)
+    for text in ("one", "two", "three"):
+        save(tmp_path / "best", text)
+    assert names(tmp_path) == ["best", "far"]
+
+
+def test_a_kill_before_the_new_folder_was_whole_leaves_the_old_one_to_readers(tmp_path):
+    final = tmp_path / "best"
+    save(final, "one")
+    (final / ".glomtile-replaced").touch()
+    final.rename(tmp_path / "best.previous")
+    assert whole_folder(final) == tmp_path / "best.previous"
+    (tmp_path / "best.previous" / ".glomtile-replaced").rename(
+        tmp_path / "best.previous" / ".glomtile-unfinished"
+    )
+    assert whole_folder(final) == final, "half removed, it is none"
+
+
+def test_settling_touches_nothing_where_nothing_is_to_be_settled(tmp_path, monkeypatch):
+    """On a read-only drive, taking away a marker that was not there was refused."""
+    save(tmp_path / "best", "one")
+
+    def refused(*where, **how):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "rename", "replace", "mkdir", "rmdir", "open"):
+        monkeypatch.setattr(os, name, refused)
+    assert settle_folder(tmp_path / "best") == tmp_path / "best"
 
 
 def test_settling_does_nothing_where_nothing_happened(tmp_path):

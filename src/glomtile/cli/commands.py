@@ -405,9 +405,9 @@ def _at_work(
         for finding in settings.findings:
             progress.warn(str(finding))
         if trained:
-            from glomtile.engine.modelfolder import read_card, recover
+            from glomtile.engine.modelfolder import read_card, read_whole
 
-            read_card(recover(settings.resolve(settings.train.model_dir) / settings.train.use))
+            read_whole(settings.resolve(settings.train.model_dir) / settings.train.use, read_card)
         wake_backend()
         yield settings, progress
 

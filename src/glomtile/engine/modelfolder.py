@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
 from glomtile.config.schema_model import ModelSettings
 from glomtile.engine.predictor import network_bytes_per_px
-from glomtile.errors import ModelError
+from glomtile.errors import GlomtileError, ModelError
 from glomtile.files import workspace
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ NETWORK = "model.keras"
 BUNDLED = "glomeruli-pas"
 """The model that comes with the package."""
 
+_TRIES = 5
+_Read = TypeVar("_Read")
 _PACKAGES = ("glomtile", "keras", "numpy", "openvino", "tensorflow-cpu", "tensorflow", "jax", "torch")
 
 
@@ -94,9 +96,46 @@ def save_model_folder(
     return written
 
 
-def recover(folder: Path) -> Path:
-    """The folder itself, or the whole one that a kill in the middle of a swap left beside it."""
-    return workspace.settle_folder(folder)
+def read_whole(folder: Path, read: Callable[[Path], _Read]) -> _Read:
+    """What is read from a model folder that a training may replace meanwhile; nothing is written.
+
+    Parameters
+    ----------
+    folder : Path
+    read : callable
+        Is given the folder where it lies whole now, which is beside `folder` when a training was killed amid
+        a swap. Called again when another came in its place: what it read, or missed, may be of two folders.
+
+    Raises
+    ------
+    ModelError
+        The folder was replaced at each of several tries.
+    GlomtileError
+        What `read` raises of a folder that stood still.
+    """
+    for _ in range(_TRIES):
+        place = workspace.whole_folder(folder)
+        before = _number(place)
+        try:
+            value = read(place)
+        except GlomtileError:
+            if _number(place) == before and workspace.whole_folder(folder) == place:
+                raise
+        else:
+            if _number(place) == before:
+                return value
+    raise ModelError(
+        folder, "expected a model folder that stays while it is read, got one replaced each time", "try again"
+    )
+
+
+def _number(folder: Path) -> tuple[int, int] | None:
+    """Two folders of one name, one after the other, have two numbers."""
+    try:
+        told = folder.stat()
+    except OSError:
+        return None
+    return told.st_dev, told.st_ino
 
 
 def load_model_folder(folder: Path) -> LoadedModel:
@@ -107,11 +146,14 @@ def load_model_folder(folder: Path) -> LoadedModel:
     ModelError
         When a file is missing or unreadable, the digest differs, or Keras refuses the network.
     """
+    return read_whole(folder, _load)
+
+
+def _load(folder: Path) -> LoadedModel:
     import keras
 
     import glomtile.nets.registry  # noqa: F401  (Keras must know our layers)
 
-    folder = recover(folder)
     card = read_card(folder)
     path = checked_file(folder, card, NETWORK)
     try:
@@ -177,11 +219,11 @@ def model_folder(folder: str | Path | None) -> Path:
         raise ModelError(
             folder, "expected a model folder, got that of a training run", f"perhaps {folder / 'best'}"
         )
-    return recover(folder)
+    return folder
 
 
 def read_card(folder: Path) -> ModelCard:
-    """What a model folder says of itself, without loading its network.
+    """What a model folder says of itself, without loading its network; by `read_whole` where it may change.
 
     Raises
     ------
@@ -206,6 +248,7 @@ def write_card(folder: Path, card: ModelCard) -> None:
 
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     """Add figures to ``model.json``; those of the same name are replaced."""
+    folder = workspace.whole_folder(folder)
     card = read_card(folder)
     write_card(folder, card.model_copy(update={"scores": card.scores | scores}))
 

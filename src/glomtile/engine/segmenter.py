@@ -111,19 +111,22 @@ class Segmenter:
 
         if settings is not None:
             typed_argument("settings", settings, Settings, "Settings")
-        place = modelfolder.model_folder(None if folder is None else path_argument("folder", folder))
-        card = modelfolder.read_card(place)
-        card = with_asking(card, tta, threshold, smoothing_px, least_expected_dice)
-        if chosen_runtime(card, runtime, place) == "openvino":
-            assert card.runtime is not None
-            threads = settings.network_threads if settings else None
-            light = OpenVinoPredictor(place, card, threads)
-            return cls(light, _of_file(card, card.runtime.name), settings)
-        from glomtile.engine.predictor import KerasPredictor
+        named = modelfolder.model_folder(None if folder is None else path_argument("folder", folder))
 
-        loaded = modelfolder.load_model_folder(place)
-        predictor = KerasPredictor(loaded.model, loaded.geometry, card.mpp, Asking.of_card(card))
-        return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
+        def read(place: Path) -> Segmenter:
+            card = modelfolder.read_card(place)
+            card = with_asking(card, tta, threshold, smoothing_px, least_expected_dice)
+            if chosen_runtime(card, runtime, place) == "openvino":
+                assert card.runtime is not None
+                light = OpenVinoPredictor(place, card, settings.network_threads if settings else None)
+                return cls(light, _of_file(card, card.runtime.name), settings)
+            from glomtile.engine.predictor import KerasPredictor
+
+            loaded = modelfolder.load_model_folder(place)
+            predictor = KerasPredictor(loaded.model, loaded.geometry, card.mpp, Asking.of_card(card))
+            return cls(predictor, _of_file(card, modelfolder.NETWORK), settings)
+
+        return modelfolder.read_whole(named, read)
 
     @property
     def card(self) -> ModelCard:

@@ -163,7 +163,7 @@ class Training:
         ConfigError
             When it belongs to other settings or other data.
         """
-        last = modelfolder.recover(self._folder / "last")
+        last = workspace.settle_folder(self._folder / "last")
         notes = read_notes(last)
         then, now = notes["settings"], self._protocol.settings
         require_same(self._protocol.defaults | then, now, last)

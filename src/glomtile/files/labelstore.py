@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from glomtile.errors import StorageError
+from glomtile.errors import PlaceError, StorageError
 from glomtile.files import workspace
 from glomtile.files.planes import CHUNK_PX, SparsePlane
 from glomtile.types import UInt8
 
 _STATE, _ROWS, _ARRAYS = "state.json", "rows-{}.txt", "planes.zarr"
 _LABELS, _CONFIDENCE = "labels", "confidence"
+# All that may lie in the folder, what a killed process was writing and what macOS puts beside files included.
+_OURS = re.compile(
+    r"(\._)?(state\.json|rows-\d+\.txt|planes\.zarr|\.(state|rows-\d+)\.[0-9a-f-]+\.(json|txt))"
+    r"|\.glomtile-unfinished"
+)
+_OUR_ARRAYS = re.compile(r"(\._)?(labels|confidence|shaped\d+|zarr\.(json|[0-9a-f]{32}\.partial))")
 
 
 class LabelStore:
@@ -25,7 +31,7 @@ class LabelStore:
     Parameters
     ----------
     folder : Path
-        Its own; whatever of ours lies there with another identity is removed.
+        Its own; whatever of ours lies there with another identity is removed, and nothing else is.
     size_px : (int, int)
         ``(H, W)``.
     panels : sequence of (int, int)
@@ -46,6 +52,8 @@ class LabelStore:
     ------
     StorageError
         The folder cannot be written.
+    PlaceError
+        It holds something that is not ours, and rows of another identity or none.
 
     Notes
     -----
@@ -119,11 +127,6 @@ class LabelStore:
                 _plane(self._group, f"{name}{number}", size, overwrite=True)
             return [self._opened(self._group, f"{name}{number}") for number in range(len(sizes_px))]
 
-    def remove(self) -> None:
-        """Remove the folder; nothing in it is wanted any more."""
-        with workspace.storage_errors(self._folder):
-            shutil.rmtree(self._folder)
-
     def _opened(self, group: Any, name: str) -> SparsePlane:
         return SparsePlane(group[name], self._folder / _ARRAYS / name)
 
@@ -133,7 +136,7 @@ class LabelStore:
             state = json.loads((self._folder / _STATE).read_text("utf-8"))
             same = state["identity"] == self._identity
             panels = [(int(left), int(right)) for left, right in state["panels"]]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return panels if same else None
 
@@ -149,13 +152,10 @@ class LabelStore:
         return rows if 0 <= rows <= self._size_px[0] else 0
 
     def _begin(self) -> None:
-        if self._folder.exists():
-            if not (self._folder / _STATE).exists() and any(self._folder.iterdir()):
-                raise StorageError(
-                    self._folder, "expected a folder of unfinished work, got one of something else"
-                )
-            shutil.rmtree(self._folder)
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if any(self._folder.iterdir()):
+            _require_ours(self._folder)
+            workspace.empty_folder(self._folder, _STATE)
         # First of all, so that a stop in the next lines leaves a folder that says whose it is; without
         # panels, as planes may be missing.
         self._tell(None)
@@ -203,6 +203,48 @@ class PanelWriter:
         filled, self._filled = self._filled, 0
         self._store.write_band(self._panel, self._top, self._labels[:filled], self._confidence[:filled])
         self._top += filled
+
+
+def _require_ours(folder: Path) -> None:
+    """Raise where anything in a folder was not made by a store."""
+    foreign = sorted(path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name))
+    arrays = folder / _ARRAYS
+    if not foreign and arrays.is_dir():
+        foreign = sorted(p.name for p in arrays.iterdir() if not _OUR_ARRAYS.fullmatch(p.name))
+    # A state that was damaged is known by the planes beside it: they are named as no other program would.
+    if not foreign and (folder / _STATE).exists() and not (arrays.is_dir() or _is_state(folder / _STATE)):
+        foreign = [f"a {_STATE} of another program"]
+    if foreign:
+        raise PlaceError(
+            folder,
+            f"expected an empty folder or one of unfinished work, got one of something else: {foreign[0]}",
+            "nothing in it was changed; name another folder",
+        )
+
+
+def _is_state(path: Path) -> bool:
+    """Whether `LabelStore` wrote it, for whatever identity."""
+    try:
+        state = json.loads(path.read_text("utf-8"))
+        return set(state) == {"identity", "panels"} and "size_px" in state["identity"]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def remove_work(folder: Path) -> None:
+    """Remove the folder of a `LabelStore`, if there is one: nothing in it is wanted any more.
+
+    A stop on the way leaves what the next store there clears away, and nothing that it would take up.
+
+    Raises
+    ------
+    StorageError
+        Something in it cannot be removed, or is not ours.
+    """
+    if folder.exists():
+        with workspace.storage_errors(folder):
+            _require_ours(folder)
+            workspace.remove_folder(folder, _STATE)
 
 
 def panels_of(width_px: int, panel_px: int) -> list[tuple[int, int]]:

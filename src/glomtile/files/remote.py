@@ -16,8 +16,9 @@ from urllib.request import url2pathname
 
 from glomtile.errors import GlomtileError, InputError, MissingExtraError, UsageError
 from glomtile.files.images import natural_key
+from glomtile.files.room import require_space
 from glomtile.files.storetrouble import nothing_there, trouble
-from glomtile.files.workspace import require_space, storage_errors
+from glomtile.files.workspace import storage_errors
 from glomtile.types import SILENT, Progress
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: C:\ is none

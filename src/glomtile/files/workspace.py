@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from glomtile.errors import PlaceError, StorageError
+from glomtile.files.leftovers import clear_abandoned, temporary_name
 
 _UNFINISHED, _WHOLE, _REPLACED = ".glomtile-unfinished", ".glomtile-whole", ".glomtile-replaced"
 _DISK_TROUBLE = {
@@ -58,12 +58,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     StorageError
         The file cannot be written: full disk, no permission, not a folder. `path` is then as
         it was before.
+
+    Notes
+    -----
+    A killed process leaves its sibling, which may be large; the next that writes into the folder removes it,
+    see `leftovers.clear_abandoned`.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}{path.suffix}")
+    partial = path.with_name(temporary_name(path))
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(path.parent)
         with storage_errors(path, inside=partial):
             yield partial
         with storage_errors(path):
@@ -127,7 +133,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
     Raises
     ------
     StorageError
-        Something cannot be written, or ``<final>.partial`` is not ours to reuse.
+        Something cannot be written, or ``<final>.partial`` or ``<final>.previous`` holds what is not ours.
 
     Notes
     -----
@@ -136,9 +142,11 @@ def replace_folder(final: Path) -> Iterator[Path]:
     """
     final = Path(final)
     settle_folder(final)
-    partial, _ = _beside(final)
+    partial, previous = _beside(final)
     with storage_errors(final):
-        _clear_partial(partial)
+        if final.exists():
+            _make_room(previous, _REPLACED)  # a refusal comes before the work, not after it
+        _make_room(partial, _UNFINISHED)
         partial.mkdir(parents=True)
         (partial / _UNFINISHED).touch()
     try:
@@ -149,15 +157,17 @@ def replace_folder(final: Path) -> Iterator[Path]:
             (partial / _UNFINISHED).replace(partial / _WHOLE)
             _sync_folder(partial)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(partial, _WHOLE)
         raise
     settle_folder(final)
 
 
 def settle_folder(final: Path) -> Path:
-    """Finish a swap that `replace_folder` was killed in; does nothing otherwise.
+    """Finish a swap that `replace_folder` was killed in; touches nothing otherwise.
 
-    Readers of a folder that `replace_folder` writes call this first.
+    Only for who writes the folder, alone: amid a swap of a living process it takes away what that is about to
+    rename. Readers ask `whole_folder`.
 
     Returns
     -------
@@ -174,6 +184,7 @@ def settle_folder(final: Path) -> Path:
     with storage_errors(final):
         if (partial / _WHOLE).exists():
             if final.exists():
+                _make_room(previous, _REPLACED)
                 (final / _REPLACED).touch()
                 final.rename(previous)
             partial.rename(final)
@@ -182,10 +193,91 @@ def settle_folder(final: Path) -> Path:
             previous.rename(final)
         if final.exists():
             for marker in (_WHOLE, _REPLACED):
-                (final / marker).unlink(missing_ok=True)
-            if (previous / _REPLACED).exists():
-                shutil.rmtree(previous, ignore_errors=True)
+                if (final / marker).exists():
+                    (final / marker).unlink()
+            if _is_ours(previous, _REPLACED):
+                with suppress(OSError):
+                    remove_folder(previous, _REPLACED)
     return final
+
+
+def whole_folder(final: Path) -> Path:
+    """Where the folder that `replace_folder` writes lies now; changes nothing.
+
+    Returns
+    -------
+    Path
+        `final` where it exists; between the two renames of a swap, be its writer killed or at it, the whole
+        folder beside it. `final` also where there is none.
+    """
+    final = Path(final)
+    partial, previous = _beside(final)
+    if not final.exists():
+        for place, marker in ((partial, _WHOLE), (previous, _REPLACED)):
+            if (place / marker).exists():
+                return place
+    return final
+
+
+def remove_folder(folder: Path, marker: str) -> None:
+    """Remove a folder of ours; `empty_folder` says what a kill on the way leaves.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a link, the folder it leads to is emptied and the link is removed.
+    marker : str
+        See `empty_folder`.
+
+    Raises
+    ------
+    OSError
+        Something in it cannot be removed.
+    """
+    empty_folder(folder, marker)
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        folder.rmdir()
+
+
+def empty_folder(folder: Path, marker: str) -> None:
+    """Remove all that lies in a folder of ours.
+
+    A kill on the way leaves an empty folder or one that `is_unfinished`: neither taken for whole nor for
+    somebody else's.
+
+    Parameters
+    ----------
+    folder : Path
+    marker : str
+        Name of the file in it that says that the folder is ours. It is renamed first, to one that says
+        no more than that, and this goes last.
+
+    Raises
+    ------
+    OSError
+        Something in it cannot be removed.
+    """
+    last = folder / _UNFINISHED
+    with suppress(FileNotFoundError):
+        (folder / marker).replace(last)
+    for path in list(folder.iterdir()):
+        if path.name == _UNFINISHED:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    left = [path.name for path in folder.iterdir() if path.name != _UNFINISHED]
+    if left:  # a network drive keeps a file that is open under another name
+        raise OSError(errno.ENOTEMPTY, f"{left[0]} cannot be removed", str(folder))
+    last.unlink(missing_ok=True)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is ours and stands for nothing: half built, or half removed."""
+    return (folder / _UNFINISHED).exists()
 
 
 def link(path: Path, target: Path) -> None:
@@ -241,55 +333,6 @@ def move_aside(folder: Path) -> Path | None:
     return aside
 
 
-def require_space(folder: Path, needed_bytes: int) -> None:
-    """Refuse to start what cannot fit.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it will be written; need not exist yet.
-    needed_bytes : int
-        How much will be written.
-
-    Raises
-    ------
-    StorageError
-        Less than `needed_bytes` is free there.
-    """
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    with storage_errors(folder):
-        free = shutil.disk_usage(place).free
-    if free < needed_bytes:
-        raise StorageError(
-            folder, f"expected {_megabytes(needed_bytes)} of free space, got {_megabytes(free)}"
-        )
-
-
-def require_place(folder: Path) -> None:
-    """Refuse a place where no folder can be written to, without making anything.
-
-    Parameters
-    ----------
-    folder : Path
-        It need not exist yet, nor those above it.
-
-    Raises
-    ------
-    PlaceError
-        What exists of its path ends in a file, or may not be written to.
-    """
-    place = Path(folder).absolute()
-    with storage_errors(folder):
-        while not os.path.lexists(place):
-            place = place.parent
-        if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "", str(place))
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "", str(place))
-
-
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal digits."""
     with Path(path).open("rb") as stream:
@@ -323,13 +366,22 @@ def _beside(final: Path) -> tuple[Path, Path]:
     return final.with_name(final.name + ".partial"), final.with_name(final.name + ".previous")
 
 
-def _clear_partial(partial: Path) -> None:
+def _is_ours(folder: Path, marker: str) -> bool:
+    return (folder / marker).exists() or is_unfinished(folder)
+
+
+def _make_room(folder: Path, marker: str) -> None:
     """Remove what a killed run of ours left; anything else is refused."""
-    if not partial.exists():
+    if not folder.exists():
         return
-    if any(partial.iterdir()) and not (partial / _UNFINISHED).exists():
-        raise StorageError(partial, "expected nothing or an unfinished folder of ours, got other files")
-    shutil.rmtree(partial)
+    with storage_errors(folder):
+        if any(folder.iterdir()) and not _is_ours(folder, marker):
+            raise PlaceError(
+                folder,
+                "expected nothing or a folder that glomtile left, got other files",
+                "rename or remove it",
+            )
+        remove_folder(folder, marker)
 
 
 def _sync(path: Path) -> None:
@@ -360,7 +412,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return value.as_posix()
     raise TypeError(f"{type(value).__name__} has no place in JSON")
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"

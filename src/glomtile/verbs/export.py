@@ -127,7 +127,7 @@ def export(
             parity = job.parity(loaded, exported)
         if target is None:
             target = folder / ONNX
-            _register(folder, made, loaded.card, job.told(parity))
+            _register(workspace.whole_folder(folder), made, loaded.card, job.told(parity))
         elif fmt == "onnx":
             with workspace.atomic_write(target) as partial:
                 shutil.copyfile(made, partial)

@@ -185,7 +185,8 @@ def _run_fold(
     workspace.write_json(folder / _HELD_OUT, [pair.stem for pair in held])
     workspace.write_text(folder / _FOLD_CONFIG, _fold_config(config))
     fold_config = load_config(folder / _FOLD_CONFIG)
-    train(fold_config, resume=(folder / "models" / "last").is_dir(), progress=progress)
+    begun = workspace.whole_folder(folder / "models" / "last").is_dir()
+    train(fold_config, resume=begun, progress=progress)
     out = folder.parent
     progress.start("held-out images", len(held))
     judged = Judged(palette)
@@ -239,7 +240,7 @@ class Said:
 def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Said]]:
     """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
     from glomtile.engine.asking import Asking
-    from glomtile.engine.modelfolder import load_model_folder, read_card
+    from glomtile.engine.modelfolder import load_model_folder, read_card, read_whole
     from glomtile.engine.pictures import segment_image
     from glomtile.engine.predictor import KerasPredictor
     from glomtile.engine.segmenter import Segmenter
@@ -248,7 +249,7 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
     from glomtile.types import Box
 
     asking = Asking.of_config(config)
-    if read_card(model).mpp is None:
+    if read_whole(model, read_card).mpp is None:
         loaded = load_model_folder(model)
         predictor = KerasPredictor(loaded.model, loaded.geometry, None, asking)
         for pair in pairs:

@@ -17,8 +17,9 @@ from glomtile.files.groups import LEFT_OUT, read_groups
 from glomtile.files.images import write_png
 from glomtile.files.masks import write_mask
 from glomtile.files.pairs import Pair, pair
+from glomtile.files.room import require_space
 from glomtile.files.slides import Slide, open_slide
-from glomtile.files.workspace import require_space, sha256
+from glomtile.files.workspace import sha256
 from glomtile.types import SILENT, Box, Progress
 from glomtile.verbs.slideboxes import pieces, region_box, tissue_boxes
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glomtile.errors import GlomtileError
+from glomtile.errors import GlomtileError, StorageError
+from glomtile.files.labelstore import remove_work
 from glomtile.files.lock import sole_run
 from glomtile.files.slides import slide_name
 from glomtile.types import Progress
@@ -207,8 +207,8 @@ class SlideWork:
             self.bucket.take(out, written)
         computed = {"threads": segmenter.settings.network_threads or cores(), "processor": processor()}
         write_note(out, source, identity, found, written, computed, time.time() - began, self.bucket)
-        if work.exists():
-            shutil.rmtree(work, ignore_errors=True)
+        with suppress(StorageError):  # the results are whole; what is left is cleared when it is in the way
+            remove_work(work)
         counts = ", ".join(
             f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
         )
@@ -230,8 +230,8 @@ def runtime_of(request: Request) -> str:
     ModelError, UsageError, MissingExtraError
         See `Segmenter.load`.
     """
-    from glomtile.engine.modelfolder import model_folder, read_card
+    from glomtile.engine.modelfolder import model_folder, read_card, read_whole
     from glomtile.engine.runtime import chosen_runtime
 
     folder = model_folder(request.model)
-    return chosen_runtime(read_card(folder), request.runtime, folder)
+    return chosen_runtime(read_whole(folder, read_card), request.runtime, folder)

@@ -20,7 +20,8 @@ from glomtile.files.groups import LEFT_OUT, read_groups
 from glomtile.files.images import ArrayReader, image_mpp, readable_size
 from glomtile.files.masks import Datatype, read_mask
 from glomtile.files.pairs import PREPARE_FILE, Pair, pair
-from glomtile.files.workspace import move_aside, replace_folder, require_space, storage_errors, write_json
+from glomtile.files.room import require_space
+from glomtile.files.workspace import move_aside, replace_folder, storage_errors, write_json
 from glomtile.types import SILENT, Progress, UInt8
 from glomtile.verbs.cuttiles import (
     MINI_TEST_FILE,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.files.lock import sole_run
 from glomtile.files.remote import is_address, local_path, require_lasting
+from glomtile.files.room import require_place
 from glomtile.files.scratch import Scratch
 from glomtile.files.slides import open_slide
-from glomtile.files.workspace import require_place
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.oneslide import Outcome, Request, SlideWork
 from glomtile.verbs.planned import Planned

@@ -15,6 +15,7 @@ from glomtile.config.toml import to_toml
 from glomtile.core.arguments import typed_argument
 from glomtile.errors import ConfigError, ModelError
 from glomtile.files import workspace
+from glomtile.files.room import require_space
 from glomtile.types import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -386,7 +387,7 @@ def _require_room(folder: Path, network: keras.Model, model: keras.Model) -> Non
     weights = 4 * network.count_params()
     model.optimizer.build(model.trainable_variables)
     state = weights + sum(4 * math.prod(v.shape) for v in model.optimizer.variables)
-    workspace.require_space(folder, 2 * (2 * weights + state))
+    require_space(folder, 2 * (2 * weights + state))
 
 
 def _move_aside(config: Config, progress: Progress) -> None:
