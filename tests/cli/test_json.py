@@ -19,6 +19,7 @@ import glomtile.verbs.oneslide
 import glomtile.verbs.sweep
 import glomtile.verbs.train
 from glomtile.cli import run
+from glomtile.cli.outcome import print_object
 from glomtile.engine.segmenter import Segmenter
 from glomtile.engine.windows import Settings
 from glomtile.files.images import write_png
@@ -271,3 +272,11 @@ def test_a_sweep_tells_each_run_and_shows_the_best_first(
     rows = re.findall(r"^(a-seed=\d) +glomerulus +([\d.]+)", capsys.readouterr().err, re.MULTILINE)
     assert [name for name, _ in rows] == ["a-seed=2", "a-seed=1"]
     assert [float(value) for _, value in rows] == sorted((float(value) for _, value in rows), reverse=True)
+
+
+def test_numbers_that_are_not_defined_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"figures": [{"dice": float("nan")}, (float("inf"), 0.5)], "path": Path("a/b"), "done": True}
+    print_object("train", facts)
+    told = json.loads(capsys.readouterr().out)
+    assert told["figures"] == [{"dice": None}, [None, 0.5]]
+    assert (told["path"], told["done"], told["command"]) == (str(Path("a/b")), True, "train")

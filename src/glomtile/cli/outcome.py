@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,9 +76,17 @@ def _conclude(failed: Failed) -> None:
 
 
 def print_object(command: str, facts: Mapping[str, Any]) -> None:
-    """Print the one object of a command on stdout."""
-    content = {"format": FORMAT, "command": command, **facts}
+    """Print the one object of a command on stdout; numbers that are not finite are ``null`` there."""
+    content = _with_nulls({"format": FORMAT, "command": command, **facts})
     typer.echo(json.dumps(content, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def refuse_json(command: str) -> None:
