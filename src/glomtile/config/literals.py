@@ -15,8 +15,10 @@ _PLAIN_TEXT = re.compile(r"[\w./\\:~%+@$&#!? -]*\Z")
 _QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1\s*(?:[;#].*)?\Z""")
 _LONE_BACKSLASH = re.compile(r"(?<!\\)\\(?:\\\\)*(?!\\)")
 _WINDOWS_START = re.compile(r"[A-Za-z]:\\|\\\\|\.{1,2}\\\w\w")
-_ESCAPES_OF_REPR = re.compile(r"(?:[^\\]|\\\\|\\[nrt]|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8})*\Z")
-"""A text that Python may have written: other backslashes were written by someone who meant them."""
+_ESCAPES_OF_REPR = re.compile(
+    r"(?:[^\\]|\\\\|\\[nrt]|\\0(?!\d)|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8})*\Z"
+)
+"""A text that Python may have written, or one of a null sign: who wrote other backslashes meant them."""
 _ADVICE = "write / or double the backslash"
 _BARE_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _CODE = (
