@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -233,10 +234,11 @@ def test_int8_goes_into_the_folder_too(trained: Path, tmp_path: Path) -> None:
         ({"precision": "int8", "calibration": "nowhere"}, InputError, "nowhere"),
         ({"calibration": "images"}, UsageError, "--calibration: expected --precision int8 .*, got float32"),
         ({"fmt": "bundle", "out": "new", "calibration": "images"}, UsageError, "int8 .*, got float16"),
+        ({"mpp": 0.5}, UsageError, r"--mpp: expected calibration images, whose scale it is, got 0\.5"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_nothing_changes(
-    model: Path, tmp_path: Path, asked: dict[str, str], error: type[Exception], words: str
+    model: Path, tmp_path: Path, asked: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     export(model)
     before = tree(tmp_path)

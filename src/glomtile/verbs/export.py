@@ -109,7 +109,7 @@ def export(
     StorageError
         Nothing can be written there.
     """
-    precision = _checked(fmt, precision, calibration)
+    precision = _checked(fmt, precision, calibration, mpp)
     target = _target(fmt, out)
     from glomtile.engine.modelfolder import load_model_folder, model_folder
 
@@ -137,7 +137,7 @@ def export(
     return ExportResult(target, precision, parity, _size(target))
 
 
-def _checked(fmt: str, precision: str | None, calibration: Path | None) -> str:
+def _checked(fmt: str, precision: str | None, calibration: Path | None, mpp: float | None) -> str:
     if fmt not in get_args(Format):
         raise UsageError("--format", f"expected one of {', '.join(get_args(Format))}, got {fmt!r}")
     allowed = _PRECISIONS[fmt]
@@ -154,6 +154,8 @@ def _checked(fmt: str, precision: str | None, calibration: Path | None) -> str:
         raise UsageError(
             "--calibration", f"expected --precision int8 beside it, which alone takes ranges, got {chosen}"
         )
+    if calibration is None and mpp is not None:
+        raise UsageError("--mpp", f"expected calibration images, whose scale it is, got {mpp:g} without any")
     return chosen
 
 
