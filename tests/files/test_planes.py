@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomtile.core.palette import GLOMERULI
+from glomtile.errors import ArgumentError
 from glomtile.files.labelstore import LabelStore
 from glomtile.files.ngff import write_label_zarr
 from glomtile.files.planes import CHUNK_PX, CachedPlane, SparsePlane
@@ -54,6 +55,26 @@ def test_a_sparse_plane_holds_what_an_array_holds(
         for column in range(0, SIZE[1], CHUNK_PX):
             box = Box(row, column, row + CHUNK_PX, column + CHUNK_PX)
             assert not plane.is_blank(box) or not expected[row : box.bottom, column : box.right].any()
+
+
+@pytest.mark.parametrize(
+    "key", [(slice(0, 10, 2), slice(None)), slice(None, None, -1), (0, 0), 3, (slice(None),) * 3, ()]
+)
+def test_what_a_plane_cannot_be_asked_for_is_refused_not_misread(tmp_path: Path, key: object) -> None:
+    plane = fresh(tmp_path / "work")
+    for each in (plane, CachedPlane(plane)):
+        with pytest.raises(ArgumentError, match="slices of step 1"):
+            each[key]  # type: ignore[index]
+        with pytest.raises(ArgumentError, match="slices of step 1"):
+            each[key] = np.uint8(1)  # type: ignore[index]
+
+
+def test_numpy_takes_a_whole_plane(tmp_path: Path) -> None:
+    plane = fresh(tmp_path / "work")
+    plane[3:5, 7:9] = 2
+    whole = np.asarray(plane)
+    assert (whole.shape, whole.dtype, int(whole.sum())) == (SIZE, np.uint8, 8)
+    assert np.asarray(plane, np.float32).dtype == np.float32
 
 
 def test_glass_leaves_no_file_and_what_there_is_is_found_again(tmp_path: Path) -> None:

@@ -264,6 +264,14 @@ def test_a_table_with_words_among_its_numbers_is_left_out_and_said(tmp_path, nam
     assert re.search(told, Page(report(tmp_path)).text)
 
 
+@pytest.mark.parametrize("name", ["images", "groups"])
+def test_a_count_that_is_a_word_is_refused_by_name(tmp_path, name):
+    path = results(tmp_path) / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: "four"}))
+    with pytest.raises(InputError, match=f"expected {name} as a whole number, got 'four'"):
+        report(tmp_path)
+
+
 def test_masks_without_objects_are_no_success(tmp_path):
     empty = np.zeros((64, 64), np.uint8)
     write_scores(tmp_path, [("a", score_image(empty, empty, 2))], TWO)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-from glomtile.errors import StorageError
+from glomtile.errors import ArgumentError, StorageError
 from glomtile.types import Box, UInt8
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class SparsePlane:
 
         Raises
         ------
+        ArgumentError
+            The key is anything else.
         StorageError
             Something was written and the folder is gone: Zarr would take that for 0.
         """
@@ -75,6 +78,12 @@ class SparsePlane:
                 here, there = _shared(place, box)
                 result[there] = np.asarray(self._array[_rows_columns(place, here)], np.uint8)
         return result
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
+        """All of it: what `numpy.asarray` takes."""
+        if copy is False:
+            raise ValueError("expected leave to copy: the pixels lie on disk")
+        return np.asarray(self[:, :], dtype)
 
     def __setitem__(self, key: _Key, value: UInt8 | int) -> None:
         box = box_of(key, self.shape)
@@ -172,8 +181,18 @@ def crop(plane: Any, box: Box) -> UInt8:
 
 
 def box_of(key: _Key, shape: tuple[int, ...]) -> Box:
-    """The pixels that slices of step 1 mean in a plane of that shape; one slice means rows."""
-    rows, columns = key if isinstance(key, tuple) else (key, slice(None))
+    """The pixels that slices of step 1 mean in a plane of that shape; one slice means rows.
+
+    Raises
+    ------
+    ArgumentError
+        It is anything else that an array would take: a number, a mask, another step.
+    """
+    parts = key if isinstance(key, tuple) else (key, slice(None))
+    if len(parts) != 2 or not all(isinstance(part, slice) and part.step in (None, 1) for part in parts):
+        raise ArgumentError("key", "slices of step 1 of a plane on disk, [top:bottom, left:right]", key,
+                            "take more of its array: plane[:, :][key]")  # fmt: skip
+    rows, columns = parts
     (top, bottom, _), (left, right, _) = rows.indices(shape[0]), columns.indices(shape[1])
     return Box(top, left, max(bottom, top), max(right, left))
 

@@ -133,6 +133,8 @@ def read_results(folder: Path) -> Results:
     rows = readable_rows(folder / "per_image.csv", IMAGE_COLUMNS, found.notes)
     found.rows, found.rows_left_out = rows[:MOST_ROWS], max(0, len(rows) - MOST_ROWS)
     objects = readable_rows(folder / "objects.csv", OBJECT_COLUMNS, found.notes)
+    if scores is not None:
+        _require_counts(folder / "scores.json", scores)
     found.facts = _facts(scores, run)
     if scores is not None:
         found.scores = _sections(folder / "scores.json", scores, rows, objects)
@@ -199,6 +201,13 @@ def _sections(
         raise InputError(
             path, f"expected scores as glomtile writes them, got some {what}", "score again"
         ) from error
+
+
+def _require_counts(path: Path, scores: Mapping[str, Any]) -> None:
+    for name in ("images", "groups"):
+        count = scores.get(name)
+        if not isinstance(count, int | None):
+            raise InputError(path, f"expected {name} as a whole number, got {count!r}", "score again")
 
 
 def _facts(scores: Mapping[str, Any] | None, run: Mapping[str, Any]) -> list[str]:
