@@ -97,4 +97,11 @@ def test_a_number_that_a_spreadsheet_wrote_otherwise_is_named(
     path = study / table
     path.write_text(path.read_text().replace(cell, '"0,01"', 1))
     (study / "train_losses.csv").write_text("epoch,loss\n0,1\n1,0.5\n")  # so that there is a page at all
-    assert said in read_results(study).notes
+    assert read_results(study).notes.count(said) == 1
+
+
+def test_a_renamed_column_of_areas_is_told(study: Path) -> None:
+    path = study / "objects/b.csv"
+    path.write_text(path.read_text().replace("area_um2", "flaeche"))
+    told = "b: expected the columns class, area_um2, got id, class, flaeche"
+    assert read_results(study).notes == [told]

@@ -307,7 +307,7 @@ def _read_slides(folder: Path, found: Results) -> None:
             f"{text.counted(len(found.doubts), 'slide')} of {len(rows)} should be looked at first: "
             "the tissue is unlike that of training, or the network is unsure."
         )
-    areas = areas_of_slides(folder, rows, {slide.name for slide in found.slides}, found.notes)
+    areas = areas_of_slides(folder, rows, found.notes)
     for name in classes_of(rows[0]):
         histogram = area_histogram(f"Areas: {name}", (), areas.get(name, ()), "µm²")
         if histogram is not None:

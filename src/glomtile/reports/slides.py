@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[st
 
 
 def areas_of_slides(
-    folder: Path, rows: Sequence[Mapping[str, str]], shown: Set[str], notes: list[str]
+    folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]
 ) -> dict[str, list[float]]:
     """Areas in µm² of all objects of all slides, by class.
 
@@ -146,18 +146,16 @@ def areas_of_slides(
     folder : Path
     rows : sequence of mapping
         ``summary.csv``.
-    shown : set of str
-        Slides that have told why their objects cannot be read.
     notes : list of str
-        Takes why those of others cannot.
+        Takes why those of a slide cannot be read, where it does not say so yet.
     """
     areas: dict[str, list[float]] = {}
     for image in (row["image"] for row in rows):
         try:
             objects = numbered_rows(folder / "objects" / f"{image}.csv", ("class", "area_um2"))
         except GlomtileError as error:
-            if image not in shown:
-                notes.append(f"{image}: {error.message}")
+            if (note := f"{image}: {error.message}") not in notes:
+                notes.append(note)
             continue
         for one in objects:
             if one["area_um2"]:
