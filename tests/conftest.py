@@ -30,6 +30,12 @@ def one_operation_at_a_time() -> None:
         sys.modules["tensorflow"].config.threading.set_inter_op_parallelism_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither find nor leave compiled networks in the cache of who runs them."""
+    os.environ["GLOMTILE_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's root."""

@@ -12,6 +12,7 @@ import numpy as np
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard
 from glomtile.engine.asking import Asking
+from glomtile.engine.compiled import kept_network
 from glomtile.engine.modelfolder import checked_file
 from glomtile.engine.predictor import Network, TilePredictor
 from glomtile.errors import ArgumentError, MissingExtraError, ModelError
@@ -110,7 +111,7 @@ class OpenVinoPredictor(TilePredictor):
         if exported is None:
             raise ModelError(folder, "expected a file for OpenVINO, found none", "glomtile export MODEL")
         path = checked_file(folder, card, exported.name)
-        forward, channels, outputs = openvino_forward(path, threads=threads)
+        forward, channels, outputs = openvino_forward(path, threads=threads, keep=True)
         if outputs != card.network.num_classes:
             raise ModelError(
                 path,
@@ -123,7 +124,7 @@ class OpenVinoPredictor(TilePredictor):
 
 
 def openvino_forward(
-    path: Path, *, streams: int = 1, precision: str = "f32", threads: int | None = None
+    path: Path, *, streams: int = 1, precision: str = "f32", threads: int | None = None, keep: bool = False
 ) -> tuple[Any, int, int]:
     """A file as a callable on OpenVINO.
 
@@ -137,6 +138,9 @@ def openvino_forward(
         Of the arithmetic, always set: left to itself OpenVINO rounds to bfloat16 where the processor can.
     threads : int or None
         As many as there are cores where ``None``.
+    keep : bool
+        Keep the compiled network for later processes, or take what an earlier one kept; see
+        `glomtile.engine.compiled`.
 
     Returns
     -------
@@ -152,15 +156,17 @@ def openvino_forward(
     openvino = openvino_module()
     try:
         core = openvino.Core()
-        model = core.read_model(path)
-        shapes = [side.partial_shape for side in (*model.inputs, *model.outputs)]
-        if len(shapes) != 2 or any(shape.rank.get_length() != 4 for shape in shapes):
-            raise ModelError(path, "expected one image in and one out, got another network")
-        channels, outputs = (int(shape[3].get_length()) for shape in shapes)
         settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": str(streams)}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
-        compiled = core.compile_model(model, "CPU", settings)
+        if keep:
+            compiled = kept_network(core, path, settings)
+        else:
+            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        shapes = [side.partial_shape for side in (*compiled.inputs, *compiled.outputs)]
+        if len(shapes) != 2 or any(shape.rank.get_length() != 4 for shape in shapes):
+            raise ModelError(path, "expected one image in and one out, got another network")
+        channels, outputs = (int(shape[3].get_length()) for shape in shapes)
     except RuntimeError as problem:
         line = str(problem).strip().splitlines()[-1]
         raise ModelError(path, f"expected a network that OpenVINO can run, got: {line}") from problem

@@ -18,6 +18,7 @@ from typing import Any
 from glomtile.errors import InputError, PlaceError, StorageError
 from glomtile.files.bucket import RemoteFolder
 from glomtile.files.remote import WEB, require_store, scheme_of
+from glomtile.files.usercache import user_cache
 from glomtile.files.workspace import storage_errors
 from glomtile.types import Progress
 from glomtile.verbs.slidenotes import OWN, read_note
@@ -98,11 +99,10 @@ def place_of(address: str, scratch: Path | None) -> Path:
 
     It ends as the address does, because the report is named after its folder and the one above.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glomtile"
     address = address.rstrip("/")
     own = f"results-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
     names = [scheme_of(address), *filter(None, address.partition("://")[2].split("/"))]
-    return (scratch or cache).joinpath(own, *names[-2:])
+    return (scratch or user_cache()).joinpath(own, *names[-2:])
 
 
 def require_puttable(address: str) -> None:
