@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from glomtile.config.load import make_config
 from glomtile.core.palette import GLOMERULI
 from glomtile.engine.callbacks import CurveFiles, EpochEnd, reductions, stale_epochs, to_json, values
+from glomtile.engine.devices import Devices
 from glomtile.engine.runstate import NOTES, read_notes
 from glomtile.engine.training import Training, deterministic
 from glomtile.errors import ConfigError, InputError, ModelError
@@ -478,6 +480,32 @@ def test_staleness_counts_epochs_since_the_best() -> None:
     assert stale_epochs([3, 1, 2, 1]) == 2
     assert stale_epochs([float("nan"), 1]) == 0
     assert stale_epochs([]) == 0
+
+
+@pytest.mark.parametrize(("ruined", "where"), [(5, "after 2 steps of epoch 2"), (6, "epoch 2")])
+def test_weights_that_are_no_numbers_are_never_saved(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ruined: int, where: str
+) -> None:
+    """A step can ruin them although its own loss, computed before, was finite."""
+    told = settings(dataset, epochs=2, batch_size=2, checkpoint_steps=1)  # three steps an epoch
+    true, steps = Devices.train, []
+
+    def train_and_ruin(self: Devices, model: Any, images: Any, labels: Any) -> None:
+        true(self, model, images, labels)
+        steps.append(model)
+        if len(steps) == ruined:
+            weight = model.trainable_variables[0]
+            weight.assign(np.full(weight.shape, np.nan, np.float32))
+
+    monkeypatch.setattr(Devices, "train", train_and_ruin)
+    with pytest.raises(ModelError, match=f"{where}: expected finite weights, got nan"):
+        train(make_config(told, tmp_path))
+    notes = json.loads((tmp_path / "models/last/training.json").read_text())
+    assert (len(notes["history"]), notes["step"]) == (1, ruined - 4)
+    monkeypatch.setattr(Devices, "train", true)
+    train(make_config(told, tmp_path), resume=True)
+    train(make_config(told, tmp_path / "undisturbed"))
+    assert_same_run(tmp_path / "undisturbed", tmp_path)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])

@@ -121,6 +121,8 @@ def test_metrics_come_in_the_order_asked_each_once(small):
     names = ["foreground_dice", "dice_coef", "foreground_dice"]
     assert [metric.name for metric in build_metrics(small(), names)] == names[:2]
     assert [metric.name for metric in build_metrics(small())] == ["dice_coef_multiclass"]
+    with pytest.raises(ConfigError, match=r"\[train\] monitor: expected any of .* got .auc.$"):
+        build_metrics(small(), ["dice_coef", "auc"], {"auc": "[train] monitor"})
 
 
 @pytest.mark.parametrize(

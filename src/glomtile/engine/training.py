@@ -253,7 +253,7 @@ class Training:
             if protocol.checkpoint_steps and step % protocol.checkpoint_steps == 0 and step < steps:
                 self._save_last(step)
         self._epoch_start = 0
-        _require_finite(figures, number + 1)
+        _require_finite([figures["loss"]], f"epoch {number + 1}", "a finite loss")
         rate = float(_array(self._model.optimizer.learning_rate))
         with self._judged_weights():
             if validation is not None:
@@ -317,10 +317,13 @@ class Training:
             self._make_way = None
 
     def _save_last(self, step: int) -> None:
+        arrays = [_array(v) for v in self._variables()] + self._sums.totals
+        epoch = len(self._history)
+        where = f"after {step} steps of epoch {epoch + 1}" if step else f"epoch {epoch}"
+        _require_finite(arrays, where, "finite weights")
         self._clear_the_way()
         notes: dict[str, Any] = {"settings": self._protocol.settings, "step": step}
         notes["history"] = [to_json(figures) for figures in self._history]
-        arrays = [_array(v) for v in self._variables()] + self._sums.totals
 
         def add_state(folder: Path) -> None:
             np.savez(folder / STATE, *arrays)
@@ -405,13 +408,15 @@ def _array(variable: Any) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(variable))
 
 
-def _require_finite(figures: dict[str, float], epoch: int) -> None:
-    if not np.isfinite(figures["loss"]):
-        raise ModelError(
-            f"epoch {epoch}",
-            f"expected a finite loss, got {figures['loss']}",
-            "lower [model] learning_rate or clip the gradients; the last finished epoch is kept",
-        )
+def _require_finite(numbers: Iterable[Any], where: str, name: str) -> None:
+    for array in map(np.asarray, numbers):
+        odd = array[~np.isfinite(array)]
+        if odd.size:
+            raise ModelError(
+                where,
+                f"expected {name}, got {odd.flat[0]}",
+                "lower [model] learning_rate or clip the gradients; what was saved before is kept",
+            )
 
 
 def _line(epoch: int, epochs: int, figures: dict[str, float]) -> str:

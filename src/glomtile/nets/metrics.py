@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -271,32 +271,36 @@ METRICS = (*_BY_NAME, "class_dice_<k>", "class_iou_<k>")
 """Names that `[model] metrics` may give, <k> being a class number."""
 
 
-def build_metrics(settings: ModelSettings, names: Sequence[str] | None = None) -> list[keras.metrics.Metric]:
+def build_metrics(
+    settings: ModelSettings, names: Iterable[str] | None = None, places: Mapping[str, str] | None = None
+) -> list[keras.metrics.Metric]:
     """The streaming metrics of these names, in order, a name given twice once.
 
     Parameters
     ----------
     settings : ModelSettings
         The ``[model]`` section.
-    names : sequence of str, optional
+    names : iterable of str, optional
         Any of `METRICS`; by default those of the settings.
+    places : mapping of str to str, optional
+        The key that asks for a name, as errors tell it, where that is not ``[model] metrics``.
 
     Raises
     ------
     ConfigError
         When a name is unknown or its class does not exist.
     """
-    wanted = dict.fromkeys(settings.metrics if names is None else names)
-    return [_metric(name, settings.num_classes) for name in wanted]
+    wanted, told = dict.fromkeys(settings.metrics if names is None else names), places or {}
+    return [_metric(name, settings.num_classes, told.get(name, "[model] metrics")) for name in wanted]
 
 
-def _metric(name: str, num_classes: int) -> keras.metrics.Metric:
+def _metric(name: str, num_classes: int, place: str) -> keras.metrics.Metric:
     if name in _BY_NAME:
         return _BY_NAME[name](num_classes, name=name)
     match = re.fullmatch(r"class_(dice|iou)_(\d+)", name)
     if match is None:
-        raise ConfigError("[model] metrics", f"expected any of {', '.join(METRICS)}, got {name!r}")
+        raise ConfigError(place, f"expected any of {', '.join(METRICS)}, got {name!r}")
     number = int(match[2])
     if number >= max(2, num_classes):
-        raise ConfigError("[model] metrics", f"expected a class below {max(2, num_classes)}, got {name!r}")
+        raise ConfigError(place, f"expected a class below {max(2, num_classes)}, got {name!r}")
     return (ClassDice if match[1] == "dice" else ClassIoU)(num_classes, number, name=name)

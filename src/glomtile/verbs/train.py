@@ -284,21 +284,27 @@ def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tup
     if precision != "float32" or (total is not None and config.model.norm == "batch"):
         trained = build_model(config.model, precision=precision, seed=seed, total=total)
     model = keras.Model(trained.inputs, trained.outputs, name="training")
+    places = _metric_places(config)
     model.compile(
         optimizer=build_optimizer(config.model, config.train, steps, total, copies),
         loss=build_loss(config.model, total),
-        metrics=build_metrics(config.model, _metric_names(config)),
+        metrics=build_metrics(config.model, places, places),
     )
     return network, model
 
 
-def _metric_names(config: Config) -> list[str]:
-    """The metrics asked for in any of three places, each once."""
-    asked = [*config.model.metrics, *config.train.metrics, config.train.monitor]
+def _metric_places(config: Config) -> dict[str, str]:
+    """The metrics asked for in any of three places, each once, and where it is asked for."""
+    asked = [(name, "[model] metrics") for name in config.model.metrics]
+    asked += [(name, "[train] metrics") for name in config.train.metrics]
+    asked += [(config.train.monitor, "[train] monitor")]
     if config.model.num_classes > 1:
-        asked.append("foreground_dice")
-    names = dict.fromkeys(name.removeprefix("val_") for name in asked)
-    return [name for name in names if name != "loss"]
+        asked.append(("foreground_dice", ""))
+    places: dict[str, str] = {}
+    for name, place in asked:
+        places.setdefault(name.removeprefix("val_"), place)
+    places.pop("loss", None)
+    return places
 
 
 def _data(training: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str]:
