@@ -162,6 +162,16 @@ def test_sheets_of_an_earlier_run_do_not_stay_beside_new_figures(tmp_path):
     assert [path.name for path in tmp_path.glob("out/sheets-*/*")] == ["01_a.png"]
 
 
+def test_probabilities_of_an_earlier_evaluation_do_not_stay_beside_figures_of_masks(tmp_path):
+    predictions, truth, _ = study(tmp_path, {"a": 0})
+    score(predictions, truth, tmp_path / "out")
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    for name in ("doubts.csv", "calibration.csv"):
+        (tmp_path / "out" / name).write_text("of an evaluation", "utf-8")
+    score(predictions, truth, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+
+
 def test_an_image_without_the_class_ranks_behind_all_others():
     empty = np.zeros((64, 64), np.uint8)
     order = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from glomtile.core.split import SPLITS
 from glomtile.errors import InputError
@@ -98,7 +98,8 @@ def group_rows(path: Path, stems: Iterable[str]) -> list[dict[str, str]]:
     wanted = dict.fromkeys(stems)
     rows: list[dict[str, str]] = []
     groups: dict[str, str] = {}
-    for row in read_csv(path, required=("stem", "group")):
+    table = read_csv(path, required=("stem", "group"))
+    for row in table:
         stem, group = row["stem"], row["group"]
         if stem not in wanted:
             continue
@@ -111,6 +112,14 @@ def group_rows(path: Path, stems: Iterable[str]) -> list[dict[str, str]]:
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise InputError(
-            path, f"expected a line for every image, got none for {', '.join(missing[:_LISTED])}{more}"
+            path,
+            f"expected a line for every image, got none for {', '.join(missing[:_LISTED])}{more}",
+            _hint([row["stem"] for row in table], set(missing)),
         )
     return rows
+
+
+def _hint(told: list[str], missing: set[str]) -> str | None:
+    odd = (name for name in told if name not in missing and PurePath(name).stem in missing)
+    with_suffix = next(odd, None)
+    return with_suffix and f"a stem is the file's name without its suffix, not {with_suffix}"

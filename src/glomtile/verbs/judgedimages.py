@@ -80,7 +80,7 @@ class Judged:
             written.append(
                 write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in rows])
             )
-        _remove_others(out, written)
+        remove_judged(out, written)
         return tuple(written)
 
 
@@ -99,11 +99,12 @@ def join_judged(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     if doubts:
         columns = list(doubts[0])
         written.append(write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in doubts]))
-    _remove_others(out, written)
+    remove_judged(out, written)
     return tuple(written)
 
 
-def _remove_others(out: Path, written: Sequence[Path]) -> None:
+def remove_judged(out: Path, written: Sequence[Path] = ()) -> None:
+    """Remove what an earlier run told of probabilities, but for what this one has `written`."""
     for path in (out / CALIBRATION, out / DOUBTS):
         if path not in written:
             path.unlink(missing_ok=True)
