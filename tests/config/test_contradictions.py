@@ -50,8 +50,12 @@ def told(settings) -> dict[str, str]:
         ({"model": {"normalization": False, "norm": "group"}}, "model.normalization", '"group" counts'),
         ({"model": {"loss": "dice_los"}}, "model.loss", "did you mean dice_loss?"),
         ({"model": {"metrics": ["dice_coef", "dice_ceof"]}}, "model.metrics", "did you mean dice_coef?"),
-        ({"train": {"metrics": ["dice_coef", "val_dice_ceof"]}}, "train.metrics", "did you mean dice_coef?"),
-        ({"train": {"monitor": "val_los"}}, "train.monitor", "unknown name los; did you mean loss?"),
+        (
+            {"train": {"metrics": ["dice_coef", "val_dice_ceof"]}},
+            "train.metrics",
+            "did you mean val_dice_coef?",
+        ),
+        ({"train": {"monitor": "val_los"}}, "train.monitor", "unknown name val_los; did you mean val_loss?"),
         (
             {"train": {"schedule": "cosine", "warmup_epochs": 9, "epochs": 9}},
             "train.warmup_epochs",
@@ -68,6 +72,13 @@ def told(settings) -> dict[str, str]:
             "prove",
         ),
         ({"infer": {"images_dir": "a", "output_dir": "a"}}, "infer.output_dir", "the folder of the images"),
+        (
+            {"train": {"masks_dir": "a", "use": "last"}, "tiledinfer": {"output_dir": "./a"}},
+            "tiledinfer.output_dir",
+            "the folder of [train] masks_dir",
+        ),
+        ({"train": {"monitor": "val_class_dice_7"}}, "train.monitor", "unknown name val_class_dice_7"),
+        ({"train": {"metrics": ["DICE_COEF"]}}, "train.metrics", "unknown name DICE_COEF"),
         ({"model": {"model": "FlexUnet"}}, "model.model", "did you mean"),
         ({"mask": {"blur": True}}, "mask.blur", "has no effect"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +18,8 @@ import pytest
 
 from glomtile.engine import compiled
 from glomtile.engine.modelfolder import bundled_folder, read_card
-from glomtile.engine.runtime import OpenVinoPredictor
-from glomtile.errors import PlaceError
+from glomtile.engine.runtime import OpenVinoPredictor, openvino_forward
+from glomtile.errors import ModelError, PlaceError
 from glomtile.files.usercache import user_cache
 
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
@@ -133,6 +135,74 @@ def test_without_a_place_to_keep_it_everything_else_works(
         user_cache()
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.ESTALE, errno.EINVAL])
+def test_a_drive_that_fails_costs_nothing_but_the_keeping(
+    exported_model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def failing(path: Path, data: bytes) -> int:
+        raise OSError(code, os.strerror(code))
+
+    expected = answer(exported_model)
+    for kept in cache.iterdir():
+        kept.unlink()
+    monkeypatch.setattr(Path, "write_bytes", failing)
+    np.testing.assert_array_equal(answer(exported_model), expected)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_file_that_is_not_there_is_told_as_ever(exported_model: Path, tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "network.xml"
+    openvino.save_model(openvino.Core().read_model(exported_model / "model.onnx"), path)
+    path.with_suffix(".bin").unlink()
+    for keep in (True, False):
+        with pytest.raises(ModelError, match=r"network.xml: expected a network that OpenVINO can run"):
+            openvino_forward(path, keep=keep)
+
+
+def test_a_file_exchanged_meanwhile_is_not_kept_for_the_other(
+    exported_model: Path, write_model: Callable[..., Path], tmp_path: Path, cache: Path
+) -> None:
+    from glomtile.verbs.export import export
+
+    other = write_model(seed=4)
+    export(other)
+    path = Path(shutil.copy(exported_model / "model.onnx", tmp_path))
+
+    class Exchanging(Counting):
+        def read_model(self, asked: Path) -> Any:
+            shutil.copy(other / "model.onnx", asked)
+            return self._core.read_model(asked)
+
+    compiled.kept_network(Exchanging(), path, SETTINGS)
+    assert not cache.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such modes")
+def test_what_others_could_have_written_is_not_read(exported_model: Path, cache: Path) -> None:
+    path = exported_model / "model.onnx"
+    assert [compilations(path), compilations(path)] == [1, 0]
+    (kept,) = cache.iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert cache.stat().st_mode & 0o777 == 0o700
+    kept.chmod(0o666)
+    assert [compilations(path), compilations(path)] == [1, 0]
+
+
+def test_a_cache_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLOMTILE_CACHE_DIR", "~/a")
+    assert user_cache() == tmp_path / "a"
+    monkeypatch.setenv("GLOMTILE_CACHE_DIR", "b")
+    assert user_cache() == tmp_path / "b"
+    monkeypatch.delenv("GLOMTILE_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "c")
+    assert user_cache() == tmp_path / ".cache/glomtile"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    assert user_cache() == tmp_path / "c/glomtile"
+
+
 def test_large_networks_are_not_kept(
     exported_model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,16 +216,19 @@ def test_the_least_used_goes_first(
 ) -> None:
     monkeypatch.setattr(compiled, "_KEPT", 2)
     path = exported_model / "model.onnx"
-    with_threads = [{**SETTINGS, "INFERENCE_NUM_THREADS": str(number)} for number in (1, 2, 3)]
-    for number, settings in enumerate(with_threads[:2]):
-        compilations(path, settings)
-        for kept in cache.iterdir():
-            os.utime(kept, (number, number) if kept.stat().st_mtime > 9 else None)
-    assert compilations(path, with_threads[0]) == 0  # used last now
-    assert compilations(path, with_threads[2]) == 1
-    assert len(list(cache.iterdir())) == 2
-    assert compilations(path, with_threads[0]) == 0
-    assert compilations(path, with_threads[1]) == 1
+    first, second, third = ({**SETTINGS, "INFERENCE_NUM_THREADS": str(number)} for number in (1, 2, 3))
+    compilations(path, first)
+    (kept,) = cache.iterdir()
+    os.utime(kept, (1, 1))
+    compilations(path, second)
+    (other,) = set(cache.iterdir()) - {kept}
+    os.utime(other, (2, 2))
+    (cache / ".being-written.compiled").write_bytes(b"by another process")
+    assert compilations(path, first) == 0  # used last now
+    assert compilations(path, third) == 1
+    assert compilations(path, first) == 0
+    assert compilations(path, second) == 1
+    assert len(list(cache.iterdir())) == 3
 
 
 def test_processes_find_it_in_the_home_folder(exported_model: Path, tmp_path: Path) -> None:

@@ -482,7 +482,9 @@ def test_staleness_counts_epochs_since_the_best() -> None:
     assert stale_epochs([]) == 0
 
 
-@pytest.mark.parametrize(("ruined", "where"), [(5, "after 2 steps of epoch 2"), (6, "epoch 2")])
+@pytest.mark.parametrize(
+    ("ruined", "where"), [(2, "epoch 1, step 2"), (3, "epoch 1"), (5, "epoch 2, step 2"), (6, "epoch 2")]
+)
 def test_weights_that_are_no_numbers_are_never_saved(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ruined: int, where: str
 ) -> None:
@@ -498,10 +500,11 @@ def test_weights_that_are_no_numbers_are_never_saved(
             weight.assign(np.full(weight.shape, np.nan, np.float32))
 
     monkeypatch.setattr(Devices, "train", train_and_ruin)
-    with pytest.raises(ModelError, match=f"{where}: expected finite weights, got nan"):
+    with pytest.raises(ModelError, match=f"^{where}: expected finite weights, got nan"):
         train(make_config(told, tmp_path))
     notes = json.loads((tmp_path / "models/last/training.json").read_text())
-    assert (len(notes["history"]), notes["step"]) == (1, ruined - 4)
+    assert (len(notes["history"]), notes["step"]) == divmod(ruined - 1, 3)
+    assert (tmp_path / "models/best").exists() == (tmp_path / "history.json").exists() == (ruined > 3)
     monkeypatch.setattr(Devices, "train", true)
     train(make_config(told, tmp_path), resume=True)
     train(make_config(told, tmp_path / "undisturbed"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Literal
 
+from glomtile.config.folders import judged_on_training, written_over
 from glomtile.config.names import Place, nearest
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import about
-from glomtile.config.schema_model import BUILT_NETWORKS, LOSSES, network_name
+from glomtile.config.schema_model import BUILT_NETWORKS, LOSSES, METRICS, is_metric, network_name
 from glomtile.errors import GlomtileError
 
 Remark = tuple[Place, str]
@@ -56,18 +57,20 @@ def _unknown_names(config: Config) -> Iterator[Remark]:
                 continue
             value = getattr(config.section(name), key)
             for word in value if isinstance(value, tuple) else (value,):
-                yield from _unknown(word, names, (name, key))
-    of_an_epoch = ("loss", *about(fields["metrics"]).known)
+                general = re.sub(r"_\d+\Z", "_<k>", word)
+                if not {word, word.lower(), general} & set(names):
+                    near = nearest(word, names)
+                    yield (name, key), f"unknown name {word}" + (f"; did you mean {near}?" if near else "")
     figures = [("metrics", figure) for figure in config.train.metrics] + [("monitor", config.train.monitor)]
     for key, figure in figures:
-        yield from _unknown(figure.removeprefix("val_"), of_an_epoch, ("train", key))
-
-
-def _unknown(word: str, names: Sequence[str], place: Place) -> Iterator[Remark]:
-    general = re.sub(r"_\d+\Z", "_<k>", word)
-    if not {word, word.lower(), general} & set(names):
-        near = nearest(word, names)
-        yield place, f"unknown name {word}" + (f"; did you mean {near}?" if near else "")
+        name = figure.removeprefix("val_")
+        if name != "loss" and not is_metric(name, config.model.num_classes):
+            near = nearest(name, ("loss", *METRICS))
+            began = figure.removesuffix(name)
+            yield (
+                ("train", key),
+                f"unknown name {figure}" + (f"; did you mean {began}{near}?" if near else ""),
+            )
 
 
 def _classes(config: Config) -> Iterator[Remark]:
@@ -130,7 +133,12 @@ def _training(config: Config) -> Iterator[Remark]:
         )
     if train.schedule != "constant" and train.warmup_epochs >= train.epochs:
         yield ("train", "warmup_epochs"), f"expected fewer than the {train.epochs} epochs of the schedule"
-    yield from _folders(config)
+    for split in judged_on_training(config):
+        yield (split, "images_dir"), "the images that are trained on: figures on them prove nothing"
+    sections: tuple[Literal["infer", "tiledinfer"], ...] = ("infer", "tiledinfer")
+    for section in sections:
+        if what := written_over(config, section):
+            yield (section, "output_dir"), f"the folder of {what}, which no masks are written into"
     plain = Config().dataset
     for key in _OF_CROPS:
         if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
@@ -139,19 +147,3 @@ def _training(config: Config) -> Iterator[Remark]:
         yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
     if model.given("normalization") and model.normalization is False and model.norm != "none":
         yield ("model", "normalization"), f'norm = "{model.norm}" counts'
-
-
-def _folders(config: Config) -> Iterator[Remark]:
-    """Folders that must not be the same, as far as their names tell."""
-    learnt = _resolved(config, config.train.images_dir)
-    for name, judged in (("valid", config.valid), ("test", config.test)):
-        if learnt is not None and _resolved(config, judged.images_dir) == learnt:
-            yield (name, "images_dir"), "the images that are trained on, which prove nothing"
-    for name, told in (("infer", config.infer), ("tiledinfer", config.tiledinfer)):
-        written = _resolved(config, told.output_dir)
-        if written is not None and written == _resolved(config, told.images_dir):
-            yield (name, "output_dir"), "the folder of the images, among which the masks would lie"
-
-
-def _resolved(config: Config, folder: Path | None) -> Path | None:
-    return None if folder is None else config.resolve(folder)

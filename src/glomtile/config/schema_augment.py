@@ -43,6 +43,9 @@ class AugmentorSettings(Section):
     pincdistortion: bool = setting(False, "pincushion distortion, see [pincdistortion]")
     sharpening: bool = setting(False, "sharpen the image, see [sharpening]")
     brightening: bool = setting(False, "brighten the image, see [brightening]")
+    tears: float = setting(
+        0.0, "share of samples that lose a part of their tissue, up to glass", ours=True, ge=0, le=1
+    )
     stain: float = setting(0.0, "strength of stain variation; 0 = off", ours=True, ge=0, le=1)
     other_dyes: float = setting(
         0.0, "share of samples stained with dyes of any colour instead", ours=True, ge=0, le=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from glomtile.config.schema_fields import About, Count, Section, setting
@@ -75,6 +76,12 @@ _TVERSKY = About(ours=True, losses=("tversky",))
 def network_name(name: str) -> str:
     """The name of a network without the reference's ``TensorFlow``."""
     return name.removeprefix("TensorFlow")
+
+
+def is_metric(name: str, num_classes: int) -> bool:
+    """Whether a metric of this name can be had of a network with so many classes."""
+    of_class = re.fullmatch(r"class_(?:dice|iou)_(\d+)", name)
+    return int(of_class[1]) < max(2, num_classes) if of_class else name in METRICS and "<k>" not in name
 
 
 class ModelSettings(Section):

@@ -1,4 +1,4 @@
-"""Which random changes a training sample goes through, in which order, and that labels only move."""
+"""Which random changes a training sample goes through, and in which order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from glomtile.core.stain import other_dyes, vary_stain
+from glomtile.core.tear import tear
 from glomtile.core.warp import Lens, Warp, affine, enlarge, resample, smooth_field
 from glomtile.errors import ConfigError, InputError
 from glomtile.types import Float32, UInt8
@@ -115,6 +116,8 @@ class Augmentation:
     elastic : Elastic, optional
     distortion : Distortion, optional
     barrel, pincushion : RoundLens, optional
+    tears : float
+        Share of samples, 0 to 1, that lose a part of their tissue: a frayed edge, glass beyond it.
     sharpening : float, optional
         The reference's ``[sharpening] k``: the share of the difference to the 3x3 mean that is added.
     brightening : Brightening, optional
@@ -151,6 +154,7 @@ class Augmentation:
     distortion: Distortion | None = None
     barrel: RoundLens | None = None
     pincushion: RoundLens | None = None
+    tears: float = 0.0
     sharpening: float | None = None
     brightening: Brightening | None = None
     stain: float = 0.0
@@ -196,7 +200,8 @@ def augment(
     -------
     image : (h, w, 3) ndarray of uint8
     labels : (h, w) ndarray of uint8
-        Moved exactly as the image, read from the nearest pixel, never recoloured.
+        Moved exactly as the image, read from the nearest pixel, never recoloured; background where tissue
+        is torn away.
 
     Raises
     ------
@@ -217,6 +222,8 @@ def augment(
     corner = (math.floor(centre[0] - height / 2 + 0.5), math.floor(centre[1] - width / 2 + 0.5))
     warp = draw_warp(settings, rng, (height, width))
     picture, truth = resample(image, labels, warp, corner, (height, width))
+    if settings.tears > 0 and rng.random() < settings.tears:
+        picture, truth = tear(picture, truth, rng)
     return recolour(picture, rng, settings), truth
 
 
@@ -341,7 +348,7 @@ def _require(holds: bool, name: str, expected: str, got: object) -> None:
 
 
 def _check_shares(settings: Augmentation) -> None:
-    for name in ("stain", "other_dyes", "probability"):
+    for name in ("tears", "stain", "other_dyes", "probability"):
         value = getattr(settings, name)
         _require(0 <= value <= 1, name, "a number from 0 to 1", value)
     for name in ("blur", "noise"):

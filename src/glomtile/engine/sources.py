@@ -222,6 +222,7 @@ def augmentation_of(config: Config) -> Augmentation:
         pincushion=(
             RoundLens(pincushion.radius, pincushion.amount, pincushion.centers) if on.pincdistortion else None
         ),
+        tears=on.tears,
         sharpening=config.sharpening.k if on.sharpening else None,
         brightening=(
             Brightening(config.brightening.alpha, config.brightening.beta) if on.brightening else None

@@ -251,9 +251,10 @@ class Training:
             figures = self._sums.figures()
             progress.advance(1, **figures)
             if protocol.checkpoint_steps and step % protocol.checkpoint_steps == 0 and step < steps:
+                self._require_finite(figures["loss"], f"epoch {number + 1}, step {step}")
                 self._save_last(step)
         self._epoch_start = 0
-        _require_finite([figures["loss"]], f"epoch {number + 1}", "a finite loss")
+        self._require_finite(figures["loss"], f"epoch {number + 1}")
         rate = float(_array(self._model.optimizer.learning_rate))
         with self._judged_weights():
             if validation is not None:
@@ -308,6 +309,22 @@ class Training:
         count = reductions(values(self._history, protocol.monitor), protocol.reducer_patience)
         self._model.optimizer.learning_rate = protocol.learning_rate * protocol.reducer_factor**count
 
+    def _require_finite(self, loss: float, where: str) -> None:
+        """End a run that has gone astray, before anything of it is saved.
+
+        A step can ruin the weights although its own loss, computed before it, was finite.
+        """
+        numbers = {"a finite loss": [loss], "finite weights": self._model.variables}
+        numbers["a finite state of the optimizer"] = self._model.optimizer.variables
+        for name, variables in numbers.items():
+            for array in map(_array, variables):
+                if not np.isfinite(array).all():
+                    raise ModelError(
+                        where,
+                        f"expected {name}, got {array[~np.isfinite(array)].flat[0]}",
+                        "lower [model] learning_rate or clip the gradients; what was saved before is kept",
+                    )
+
     def _variables(self) -> list[Any]:
         return [*self._model.variables, *self._model.optimizer.variables]
 
@@ -317,13 +334,10 @@ class Training:
             self._make_way = None
 
     def _save_last(self, step: int) -> None:
-        arrays = [_array(v) for v in self._variables()] + self._sums.totals
-        epoch = len(self._history)
-        where = f"after {step} steps of epoch {epoch + 1}" if step else f"epoch {epoch}"
-        _require_finite(arrays, where, "finite weights")
         self._clear_the_way()
         notes: dict[str, Any] = {"settings": self._protocol.settings, "step": step}
         notes["history"] = [to_json(figures) for figures in self._history]
+        arrays = [_array(v) for v in self._variables()] + self._sums.totals
 
         def add_state(folder: Path) -> None:
             np.savez(folder / STATE, *arrays)
@@ -406,17 +420,6 @@ def averaged(model: keras.Model) -> Iterator[None]:
 def _array(variable: Any) -> np.ndarray:
     """A variable's value, in memory of its own."""
     return np.array(keras.ops.convert_to_numpy(variable))
-
-
-def _require_finite(numbers: Iterable[Any], where: str, name: str) -> None:
-    for array in map(np.asarray, numbers):
-        odd = array[~np.isfinite(array)]
-        if odd.size:
-            raise ModelError(
-                where,
-                f"expected {name}, got {odd.flat[0]}",
-                "lower [model] learning_rate or clip the gradients; what was saved before is kept",
-            )
 
 
 def _line(epoch: int, epochs: int, figures: dict[str, float]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from glomtile.core.split import SPLITS
 from glomtile.errors import InputError
+from glomtile.files.images import IMAGE_SUFFIXES
 from glomtile.files.pairs import PREPARE_FILE, read_prepare_record
 from glomtile.files.tables import read_csv
 
@@ -114,12 +115,15 @@ def group_rows(path: Path, stems: Iterable[str]) -> list[dict[str, str]]:
         raise InputError(
             path,
             f"expected a line for every image, got none for {', '.join(missing[:_LISTED])}{more}",
-            _hint([row["stem"] for row in table], set(missing)),
+            _hint([row["stem"] for row in table], set(wanted)),
         )
     return rows
 
 
-def _hint(told: list[str], missing: set[str]) -> str | None:
-    odd = (name for name in told if name not in missing and PurePath(name).stem in missing)
-    with_suffix = next(odd, None)
-    return with_suffix and f"a stem is the file's name without its suffix, not {with_suffix}"
+def _hint(told: list[str], wanted: set[str]) -> str | None:
+    """What to say of a table that names files where it should name stems."""
+    for name in told:
+        stem, dot, suffix = name.rpartition(".")
+        if name not in wanted and stem in wanted and dot + suffix.lower() in (*IMAGE_SUFFIXES, ".npz"):
+            return f"a stem is the file's name without its suffix, {stem} for {name}"
+    return None

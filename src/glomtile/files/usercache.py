@@ -17,19 +17,19 @@ def user_cache() -> Path:
     Returns
     -------
     Path
-        ``GLOMTILE_CACHE_DIR``, else ``glomtile`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+        ``GLOMTILE_CACHE_DIR``, else ``glomtile`` in ``XDG_CACHE_HOME`` or ``~/.cache``; absolute. A relative
+        ``XDG_CACHE_HOME`` counts as none, as its specification wants.
 
     Raises
     ------
     PlaceError
         Neither is set and the user has no home folder.
     """
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches) / "glomtile"
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return Path.home() / ".cache" / "glomtile"
+        if named := os.environ.get(VARIABLE):
+            return Path(named).expanduser().absolute()
+        return (caches if caches.is_absolute() else Path.home() / ".cache") / "glomtile"
     except RuntimeError as problem:
         raise PlaceError(
             "cache", "expected a home folder to keep it in, found none", f"name a folder in {VARIABLE}"

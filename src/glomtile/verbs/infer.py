@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from glomtile.config.folders import written_over
 from glomtile.config.schema import Config
 from glomtile.core.palette import Palette
 from glomtile.engine import modelfolder
@@ -124,25 +125,13 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
 
 def _folders(config: Config, section: Literal["infer", "tiledinfer"]) -> tuple[Path, Path]:
     images, masks = config.folder(section, "images_dir"), config.folder(section, "output_dir")
-    for what, folder in {"the images": images, **_given_folders(config, images)}.items():
-        if folder.resolve() == masks.resolve():
-            raise ConfigError(
-                f"[{section}] output_dir",
-                f"expected another folder than that of {what}, got {masks}",
-                hint="a mask would replace the file of the same name there",
-            )
+    if what := written_over(config, section):
+        raise ConfigError(
+            f"[{section}] output_dir",
+            f"expected another folder than that of {what}, got {masks}",
+            hint="a mask would replace the file of the same name there",
+        )
     return images, masks
-
-
-def _given_folders(config: Config, images: Path) -> dict[str, Path]:
-    """Folders that hold what someone made by hand: of every split, and the masks beside the images."""
-    given = {
-        f"[{split}] {key}": config.resolve(path)
-        for split in ("train", "valid", "test")
-        for key in ("images_dir", "masks_dir")
-        if (path := getattr(config.section(split), key)) is not None
-    }
-    return {**given, "the masks beside the images": images.parent / "masks"}
 
 
 def _predictor(config: Config, palette: Palette, progress: Progress, tta: Tta = "none") -> KerasPredictor:

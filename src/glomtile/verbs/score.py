@@ -22,7 +22,15 @@ from glomtile.files.workspace import move_aside
 from glomtile.types import SILENT, Progress, UInt8
 from glomtile.verbs.judgedimages import remove_judged
 from glomtile.verbs.report import report
-from glomtile.verbs.scorefiles import PerImage, Triple, worst_first, write_run, write_scores, write_sheets
+from glomtile.verbs.scorefiles import (
+    PerImage,
+    Triple,
+    run_command,
+    worst_first,
+    write_run,
+    write_scores,
+    write_sheets,
+)
 
 __all__ = ["ScoreResult", "read_groups", "score", "worst_first", "write_run", "write_scores", "write_sheets"]
 
@@ -136,7 +144,8 @@ def score(
         sheets = write_sheets(out, per_image, palette, load, progress=progress)
     else:
         move_aside(out / "sheets")  # of an earlier run: they would stand in the report beside these figures
-    remove_judged(out)  # of an evaluation: masks tell no probabilities
+    if run_command(out) == "evaluate":
+        remove_judged(out)  # masks tell no probabilities
     scores, paths = write_scores(
         out, per_image, palette, groups=known, draws=draws, seed=seed, difference=difference
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ OBJECT_COLUMNS = (
 )
 COUNT_COLUMNS = ("truth_objects", "predicted_objects", "found", "false", "missed", "tp", "fp", "fn")
 
+RUN_FILE = "run.json"
 PerImage = list[tuple[str, ImageScore]]
 Triple = tuple[UInt8, UInt8, UInt8]
 
@@ -159,7 +161,7 @@ def write_run(out: Path, verb: str, settings: Mapping[str, Any], seconds: float)
     -------
     Path
     """
-    path = out / "run.json"
+    path = out / RUN_FILE
     facts = {
         "command": verb,
         "settings": dict(settings),
@@ -172,6 +174,15 @@ def write_run(out: Path, verb: str, settings: Mapping[str, Any], seconds: float)
     }
     write_json(path, facts)
     return path
+
+
+def run_command(out: Path) -> str | None:
+    """Which command wrote the figures in a folder, as its ``run.json`` says; ``None`` where none says so."""
+    try:
+        told = json.loads((out / RUN_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told.get("command") if isinstance(told, dict) else None
 
 
 def worst_first(per_image: PerImage) -> PerImage:
