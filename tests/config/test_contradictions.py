@@ -57,9 +57,9 @@ def told(settings) -> dict[str, str]:
         ),
         ({"train": {"monitor": "val_los"}}, "train.monitor", "unknown name val_los; did you mean val_loss?"),
         (
-            {"train": {"schedule": "cosine", "warmup_epochs": 9, "epochs": 9}},
+            {"train": {"schedule": "cosine", "warmup_epochs": 10, "epochs": 9}},
             "train.warmup_epochs",
-            "expected fewer than the 9 epochs",
+            "expected at most the 9 epochs",
         ),
         (
             {"train": {"images_dir": "a"}, "valid": {"images_dir": "./b/../a"}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import keras
@@ -205,6 +206,18 @@ def test_masks_may_not_land_on_the_images(verb, tmp_path, images, loaded):
     with pytest.raises(ConfigError, match="expected another folder than that of the images"):
         verb(config(tmp_path, infer=same, tiledinfer=same))
     assert (images / "a.png").read_bytes() == before
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["masks", "pictures"])
+def test_masks_may_not_land_on_what_the_dataset_was_prepared_from(verb, tmp_path, images, loaded, kind):
+    record = {"images_dir": "../study/pictures", "masks_dir": "../study/masks", "sources": []}
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/prepare.json").write_text(json.dumps(record))
+    there = {"output_dir": f"study/{kind}"}
+    with pytest.raises(ConfigError, match=r"than that of what \[test\] was prepared from, got .*" + kind):
+        verb(config(tmp_path, infer=there, tiledinfer=there, test={"images_dir": "dataset/test/images"}))
+    assert not (tmp_path / "study").exists()
 
 
 @BOTH

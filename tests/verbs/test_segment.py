@@ -106,6 +106,25 @@ def test_a_damaged_record_means_a_fresh_start(tmp_path: Path, damage: str) -> No
     assert segment([path], out, Request(tmp_path, mpp=2.0)).done == (path,)
 
 
+@pytest.mark.parametrize("kind", ["masks", "geojson", "objects", "overlays", "tissue", "zarr"])
+def test_a_folder_with_masks_that_no_run_wrote_is_refused(tmp_path: Path, kind: str) -> None:
+    """A study's images and true masks: they were replaced by predictions without a word."""
+    (tmp_path / "images").mkdir()
+    image = picture(tmp_path / "images/a.png")
+    (tmp_path / kind).mkdir()
+    segmented = segment([image], tmp_path, Request(tmp_path, 0.5))  # an empty folder holds nothing to lose
+    assert segmented.done == (image,)
+    assert segment([image], tmp_path, Request(tmp_path, 0.5)).skipped == (image,)
+
+    study = tmp_path / "study"
+    (study / kind).mkdir(parents=True)
+    (study / kind / "a.png").write_bytes(b"drawn by hand")
+    for run in (segment, survey):
+        with pytest.raises(UsageError, match=f"{kind}/a.png, which no run of segment wrote"):
+            run([image], study, Request(tmp_path, 0.5))
+    assert tree(study) == {f"{kind}/a.png": b"drawn by hand"}
+
+
 def test_no_name_is_no_folder_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a shell's variable that is not set: it would be this folder else."""
     monkeypatch.chdir(tmp_path)

@@ -131,8 +131,8 @@ def _training(config: Config) -> Iterator[Remark]:
             ("valid", "images_dir"),
             'train refuses to choose the best epoch without validation images: name them, or use = "last"',
         )
-    if train.schedule != "constant" and train.warmup_epochs >= train.epochs:
-        yield ("train", "warmup_epochs"), f"expected fewer than the {train.epochs} epochs of the schedule"
+    if train.schedule != "constant" and train.warmup_epochs > train.epochs:
+        yield ("train", "warmup_epochs"), f"expected at most the {train.epochs} epochs of the schedule"
     for split in judged_on_training(config):
         yield (split, "images_dir"), "the images that are trained on: figures on them prove nothing"
     sections: tuple[Literal["infer", "tiledinfer"], ...] = ("infer", "tiledinfer")

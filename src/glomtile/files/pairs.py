@@ -124,6 +124,28 @@ def read_prepare_record(dataset: Path) -> dict[str, Any]:
     return record
 
 
+def prepared_from(images_dir: Path) -> tuple[Path, ...]:
+    """The folders of images and masks that `prepare` made a split from.
+
+    Parameters
+    ----------
+    images_dir : Path
+        ``<dataset>/<split>/images``.
+
+    Returns
+    -------
+    tuple of Path
+        None where the folder is none that `prepare` made, or its record cannot be read.
+    """
+    dataset = Path(images_dir).absolute().parent.parent
+    try:
+        record = read_prepare_record(dataset)
+    except InputError:
+        return ()
+    told = [record.get(key) for key in ("images_dir", "masks_dir")]
+    return tuple(_resolved(dataset, folder) for folder in told if isinstance(folder, str))
+
+
 def _resolved(dataset: Path, recorded: str) -> Path:
     return Path(os.path.normpath(dataset / recorded))
 

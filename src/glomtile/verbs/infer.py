@@ -17,6 +17,7 @@ from glomtile.engine.predictor import KerasPredictor
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.files.images import image_mpp, list_images, read_image
 from glomtile.files.masks import write_mask
+from glomtile.files.pairs import prepared_from
 from glomtile.types import SILENT, Progress, UInt8
 
 Label = Callable[[UInt8, float | None], UInt8]
@@ -125,7 +126,15 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
 
 def _folders(config: Config, section: Literal["infer", "tiledinfer"]) -> tuple[Path, Path]:
     images, masks = config.folder(section, "images_dir"), config.folder(section, "output_dir")
-    if what := written_over(config, section):
+    what = written_over(config, section)
+    learnt = {
+        "train": config.train.images_dir, "valid": config.valid.images_dir, "test": config.test.images_dir,
+    }  # fmt: skip
+    for split, folder in learnt.items():
+        originals = () if folder is None else prepared_from(config.resolve(folder))
+        if masks.resolve() in [original.resolve() for original in originals]:
+            what = f"what [{split}] was prepared from"
+    if what is not None:
         raise ConfigError(
             f"[{section}] output_dir",
             f"expected another folder than that of {what}, got {masks}",

@@ -14,11 +14,13 @@ from glomtile.files.remote import is_address, local_path, require_lasting
 from glomtile.files.room import require_place
 from glomtile.files.scratch import Scratch
 from glomtile.files.slides import open_slide
+from glomtile.files.workspace import storage_errors
 from glomtile.types import SILENT, Progress
 from glomtile.verbs.oneslide import Outcome, Request, SlideWork
 from glomtile.verbs.planned import Planned
 from glomtile.verbs.report import report
 from glomtile.verbs.slidebucket import (
+    KINDS,
     Bucket,
     TakenOverError,
     begin,
@@ -150,7 +152,24 @@ def _place(out: str | Path, request: Request, cluster: Cluster | None) -> tuple[
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(out, "expected a folder for the results, got a file")
+    _require_none_of_others(out)
     return out, None
+
+
+def _require_none_of_others(out: Path) -> None:
+    """See that no file would be replaced that no run of ours wrote: true masks lie in a ``masks/``, too."""
+    if (out / OWN).is_dir():
+        return
+    for kind in KINDS:
+        with storage_errors(out):
+            found = min((out / kind).iterdir(), default=None) if (out / kind).is_dir() else None
+        if found is not None:
+            raise UsageError(
+                out,
+                f"expected a new folder or one of results, got one with {kind}/{found.name}, "
+                "which no run of segment wrote",
+                "choose another folder for -o",
+            )
 
 
 def _named(inputs: Sequence[str | Path]) -> tuple[list[Source], list[tuple[Source | str, str]]]:

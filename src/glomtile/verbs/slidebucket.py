@@ -29,7 +29,8 @@ _MARK = f"{OWN}/lock"
 _SHOWN = ("objects", "geojson", "overlays")
 """Kinds of outputs that the report is made from."""
 
-_KINDS = (*_SHOWN, "masks", "tissue", "zarr")
+KINDS = (*_SHOWN, "masks", "tissue", "zarr")
+"""Folders of outputs, one for each kind."""
 
 
 class TakenOverError(StorageError):
@@ -186,7 +187,7 @@ def finish(bucket: Bucket, out: Path, written: Iterable[Path]) -> None:
         bucket.note(out, path)
     with _told_of(bucket.address):
         bucket.folder.remove(_MARK)
-    for kind in _KINDS:
+    for kind in KINDS:
         _remove(out / kind)
 
 
@@ -194,7 +195,7 @@ def _bring_notes(folder: RemoteFolder, out: Path) -> None:
     """The bucket's notes of slides whose files are all there, and no others."""
     names = folder.names()
     with storage_errors(out):
-        for path in (*(out / OWN).glob("*.json"), *(out / kind for kind in _KINDS)):
+        for path in (*(out / OWN).glob("*.json"), *(out / kind for kind in KINDS)):
             _remove(path)
     own = [name for name in names if PurePosixPath(name).match(f"{OWN}/*.json") and name.count("/") == 1]
     folder.bring(own, out)
