@@ -188,6 +188,16 @@ def test_what_others_could_have_written_is_not_read(exported_model: Path, cache:
     assert [compilations(path), compilations(path)] == [1, 0]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes with a place")
+def test_a_pipe_is_not_waited_for(exported_model: Path, cache: Path) -> None:
+    path = exported_model / "model.onnx"
+    compilations(path)
+    (kept,) = cache.iterdir()
+    kept.unlink()
+    os.mkfifo(kept)
+    assert [compilations(path), compilations(path)] == [1, 0]
+
+
 def test_a_cache_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
