@@ -120,8 +120,9 @@ def test_without_a_place_to_keep_it_everything_else_works(
 ) -> None:
     expected = answer(exported_model)
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("GLOMTILE_CACHE_DIR", str(tmp_path / "file"))
-    np.testing.assert_array_equal(answer(exported_model), expected)
+    for odd in (tmp_path / "file", tmp_path / ("n" * 300)):
+        monkeypatch.setenv("GLOMTILE_CACHE_DIR", str(odd))
+        np.testing.assert_array_equal(answer(exported_model), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
     def homeless() -> Path:

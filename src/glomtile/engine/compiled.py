@@ -89,9 +89,9 @@ def _key(core: Any, parts: list[Path], settings: Mapping[str, str]) -> str:
 
 def _read(place: Path) -> bytes | None:
     """What is kept there, its digest before it; ``None`` where nothing is, or not what this user wrote."""
-    if not place.is_file():  # nor a pipe, which would be waited for
-        return None
     try:
+        if not place.is_file():  # a pipe would be waited for
+            return None
         with place.open("rb") as stream:
             if not _is_own(os.fstat(stream.fileno())):
                 return None

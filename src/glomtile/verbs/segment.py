@@ -99,7 +99,8 @@ def segment(
     Raises
     ------
     UsageError
-        There is no input, `out` is a file, another run works in it, or the cluster cannot be used.
+        There is no input, `out` is a file or holds outputs that no run wrote, another run works in it, or the
+        cluster cannot be used.
     MissingExtraError
         The cluster or an address needs a package that is not installed.
     ModelError
