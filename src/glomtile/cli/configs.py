@@ -55,9 +55,15 @@ def convert(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def init() -> None:
+def init(
+    pretrained: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Settings that fit a model to begin with: glomeruli-pas, or DIR."),
+    ] = None,
+) -> None:
     """Print a commented TOML to start from."""
     from glomtile.config.toml import template
+    from glomtile.engine.pretrained import named
 
     refuse_json("config init")
-    typer.echo(template(), nl=False)
+    typer.echo(template(*named(pretrained)) if pretrained else template(), nl=False)

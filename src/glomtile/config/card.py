@@ -23,6 +23,7 @@ _TOLD_ONLY = (
     "scores",
     "versions",
     "data",
+    "pretrained",
     "epoch",
     "seed",
     "devices",
@@ -71,6 +72,27 @@ class TrainingData(_Record):
     images: int = Field(default=0, ge=0)
     valid_images: int = Field(default=0, ge=0)
     digest: str = ""
+
+
+class Pretrained(_Record):
+    """The model that a training began with.
+
+    Parameters
+    ----------
+    name : str
+        Of its folder, as the config has it.
+    sha256 : str
+        Digest of its network's file.
+    data : TrainingData
+        What it had learned from: its licence goes with the weights.
+    pretrained : Pretrained or None
+        The model that its own training began with.
+    """
+
+    name: str
+    sha256: Digest
+    data: TrainingData = TrainingData()
+    pretrained: Pretrained | None = None
 
 
 class ObjectSettings(_Record):
@@ -233,6 +255,8 @@ class ModelCard(_Record):
     runtime : RuntimeFile or None
         What `segment` runs without Keras.
     data : TrainingData
+    pretrained : Pretrained or None
+        The model whose weights its training began with; `None` where it began with none.
     familiar : FamiliarTissue or None
         How the training images look; `None` in models that do not say, which then have no doubts.
     epoch : int
@@ -266,6 +290,7 @@ class ModelCard(_Record):
     bytes_per_px: float | None = Field(default=None, gt=0)
     runtime: RuntimeFile | None = None
     data: TrainingData = TrainingData()
+    pretrained: Pretrained | None = None
     familiar: FamiliarTissue | None = None
     epoch: int = Field(default=0, ge=0)
     seed: int = Field(default=137, ge=0)

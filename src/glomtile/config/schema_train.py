@@ -69,6 +69,11 @@ class TrainSettings(Section):
     masks_dir: PathSetting | None = setting(None, "training masks, paired with the images by name")
     model_dir: PathSetting = setting(Path("models"), "folder of the run's models: best/ and last/")
     eval_dir: PathSetting = setting(Path("eval"), "folder of the curves, as CSV and picture")
+    pretrained: PathSetting | None = setting(
+        None,
+        "model whose weights training begins with: a model folder, or glomeruli-pas, which comes along",
+        ours=True,
+    )
     epochs: int = setting(100, "epochs at most", unit="epochs", ge=1)
     batch_size: int = setting(4, "samples a step", ge=1, le=65536)
     steps_per_epoch: int = setting(400, "steps an epoch, where [model] generator is on", unit="steps", ge=1)

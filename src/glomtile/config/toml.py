@@ -11,6 +11,7 @@ import tomlkit
 from pydantic.fields import FieldInfo
 from tomlkit.items import InlineTable, KeyType, SingleKey
 
+from glomtile.config.card import ModelCard
 from glomtile.config.findings import Finding
 from glomtile.config.ini import Entry, Parsed
 from glomtile.config.literals import DEEPEST
@@ -84,12 +85,23 @@ def to_toml(config: Config) -> str:
     return tomlkit.dumps(document)
 
 
-def template() -> str:
+def template(pretrained: str | None = None, card: ModelCard | None = None) -> str:
     """A TOML config to start from: every key of the built networks, commented out at its default.
 
     What a run cannot do without stands uncommented, to be filled in. Each commented key is valid
     TOML without its mark, and changes nothing then.
+
+    Parameters
+    ----------
+    pretrained : str, optional
+        The model that training is to begin with, as ``[train] pretrained`` names it.
+    card : ModelCard, optional
+        What that model says of itself: its network, classes and ways of inference stand uncommented too, and
+        a tenth of the learning rate it was trained with.
     """
+    starter = (
+        _STARTER if card is None else _STARTER | _settings_of(card) | {("train", "pretrained"): pretrained}
+    )
     parts = [
         "# glomtile: every setting with its default. Take the # away where you want another value.",
         "# Paths are relative to this file's folder.",
@@ -102,13 +114,31 @@ def template() -> str:
                 continue
             unit = f" [{known.unit}]" if known.unit else ""
             value, mark = info.default, "# "
-            if (name, key) in _STARTER:
-                value, mark = _STARTER[name, key], ""
+            if (name, key) in starter:
+                value, mark = starter[name, key], ""
             lines.append(f"\n# {info.description}{unit}: {wanted(name, key, info)}")
             lines.append(f"{mark}{key} = {spelt(value)}")
         if lines:
             parts += [f"\n[{name}]", *lines]
     return "\n".join(parts) + "\n"
+
+
+def _settings_of(card: ModelCard) -> dict[tuple[str, str], Any]:
+    """The settings that a model was trained with and is used with, as far as they are not the defaults."""
+    palette, network = card.palette(), card.network
+    told: dict[tuple[str, str], Any] = {
+        ("model", key): getattr(network, key) for key in type(network).model_fields
+    }
+    told["image", "color_order"] = card.color_order
+    told["tiledinfer", "overlapping"] = card.overlap_px
+    for key in ("tta", "threshold", "smoothing_px", "least_expected_dice"):
+        told["tiledinfer", key] = getattr(card, key)
+    defaults = {name: settings.model_fields for name, settings in SECTIONS.items()}
+    told = {(name, key): value for (name, key), value in told.items() if value != defaults[name][key].default}
+    told["model", "learning_rate"] = float(f"{network.learning_rate / 10:.3g}")
+    told["mask", "rgb_map"] = {entry.rgb: entry.number for entry in palette.classes}
+    told["mask", "class_names"] = tuple(entry.name for entry in palette.classes)
+    return told
 
 
 def spelt(value: Any) -> str:

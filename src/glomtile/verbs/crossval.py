@@ -224,9 +224,13 @@ def _require_sense(folds: int, name: str | None) -> None:
 
 def _identity(config: Config, pool: Pool, dealt: Sequence[int]) -> dict[str, Any]:
     """What the folds' networks depend on, as JSON has it."""
+    from glomtile.engine.pretrained import beginning
+
+    start = beginning(config)
     sections = json.loads(config.model_dump_json(exclude=set(AFTER_TRAINING)))
     for key in ("images_dir", "masks_dir", "model_dir", "eval_dir"):
         sections["train"].pop(key, None)
+    sections["train"]["pretrained"] = start.digest if start else None
     numbers = {pair.stem: fold + 1 for pair, fold in zip(pool.judged, dealt, strict=True)}
     sizes = {pair.stem: [pair.image.stat().st_size, pair.mask.stat().st_size] for pair in pool.pairs}
     return {"settings": sections, "folds": numbers, "use": pool.use, "files": sizes}

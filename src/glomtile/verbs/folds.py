@@ -143,6 +143,12 @@ class FoldJobs:
 
 def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, progress: Progress) -> None:
     """Each fold of each run here, one after the other, or all of them on the workers of a cluster."""
+    for name in dict.fromkeys(job.config.train.pretrained for job in jobs):
+        if name is not None:
+            progress.warn(
+                f"every fold begins with the weights of {name}: figures are out of fold only for images "
+                "that it has not learned from either"
+            )
     if cluster is None:
         for job in jobs:
             for fold in range(folds):
@@ -204,10 +210,14 @@ def _run_fold(
 
 def _fold_config(config: Config) -> str:
     """The config of one fold: its paths are its folder's, and no images judge its epochs."""
+    from glomtile.engine.pretrained import address
+
     content = {name: _given(config, name) for name in type(config).model_fields if name not in AFTER_TRAINING}
     content["tiledinfer"] = _given(config, "tiledinfer")
     for key in ("images_dir", "output_dir"):
         content["tiledinfer"].pop(key, None)
+    if "pretrained" in content["train"]:
+        content["train"]["pretrained"] = address(config)
     content["train"] |= {
         "images_dir": "train/images",
         "masks_dir": "train/masks",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from glomtile.config.card import ModelCard
     from glomtile.engine.callbacks import History, Listener
     from glomtile.engine.devices import Devices
+    from glomtile.engine.pretrained import Beginning
     from glomtile.engine.training import Protocol
     from glomtile.files.pairs import Pair
 
@@ -34,6 +35,7 @@ FREE_TO_CHANGE = {
         "epoch_change_tiled_infer", "epoch_change_tiled_infer_dir", "num_infer_images",
         "save_weights_only", "create_backup", "metrics", "validation_steps", "use",
         "devices",  # their number is compared, which "all" does not tell
+        "pretrained",  # the digest of its network is compared
     },
     "model": {"show_summary"},
     "dataset": {"cache_mb", "workers", "worker_kind", "class_name", "name", "licence", "source"},
@@ -47,6 +49,8 @@ DECIDING = (
 )  # fmt: skip
 """Sections whose other settings a resumed run must share with the one it goes on from."""
 
+
+_PRETRAINED = "train.pretrained"
 
 SETTINGS = "settings.toml"
 """The settings in force, ``--set`` included, beside the copy of the config as it was written."""
@@ -103,22 +107,28 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
         When images and masks do not fit together, or a class has no pixel in any training mask.
     ModelError
         When the training loss is no number, or the monitored figure of no epoch is: what came before is kept,
-        ``last/`` too. Resuming, when there is no state of a run, or a damaged one.
+        ``last/`` too. Resuming, when there is no state of a run, or a damaged one. When the model that
+        training is to begin with is none, or damaged.
     StorageError
         When there is no space for the models.
     """
     typed_argument("config", config, Config, "a config, as load_config(…) gives")
     _require_sense(config, resume)
     from glomtile.engine.devices import choose_devices
+    from glomtile.engine.pretrained import beginning
     from glomtile.engine.training import deterministic
 
+    start = beginning(config)
     deterministic(config.train.seed)
     devices = choose_devices(config.train, config.source or "config")
     with devices.scope():
-        return _train_on(devices, config, resume, progress)
+        return _train_on(devices, config, start, resume, progress)
 
 
-def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress) -> TrainResult:
+def _train_on(
+    devices: Devices, config: Config, start: Beginning | None, resume: bool, progress: Progress
+) -> TrainResult:
+    from glomtile.engine.pretrained import begin_with
     from glomtile.engine.previews import asked_previews
     from glomtile.engine.sources import (
         judging_source,
@@ -141,9 +151,14 @@ def _train_on(devices: Devices, config: Config, resume: bool, progress: Progress
     _require_room(folder, network, model)
     judging = split_pairs(config, "valid") if validates(config) else []
     card = _card(config, pairs, len(judging), devices.count)
-    protocol = _protocol(config, len(training), devices.count, _data(pairs, judging))
+    if start is not None:
+        card = card.model_copy(update={"pretrained": start.record})
+    protocol = _protocol(config, len(training), devices.count, _data(pairs, judging), start)
     run = Training(network, model, card, folder, protocol, devices)
     done = run.resume() if resume else 0
+    if start is not None and not resume:
+        begin_with(network, start, config.model.mpp, progress)
+        model.set_weights(network.get_weights())
     if config.model.show_summary:
         network.summary(print_fn=progress.note)
     progress.note(
@@ -315,7 +330,9 @@ def _data(training: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str
     return {name: files_told(len(pairs), _names_digest(pairs)) for name, pairs in told.items()}
 
 
-def _protocol(config: Config, samples: int, devices: int, data: dict[str, str]) -> Protocol:
+def _protocol(
+    config: Config, samples: int, devices: int, data: dict[str, str], start: Beginning | None
+) -> Protocol:
     from glomtile.engine.training import Protocol
 
     train = config.train
@@ -331,8 +348,8 @@ def _protocol(config: Config, samples: int, devices: int, data: dict[str, str]) 
         checkpoint_steps=train.checkpoint_steps,
         workers=config.dataset.workers,
         break_file=stop,
-        settings=_deciding(config, samples, devices) | data,
-        defaults=_deciding(Config(), samples, 1) | data,
+        settings=_deciding(config, samples, devices) | data | {_PRETRAINED: start and start.digest},
+        defaults=_deciding(Config(), samples, 1) | data | {_PRETRAINED: None},
     )
 
 

@@ -1,0 +1,242 @@
+"""Training that begins with the weights of a trained model: what is taken, what must fit, what is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from tests.verbs.discs import config_of, paint_discs
+
+from glomtile.config.load import load_config, make_config
+from glomtile.config.schema import Config
+from glomtile.engine.modelfolder import BUNDLED, bundled_folder, load_model_folder, read_card
+from glomtile.engine.pretrained import address, begin_with, beginning, named
+from glomtile.errors import ConfigError, ModelError, UsageError
+from glomtile.nets.registry import build_model
+from glomtile.verbs.crossval import crossval
+from glomtile.verbs.train import train
+
+Make = Callable[..., Config]
+
+
+class Heard:
+    """A progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *args, **figures: None
+
+
+def changed(config: Config, **sections: dict[str, Any]) -> Config:
+    """A config with other settings."""
+    content = {
+        name: {key: getattr(config.section(name), key) for key in config.section(name).model_fields_set}
+        for name in type(config).model_fields
+    }
+    for name, settings in sections.items():
+        content[name] = content.get(name, {}) | settings
+    return make_config(content, config.base_dir)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, and in models/last a network that four epochs have taught something."""
+    root = tmp_path_factory.mktemp("discs")
+    paint_discs(root, 6)
+    history = train(config_of(root, epochs=4)).history
+    (root / "losses.json").write_text(json.dumps([figures["loss"] for figures in history]))
+    return root
+
+
+def going_on(project: Path, where: Path, **train_settings: Any) -> Config:
+    """Settings of a training in `where` that begins with the network of `project`."""
+    settings = {
+        "pretrained": project / "models/last",
+        "images_dir": project / "images",
+        "masks_dir": project / "masks",
+        **train_settings,
+    }
+    return changed(make_config(config_of(project).model_dump(), where), train=settings)
+
+
+def weights_of(folder: Path) -> dict[str, list[np.ndarray]]:
+    return {layer.name: layer.get_weights() for layer in load_model_folder(folder).model.layers}
+
+
+@pytest.mark.parametrize(("precision", "ema_decay"), [("float32", 0.9), ("mixed_bfloat16", 0.0)])
+def test_a_step_of_almost_nothing_leaves_the_weights_it_began_with(
+    project: Path, tmp_path: Path, precision: str, ema_decay: float
+) -> None:
+    config = going_on(project, tmp_path, epochs=1, precision=precision, ema_decay=ema_decay)
+    heard = Heard()
+    result = train(changed(config, model={"learning_rate": 1e-12}), progress=heard)
+    assert any("begins with the weights of" in note and "anew" not in note for note in heard.notes)
+    before, after = weights_of(project / "models/last"), weights_of(result.last)
+    for name, arrays in before.items():
+        for old, new in zip(arrays, after[name], strict=True):
+            np.testing.assert_allclose(new, old, atol=1e-6)
+    assert result.history[0]["loss"] < json.loads((project / "losses.json").read_text())[0]
+
+
+def test_the_card_tells_the_line_of_models_it_comes_from(project: Path, tmp_path: Path) -> None:
+    first = train(going_on(project, tmp_path / "a", epochs=1)).last
+    second = train(going_on(project, tmp_path / "b", epochs=1, pretrained=first)).last
+    card = read_card(second)
+    assert card.pretrained is not None
+    assert card.pretrained.sha256 == read_card(first).sha256["model.keras"]
+    assert card.pretrained.data == read_card(first).data
+    assert card.pretrained.pretrained is not None
+    assert card.pretrained.pretrained.sha256 == read_card(project / "models/last").sha256["model.keras"]
+    assert card.pretrained.pretrained.pretrained is None
+
+
+def test_another_number_of_classes_begins_the_last_layer_alone_anew(project: Path) -> None:
+    config = going_on(project, project)
+    three = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}
+    config = changed(config, model={"num_classes": 3}, mask={"rgb_map": three})
+    start, network, heard = beginning(config), build_model(config.model, seed=7), Heard()
+    assert start is not None
+    head = network.get_layer("logits").get_weights()
+    begin_with(network, start, 1.0, heard)
+    given = weights_of(project / "models/last")
+    for layer in network.layers:
+        for old, new in zip(
+            head if layer.name == "logits" else given[layer.name], layer.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(new, old)
+    assert "2 classes: the last layer begins anew" in heard.notes[0]
+    assert not heard.warnings
+
+
+def test_another_scale_is_warned_of(project: Path) -> None:
+    config = changed(going_on(project, project), model={"mpp": 2.0})
+    start, heard = beginning(config), Heard()
+    assert start is not None
+    begin_with(build_model(config.model, seed=7), start, config.model.mpp, heard)
+    (told,) = heard.warnings
+    assert told.endswith("models/last was trained at 1 µm per pixel, [model] mpp says 2 µm per pixel")
+
+
+def test_another_network_is_refused_with_all_that_differs_before_anything_is_written(
+    project: Path, tmp_path: Path
+) -> None:
+    config = changed(
+        going_on(project, tmp_path), model={"base_filters": 8, "norm": "batch"}, image={"color_order": "BGR"}
+    )
+    with pytest.raises(ConfigError) as refused:
+        train(config)
+    told = str(refused.value)
+    assert "[image] color_order: expected 'RGB' as in" in told
+    assert "[model] base_filters 4, got 8; [model] norm 'none', got 'batch'" in told
+    assert "config init --pretrained" in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("there", ["nothing", "run", "file", "damaged", "untrained"])
+def test_what_is_no_model_folder_is_refused(project: Path, tmp_path: Path, there: str) -> None:
+    folder = tmp_path / "model"
+    if there == "run":
+        shutil.copytree(project / "models/last", folder / "best")
+    elif there == "file":
+        folder.write_text("weights")
+    elif there != "nothing":
+        shutil.copytree(project / "models/last", folder)
+        network = folder / "model.keras"
+        network.unlink() if there == "untrained" else network.write_bytes(network.read_bytes()[:-1])
+    config = going_on(project, tmp_path / "run", pretrained=folder)
+    expected = {
+        "nothing": "found none", "run": "perhaps", "file": "got a file", "damaged": "SHA-256",
+        "untrained": "found none",
+    }  # fmt: skip
+    with pytest.raises(ModelError, match=expected[there]):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_equals_one_in_a_piece_and_notices_another_beginning(
+    project: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(project / "models/last", tmp_path / "given")
+    whole = train(going_on(project, tmp_path / "whole", pretrained=model)).last
+    train(going_on(project, tmp_path / "parts", epochs=1, pretrained=model))
+    moved = model.rename(tmp_path / "elsewhere")
+    parts = train(going_on(project, tmp_path / "parts", pretrained=moved), resume=True).last
+    with np.load(whole / "training.npz") as one, np.load(parts / "training.npz") as other:
+        assert one.files == other.files
+        assert all(np.array_equal(one[name], other[name]) for name in one.files)
+    for other_start in (whole, None):
+        config = going_on(project, tmp_path / "parts", epochs=3, pretrained=other_start)
+        with pytest.raises(ConfigError, match=r"train\.pretrained"):
+            train(config, resume=True)
+
+
+def test_a_run_begun_before_there_was_a_choice_goes_on(project: Path, tmp_path: Path) -> None:
+    config = going_on(project, tmp_path, epochs=1, pretrained=None)
+    train(config)
+    notes = tmp_path / "models/last/training.json"
+    told = json.loads(notes.read_text())
+    del told["settings"]["train.pretrained"]
+    notes.write_text(json.dumps(told))
+    assert len(train(changed(config, train={"epochs": 2}), resume=True).history) == 2
+
+
+def test_every_fold_begins_with_it_wherever_the_run_lies(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "models/last", tmp_path / "given")
+    paint_discs(tmp_path, 4)
+    settings = {"pretrained": "given", "images_dir": "images", "masks_dir": "masks"}
+    config, heard = going_on(project, tmp_path, epochs=1, **settings), Heard()
+    crossval(config, tmp_path / "far/runs", folds=2, name="discs", progress=heard)
+    assert sum("every fold begins with the weights of given" in text for text in heard.warnings) == 1
+    digest = read_card(tmp_path / "given").sha256["model.keras"]
+    for fold in (1, 2):
+        begun = read_card(tmp_path / f"far/runs/discs/fold-{fold}/models/last").pretrained
+        assert begun is not None
+        assert begun.sha256 == digest
+    with pytest.raises(UsageError, match=r"train\.pretrained"):
+        crossval(changed(config, train={"pretrained": None}), tmp_path / "far/runs", folds=2, name="discs")
+
+
+def test_the_bundled_model_goes_by_its_name_unless_a_folder_has_it(project: Path, tmp_path: Path) -> None:
+    config = going_on(project, tmp_path, pretrained=BUNDLED)
+    assert address(config) == BUNDLED
+    with pytest.raises(ConfigError, match=r"base_filters: expected 16 as in glomeruli-pas"):
+        beginning(config)
+    shutil.copytree(project / "models/last", tmp_path / BUNDLED)
+    assert address(config) == str(tmp_path / BUNDLED)
+    assert beginning(config) is not None
+
+
+def test_the_bundled_models_weights_are_taken_at_full_width(tmp_path: Path) -> None:
+    """Its kernels are stored as float16, and computed with and trained in float32."""
+    from glomtile.config.toml import template
+
+    (tmp_path / "config.toml").write_text(template(*named(BUNDLED)))
+    config = load_config(tmp_path / "config.toml")
+    start = beginning(config)
+    assert start is not None
+    assert start.folder == bundled_folder()
+    network = build_model(config.model, seed=1)
+    begin_with(network, start, config.model.mpp)
+    expected = keras.saving.load_model(start.folder / "model.keras", compile=False)
+    assert all(variable.dtype == "float32" for variable in network.weights)
+    for old, new in zip(expected.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert config.model.learning_rate == pytest.approx(0.1 * start.card.network.learning_rate)
+    for key in ("smoothing_px", "tta", "threshold", "least_expected_dice"):
+        assert getattr(config.tiledinfer, key) == getattr(start.card, key)
+    assert config.palette() == start.card.palette()
