@@ -98,7 +98,7 @@ def test_warnings_let_the_config_pass_and_stay_with_it(tmp_path):
 
 
 def test_a_trailing_comma_behind_one_value_is_a_slip(tmp_path):
-    config = load_config(write(tmp_path, "[train]\nepochs = 3,\n[augmentor]\nangles = 90,\n"))
+    config = load_config(write(tmp_path, "[train]\nepochs = 3,\n[augmentor]\nangles = 90,\nenabled = True\n"))
     assert config.train.epochs == 3
     assert config.augmentor.angles == (90,)
     assert [finding.line for finding in config.findings] == [2]

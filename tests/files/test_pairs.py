@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from PIL import Image
 
 from glomtile.core.palette import GLOMERULI
 from glomtile.errors import InputError
-from glomtile.files.pairs import pair, whole_pairs
+from glomtile.files.pairs import changed_since_prepared, pair, whole_pairs
 from glomtile.verbs.prepare import prepare
 
 
@@ -119,6 +120,29 @@ def test_whole_images_whose_masks_have_another_size_by_now_are_named(tmp_path):
     told = rf"masks: expected masks of their images' size, got {stem}\.png \(8 x 6 px and 7 x 5 px\)"
     with pytest.raises(InputError, match=told):
         whole_pairs(train / "images", train / "masks")
+
+
+def test_sources_that_changed_since_they_were_cut_are_found(tmp_path):
+    images, masks = make(tmp_path, [f"{number}.png" for number in range(6)])
+    dataset = tmp_path / "set"
+    prepare(images, masks, dataset, tile_px=16)
+    split = [dataset / "train" / kind for kind in ("images", "masks")]
+    of_split = [found.stem for found in whole_pairs(*split)]
+    other = next(stem for stem in map(str, range(6)) if stem not in of_split)
+    assert changed_since_prepared(*split) == []
+    times = (dataset / "prepare.json").stat().st_mtime
+    for stem in (of_split[0], other):
+        Image.new("RGB", (8, 6), (255, 0, 0)).save(masks / f"{stem}.png")
+        os.utime(masks / f"{stem}.png", (times - 9, times - 9))  # as a copy that keeps times
+    assert changed_since_prepared(*split) == [masks / f"{of_split[0]}.png"]
+    Image.new("RGB", (8, 6), (9, 9, 9)).save(images / f"{of_split[1]}.png")
+    os.utime(images / f"{of_split[1]}.png", (times + 9, times + 9))
+    (images / f"{of_split[0]}.png").touch()
+    expected = {masks / f"{of_split[0]}.png", images / f"{of_split[1]}.png"}
+    assert set(changed_since_prepared(*split)) == expected
+    (masks / f"{of_split[0]}.png").unlink()
+    assert changed_since_prepared(*split) == [images / f"{of_split[1]}.png"]
+    assert changed_since_prepared(images, masks) == []
 
 
 @pytest.mark.parametrize(

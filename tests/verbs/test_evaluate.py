@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glomtile.config.card import ModelCard
 from glomtile.config.load import make_config
@@ -194,20 +196,40 @@ def test_a_model_of_other_classes_is_refused(trained: Path) -> None:
         evaluate(other)
 
 
+class Listening:
+    """A progress that keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def start(self, title: str, total: int | None = None) -> None: ...
+    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 def test_settings_the_trained_network_does_not_have_are_told(trained: Path) -> None:
-    class Listening:
-        def __init__(self) -> None:
-            self.warnings: list[str] = []
-
-        def start(self, title: str, total: int | None = None) -> None: ...
-        def advance(self, steps: int = 1, **figures: float | str) -> None: ...
-        def note(self, text: str) -> None: ...
-        def warn(self, text: str) -> None:
-            self.warnings.append(text)
-
     listening = Listening()
     evaluate(config_of(trained, base_filters=99), progress=listening)
     assert any("base_filters 8 was trained, the config says 99" in w for w in listening.warnings)
+
+
+def test_masks_that_changed_since_they_were_cut_are_told(trained: Path, tmp_path: Path) -> None:
+    """By training too; what did not change is no word worth."""
+    root = tmp_path / "project"
+    shutil.copytree(trained, root)
+    quiet, heard = Listening(), Listening()
+    train(config_of(root), progress=quiet)
+    assert not any("since prepare" in text for text in quiet.warnings)
+    for mask in (root / "whole/masks").iterdir():
+        Image.open(mask).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mask)
+    evaluate(config_of(root), progress=heard)
+    train(config_of(root), progress=heard)
+    told = [text for text in heard.warnings if "since prepare cut the tiles" in text]
+    assert [text[: text.index(":")] for text in told] == ["[test]", "[train]", "[valid]"]
+    assert " and 1 more changed" in told[1]
+    assert all("run prepare again" in text for text in told)
 
 
 def test_masks_do_not_land_on_those_made_by_hand(trained: Path) -> None:

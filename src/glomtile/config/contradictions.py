@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from glomtile.config.folders import judged_on_training, written_over
+from glomtile.config.folders import held_by_runs, judged_on_training, written_over
 from glomtile.config.names import Place, nearest
 from glomtile.config.schema import SECTIONS, Config
 from glomtile.config.schema_fields import about
@@ -64,13 +64,23 @@ def _unknown_names(config: Config) -> Iterator[Remark]:
     figures = [("metrics", figure) for figure in config.train.metrics] + [("monitor", config.train.monitor)]
     for key, figure in figures:
         name = figure.removeprefix("val_")
-        if name != "loss" and not is_metric(name, config.model.num_classes):
+        if name != "loss" and not (is_metric(name, config.model.num_classes) or _of_one_class(name)):
             near = nearest(name, ("loss", *METRICS))
             began = figure.removesuffix(name)
             yield (
                 ("train", key),
                 f"unknown name {figure}" + (f"; did you mean {began}{near}?" if near else ""),
             )
+    asked = [(("model", "metrics"), name) for name in config.model.metrics]
+    classes = max(2, config.model.num_classes)
+    for place, name in asked + [(("train", key), figure) for key, figure in figures]:
+        if _of_one_class(name.removeprefix("val_")) and not is_metric(name.removeprefix("val_"), classes):
+            yield place, f"{name}: there are the classes 0 to {classes - 1}"
+
+
+def _of_one_class(name: str) -> bool:
+    """Whether a name is that of a class's own metric, be there such a class or not."""
+    return re.fullmatch(r"class_(?:dice|iou)_\d+", name) is not None
 
 
 def _classes(config: Config) -> Iterator[Remark]:
@@ -139,6 +149,18 @@ def _training(config: Config) -> Iterator[Remark]:
     for section in sections:
         if what := written_over(config, section):
             yield (section, "output_dir"), f"the folder of {what}, which no masks are written into"
+    for key, _, kept in held_by_runs(config):
+        yield (
+            ("train", key),
+            f"train refuses it: an earlier run is moved aside as a whole, and it holds {kept}",
+        )
+    nobody_said = config.augmentor.enabled is None and not config.augments
+    if nobody_said and (idle := _changed(config, "augmentor")):
+        others = f", nor have {len(idle) - 1} other keys here" if len(idle) > 1 else ""
+        yield (
+            ("augmentor", idle[0]),
+            f"has no effect{others}: augmentation is off, enabled = true turns it on",
+        )
     plain = Config().dataset
     for key in _OF_CROPS:
         if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
@@ -147,3 +169,13 @@ def _training(config: Config) -> Iterator[Remark]:
         yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
     if model.given("normalization") and model.normalization is False and model.norm != "none":
         yield ("model", "normalization"), f'norm = "{model.norm}" counts'
+
+
+def _changed(config: Config, section: str) -> list[str]:
+    """The keys of a section that were written, to another value than the default."""
+    given, plain = config.section(section), Config().section(section)
+    return [
+        key
+        for key in type(given).model_fields
+        if given.given(key) and getattr(given, key) != getattr(plain, key)
+    ]

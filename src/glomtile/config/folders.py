@@ -1,4 +1,4 @@
-"""Which folders of a config hold what someone made by hand, and must not be written into."""
+"""Which folders of a config hold what someone made by hand, and must be neither written into nor moved."""
 
 from __future__ import annotations
 
@@ -38,6 +38,34 @@ def judged_on_training(config: Config) -> list[str]:
     learnt = _resolved(config, config.train.images_dir)
     judged = {"valid": config.valid.images_dir, "test": config.test.images_dir}
     return [split for split, images in judged.items() if learnt and _resolved(config, images) == learnt]
+
+
+RUN_FOLDERS = ("model_dir", "eval_dir", "epoch_change_infer_dir", "epoch_change_tiled_infer_dir")
+"""Keys of ``[train]`` whose folders an earlier run leaves as a whole, under another name."""
+
+
+def run_folders(config: Config) -> list[Path]:
+    """The folders that a training writes, each once."""
+    return list(dict.fromkeys(config.resolve(getattr(config.train, key)) for key in RUN_FOLDERS))
+
+
+def held_by_runs(config: Config) -> list[tuple[str, Path, Path]]:
+    """Folders that a training would move aside together with the config or its data.
+
+    Returns
+    -------
+    list of (str, Path, Path)
+        Key of ``[train]``, its folder, and what that holds.
+    """
+    pairs = [(name, key) for name in ("train", "valid", "test") for key in ("images_dir", "masks_dir")]
+    pairs += [("infer", "images_dir"), ("tiledinfer", "images_dir")]
+    given = [getattr(config.section(name), key) for name, key in pairs]
+    kept = [config.base_dir, *(config.resolve(path) for path in given if path is not None)]
+    held = []
+    for key in RUN_FOLDERS:
+        folder = config.resolve(getattr(config.train, key))
+        held += [(key, folder, path) for path in kept if path.is_relative_to(folder)][:1]
+    return held
 
 
 def _resolved(config: Config, folder: Path | None) -> Path | None:

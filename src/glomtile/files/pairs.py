@@ -13,6 +13,7 @@ from typing import Any
 from glomtile.errors import InputError
 from glomtile.files.images import image_size, list_images, natural_key
 from glomtile.files.masks import MASK_SUFFIXES, mask_size
+from glomtile.files.workspace import sha256
 
 PREPARE_FILE = "prepare.json"
 _LISTED = 10
@@ -144,6 +145,50 @@ def prepared_from(images_dir: Path) -> tuple[Path, ...]:
         return ()
     told = [record.get(key) for key in ("images_dir", "masks_dir")]
     return tuple(_resolved(dataset, folder) for folder in told if isinstance(folder, str))
+
+
+def changed_since_prepared(images_dir: Path, masks_dir: Path) -> list[Path]:
+    """Whole images and masks whose bytes are not those that `prepare` cut a split's tiles from.
+
+    Parameters
+    ----------
+    images_dir, masks_dir : Path
+        ``<dataset>/<split>/images`` and ``<dataset>/<split>/masks``.
+
+    Returns
+    -------
+    list of Path
+        In the record's order; empty where the folders are none that `prepare` made.
+
+    Raises
+    ------
+    InputError
+        ``prepare.json`` is damaged.
+
+    Notes
+    -----
+    Masks are read. Images, of which there may be gigabytes, are only where they are younger than the record.
+    What is gone is left out: tiles can be trained on without it.
+    """
+    images_dir, masks_dir = Path(images_dir).absolute(), Path(masks_dir).absolute()
+    dataset = images_dir.parent.parent
+    listing = dataset / PREPARE_FILE
+    if not listing.is_file() or masks_dir.parent != images_dir.parent:
+        return []
+    made = listing.stat().st_mtime_ns
+    changed = []
+    for source in read_prepare_record(dataset)["sources"]:
+        if not isinstance(source, dict) or source.get("split") != images_dir.parent.name:
+            continue
+        for kind in ("image", "mask"):
+            recorded, digest = source.get(kind), source.get(f"{kind}_sha256")
+            if not isinstance(recorded, str) or not isinstance(digest, str):
+                continue
+            path = _resolved(dataset, recorded)
+            read = path.is_file() and (kind == "mask" or path.stat().st_mtime_ns > made)
+            if read and sha256(path) != digest:
+                changed.append(path)
+    return changed
 
 
 def _resolved(dataset: Path, recorded: str) -> Path:

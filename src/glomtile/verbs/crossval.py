@@ -138,7 +138,7 @@ class Run:
             See `crossval`.
         """
         from glomtile.nets.losses import build_loss
-        from glomtile.verbs.train import require_buildable
+        from glomtile.verbs.trainable import require_buildable
 
         _require_sense(folds, name)
         require_buildable(config)

@@ -24,6 +24,7 @@ from glomtile.verbs.judgedimages import Judged, doubted_below, doubts_of_picture
 from glomtile.verbs.report import report
 from glomtile.verbs.score import read_groups
 from glomtile.verbs.scorefiles import PerImage, worst_first, write_run, write_scores, write_sheets
+from glomtile.verbs.trainable import tell_of_changed_sources
 
 if TYPE_CHECKING:
     from glomtile.core.palette import Palette
@@ -92,6 +93,7 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     for difference in modelfolder.differences(loaded.card, config.model):
         progress.warn(f"{folder}: {difference}; the trained network counts")
     pairs = _whole_or_tiles(config)
+    tell_of_changed_sources(config, "test", progress)
     groups = _groups(config, [pair.stem for pair in pairs])
     loss, metric = _on_network_inputs(config, loaded, progress)
     out = config.resolve(FOLDER)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glomtile.config.folders import run_folders
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
 from glomtile.core.arguments import typed_argument
-from glomtile.errors import ConfigError, ModelError
+from glomtile.errors import ModelError
 from glomtile.files import workspace
 from glomtile.files.room import require_space
 from glomtile.types import SILENT, Progress
+from glomtile.verbs.trainable import require_trainable, tell_of_changed_sources, validates
 
 if TYPE_CHECKING:
     import keras
@@ -113,7 +115,7 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
         When there is no space for the models.
     """
     typed_argument("config", config, Config, "a config, as load_config(…) gives")
-    _require_sense(config, resume)
+    require_trainable(config, resume)
     from glomtile.engine.devices import choose_devices
     from glomtile.engine.pretrained import beginning
     from glomtile.engine.training import deterministic
@@ -142,6 +144,8 @@ def _train_on(
 
     palette = config.palette()
     pairs = split_pairs(config, "train")
+    for split in ("train", "valid") if validates(config) else ("train",):
+        tell_of_changed_sources(config, split, progress)
     require_every_class(pairs, config, palette)
     training = training_source(config)
     judged = [judging_source(config, "valid")] if validates(config) else []
@@ -197,87 +201,6 @@ def _train_on(
         reason=outcome.reason,
         paths=(*dict.fromkeys((best, folder / "last")), eval_dir, *(p.folder for p in previews)),
     )
-
-
-def validates(config: Config) -> bool:
-    """Whether there are images to judge each epoch by; ``[valid]`` may name none."""
-    return config.valid.images_dir is not None
-
-
-def _require_sense(config: Config, resume: bool) -> None:
-    """What can be seen to be wrong before anything heavy is loaded."""
-    train = config.train
-    if train.learning_rate_reducer and train.schedule != "constant":
-        raise ConfigError(
-            f"{config.source or 'config'} [train] learning_rate_reducer",
-            f"expected schedule = 'constant' beside the reducer, got {train.schedule!r}",
-            "a rate follows either its schedule or the plateaus",
-        )
-    if not validates(config) and train.use == "best":
-        raise ConfigError(
-            f"{config.source or 'config'} [valid] images_dir",
-            "expected validation images, by which the best epoch is chosen, got none",
-            'name them, or train to the end of the schedule and use that: [train] use = "last"',
-        )
-    require_buildable(config)
-    _require_run_folders(config)
-    stop = config.resolve(train.break_file)
-    if stop.exists() and not resume:
-        raise ConfigError(
-            stop, "expected no stop file before training starts, found one", "remove it and start again"
-        )
-
-
-def require_buildable(config: Config) -> None:
-    """See that the network has as many classes as there are colours, and an input that its levels can halve.
-
-    Raises
-    ------
-    ConfigError
-        It has not.
-    """
-    model, where = config.model, config.source or "config"
-    classes = config.palette().num_classes
-    if max(2, model.num_classes) != classes:
-        raise ConfigError(
-            f"{where} [model] num_classes",
-            f"expected the {classes} classes of [mask] rgb_map, got {model.num_classes}",
-            "give every class one colour in rgb_map; a binary network has num_classes 1 or 2",
-        )
-    step = 2 ** (model.num_layers - 1)
-    for key in ("image_width", "image_height"):
-        side = getattr(model, key)
-        if side % step:
-            raise ConfigError(
-                f"{where} [model] {key}",
-                f"expected a multiple of {step}, which {model.num_layers} levels halve evenly, got {side}",
-            )
-
-
-def _run_folders(config: Config) -> list[Path]:
-    train = config.train
-    folders = [train.model_dir, train.eval_dir]
-    folders += [train.epoch_change_infer_dir, train.epoch_change_tiled_infer_dir]
-    return list(dict.fromkeys(config.resolve(folder) for folder in folders))
-
-
-def _require_run_folders(config: Config) -> None:
-    """A folder that is moved aside as an earlier run holds neither the project nor its data."""
-    for folder in _run_folders(config):
-        for kept in (config.base_dir, *_data_folders(config)):
-            if kept.is_relative_to(folder):
-                raise ConfigError(
-                    folder,
-                    f"expected a folder of its own for what training writes, got one that holds {kept}",
-                    "an earlier run is moved aside as a whole folder",
-                )
-
-
-def _data_folders(config: Config) -> list[Path]:
-    pairs = [(name, key) for name in ("train", "valid", "test") for key in ("images_dir", "masks_dir")]
-    pairs += [("infer", "images_dir"), ("tiledinfer", "images_dir")]
-    found = [getattr(config.section(name), key) for name, key in pairs]
-    return [config.resolve(path) for path in found if path is not None]
 
 
 def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tuple[keras.Model, keras.Model]:
@@ -415,7 +338,7 @@ def _require_room(folder: Path, network: keras.Model, model: keras.Model) -> Non
 
 def _move_aside(config: Config, progress: Progress) -> None:
     """An earlier run keeps its files under another name (reference §6.5)."""
-    for folder in _run_folders(config):
+    for folder in run_folders(config):
         aside = workspace.move_aside(folder)
         if aside is not None:
             progress.note(f"an earlier {folder.name} is now {aside.name}")
