@@ -97,6 +97,8 @@ def told(settings) -> dict[str, str]:
         ),
         ({"train": {"metrics": ["DICE_COEF"]}}, "train.metrics", "unknown name DICE_COEF"),
         ({"model": {"model": "FlexUnet"}}, "model.model", "did you mean"),
+        ({"model": {"loss": "xyzw"}}, "model.loss", "known are "),
+        ({"train": {"monitor": "val_xyz"}}, "train.monitor", "known are val_loss, val_dice_coef_multiclass"),
         ({"mask": {"blur": True}}, "mask.blur", "has no effect"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from glomtile.config.folders import held_by_runs, judged_on_training, written_over
@@ -59,23 +59,26 @@ def _unknown_names(config: Config) -> Iterator[Remark]:
             for word in value if isinstance(value, tuple) else (value,):
                 general = re.sub(r"_\d+\Z", "_<k>", word)
                 if not {word, word.lower(), general} & set(names):
-                    near = nearest(word, names)
-                    yield (name, key), f"unknown name {word}" + (f"; did you mean {near}?" if near else "")
+                    yield (name, key), _unknown(word, names)
     figures = [("metrics", figure) for figure in config.train.metrics] + [("monitor", config.train.monitor)]
     for key, figure in figures:
         name = figure.removeprefix("val_")
         if name != "loss" and not (is_metric(name, config.model.num_classes) or _of_one_class(name)):
-            near = nearest(name, ("loss", *METRICS))
-            began = figure.removesuffix(name)
-            yield (
-                ("train", key),
-                f"unknown name {figure}" + (f"; did you mean {began}{near}?" if near else ""),
-            )
+            yield ("train", key), _unknown(name, ("loss", *METRICS), figure.removesuffix(name))
     asked = [(("model", "metrics"), name) for name in config.model.metrics]
     classes = max(2, config.model.num_classes)
     for place, name in asked + [(("train", key), figure) for key, figure in figures]:
         if _of_one_class(name.removeprefix("val_")) and not is_metric(name.removeprefix("val_"), classes):
             yield place, f"{name}: there are the classes 0 to {classes - 1}"
+
+
+def _unknown(word: str, names: Sequence[str], began: str = "") -> str:
+    """That nobody knows a name, and the nearest one or all that are known; each began with `began`."""
+    near = nearest(word, names)
+    known = (
+        f"did you mean {began}{near}?" if near else f"known are {', '.join(began + name for name in names)}"
+    )
+    return f"unknown name {began}{word}; {known}"
 
 
 def _of_one_class(name: str) -> bool:
