@@ -36,7 +36,7 @@ from glomtile.types import SILENT
 
 COMMANDS = (
     "prepare", "stats", "train", "evaluate", "crossval", "infer", "tiled-infer", "inspect", "segment",
-    "score", "report", "export", "import-weights", "demo", "info", "config",
+    "score", "report", "export", "ensemble", "import-weights", "demo", "info", "config",
 )  # fmt: skip
 SCORE = ["score", "a", "b", "-o", "c"]
 

@@ -27,7 +27,7 @@ COMMAND_ORDER = (
     ("Training", ("train", "evaluate", "crossval", "infer", "tiled-infer", "inspect")),
     ("Slides and pictures", ("segment",)),
     ("Figures", ("score", "report")),
-    ("Models", ("export", "import-weights")),
+    ("Models", ("export", "ensemble", "import-weights")),
     ("Settings", ("config check", "config convert", "config init")),
     ("The rest", ("demo", "info")),
 )

@@ -350,6 +350,7 @@ def report(
 
 
 app.command()(models.export)
+app.command()(models.ensemble)
 app.command("import-weights")(models.import_weights)
 
 

@@ -1,4 +1,4 @@
-"""What the commands about model folders take: export, import-weights."""
+"""What the commands about model folders take: export, ensemble, import-weights."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ def export(
         "largest_difference": result.parity.largest,
     }
     tell("export", [result.path], warnings=progress.warnings, facts=facts)
+
+
+def ensemble(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two model folders or more.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to make.")],
+) -> None:
+    """Make one model of several: the mean of their answers."""
+    with watching() as progress:
+        wake_backend()
+        from glomtile.verbs.ensemble import ensemble as verb
+
+        path = verb(models, out, progress=progress)
+    tell("ensemble", [path], warnings=progress.warnings)
 
 
 def import_weights(

@@ -24,6 +24,7 @@ _TOLD_ONLY = (
     "versions",
     "data",
     "pretrained",
+    "members",
     "epoch",
     "seed",
     "devices",
@@ -74,25 +75,25 @@ class TrainingData(_Record):
     digest: str = ""
 
 
-class Pretrained(_Record):
-    """The model that a training began with.
+class Ancestor(_Record):
+    """A model that another one's weights come from.
 
     Parameters
     ----------
     name : str
-        Of its folder, as the config has it.
+        Of its folder.
     sha256 : str
         Digest of its network's file.
     data : TrainingData
         What it had learned from: its licence goes with the weights.
-    pretrained : Pretrained or None
+    pretrained : Ancestor or None
         The model that its own training began with.
     """
 
     name: str
     sha256: Digest
     data: TrainingData = TrainingData()
-    pretrained: Pretrained | None = None
+    pretrained: Ancestor | None = None
 
 
 class ObjectSettings(_Record):
@@ -255,8 +256,10 @@ class ModelCard(_Record):
     runtime : RuntimeFile or None
         What `segment` runs without Keras.
     data : TrainingData
-    pretrained : Pretrained or None
+    pretrained : Ancestor or None
         The model whose weights its training began with; `None` where it began with none.
+    members : tuple of Ancestor
+        The models that it answers as on average; none of a single network.
     familiar : FamiliarTissue or None
         How the training images look; `None` in models that do not say, which then have no doubts.
     epoch : int
@@ -290,7 +293,8 @@ class ModelCard(_Record):
     bytes_per_px: float | None = Field(default=None, gt=0)
     runtime: RuntimeFile | None = None
     data: TrainingData = TrainingData()
-    pretrained: Pretrained | None = None
+    pretrained: Ancestor | None = None
+    members: tuple[Ancestor, ...] = ()
     familiar: FamiliarTissue | None = None
     epoch: int = Field(default=0, ge=0)
     seed: int = Field(default=137, ge=0)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 Forward = Callable[[UInt8], Float32]
 
-_KEPT_FLOAT = ("logits",)
-"""Nodes that int8 leaves alone: the sums that probabilities are made of."""
+_KEPT_FLOAT = "logits"
+"""Nodes that int8 leaves alone, of a network or of an ensemble's member: the sums that probabilities are made
+of."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,10 @@ def write_int8(source: Path, target: Path, images: Sequence[UInt8]) -> None:
             image = next(self._left, None)
             return None if image is None else {INPUT: image[None].astype(np.float32)}
 
+    import onnx
+
+    nodes = [node.name for node in onnx.load(source).graph.node]
+    kept = [name for name in nodes if name == _KEPT_FLOAT or name.endswith(f"_{_KEPT_FLOAT}")]
     # It advises another of its own tools to every user of it.
     logging.getLogger().addFilter(_not_about_preprocessing)
     try:
@@ -123,7 +128,7 @@ def write_int8(source: Path, target: Path, images: Sequence[UInt8]) -> None:
             quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv", "ConvTranspose", "MaxPool", "Concat", "Relu"],
-            nodes_to_exclude=list(_KEPT_FLOAT),
+            nodes_to_exclude=kept,
         )  # fmt: skip
     finally:
         logging.getLogger().removeFilter(_not_about_preprocessing)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from glomtile.config.card import FILE_NAME as CARD
-from glomtile.config.card import ModelCard
+from glomtile.config.card import Ancestor, ModelCard
 from glomtile.config.schema_model import ModelSettings
 from glomtile.engine.predictor import network_bytes_per_px
 from glomtile.errors import GlomtileError, ModelError
@@ -251,6 +251,11 @@ def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     folder = workspace.whole_folder(folder)
     card = read_card(folder)
     write_card(folder, card.model_copy(update={"scores": card.scores | scores}))
+
+
+def ancestor(folder: Path, card: ModelCard) -> Ancestor:
+    """What the card of a model says of one that its weights come from."""
+    return Ancestor(name=folder.name, sha256=card.sha256[NETWORK], data=card.data, pretrained=card.pretrained)
 
 
 SHAPING = (

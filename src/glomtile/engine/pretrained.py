@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glomtile.config.card import FILE_NAME as CARD
-from glomtile.config.card import ModelCard, Pretrained
+from glomtile.config.card import Ancestor, ModelCard
 from glomtile.config.schema import Config
 from glomtile.engine import modelfolder
 from glomtile.errors import ConfigError, ModelError
@@ -45,11 +45,9 @@ class Beginning:
         return self.card.sha256[modelfolder.NETWORK]
 
     @property
-    def record(self) -> Pretrained:
+    def record(self) -> Ancestor:
         """What the new model's card says of it."""
-        return Pretrained(
-            name=self.folder.name, sha256=self.digest, data=self.card.data, pretrained=self.card.pretrained
-        )
+        return modelfolder.ancestor(self.folder, self.card)
 
 
 def address(config: Config) -> str | None:
@@ -85,6 +83,12 @@ def _card(folder: Path) -> ModelCard:
     if modelfolder.NETWORK not in card.sha256:
         raise ModelError(
             folder, f"expected the digest of {modelfolder.NETWORK} in {CARD}, got a card without"
+        )
+    if card.members:
+        raise ModelError(
+            folder,
+            f"expected a network to begin with, got an ensemble of {len(card.members)}",
+            "begin with one of its members",
         )
     return card
 

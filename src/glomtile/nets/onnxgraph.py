@@ -238,6 +238,11 @@ def _bilinear(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     return graph.add("Resize", [inputs[0], "", scales], layer.name, **how)
 
 
+def _average(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    total = graph.add("Sum", inputs, f"{layer.name}_sum")
+    return graph.add("Mul", [total, graph.constant(1 / len(inputs), f"{layer.name}_share")], layer.name)
+
+
 def _array(variable: Any) -> Any:
     return np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
 
@@ -252,6 +257,7 @@ _LAYERS: dict[type, Callable[[_Graph, Any, list[str]], str]] = {
     keras.layers.Dropout: lambda graph, layer, inputs: inputs[0],
     keras.layers.Concatenate: lambda graph, layer, inputs: graph.add("Concat", inputs, layer.name, axis=1),
     keras.layers.Add: lambda graph, layer, inputs: graph.add("Sum", inputs, layer.name),
+    keras.layers.Average: _average,
     keras.layers.Activation: lambda graph, layer, inputs: _activate(graph, layer, inputs[0]),
     BilinearUpsample: _bilinear,
 }
