@@ -5,6 +5,7 @@ import pytest
 import shapely
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.heard import Heard
 
 from glomtile.core.outlines import outline_polygon
 from glomtile.core.palette import GLOMERULI, Palette
@@ -12,19 +13,11 @@ from glomtile.errors import InputError
 from glomtile.files.annotations import Outlines, holds_annotations, pair_annotations, read_outlines
 from glomtile.files.geojson import Annotation, write_annotations
 from glomtile.files.images import write_png
-from glomtile.types import Box, _Silent
+from glomtile.types import Box
 
 TWO = Palette.from_rgb_map(
     {(0, 0, 0): 0, (255, 0, 0): 1, (0, 255, 0): 2}, ["background", "glomerulus", "tuft"]
 )
-
-
-class Listening(_Silent):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 def centres(box, zoom):
@@ -106,7 +99,7 @@ def test_unknown_classes_are_all_named_with_counts(tmp_path):
 
 
 def test_regions_are_told_apart_and_starred_classes_passed_over_aloud(tmp_path):
-    box, heard = shapely.box(0, 0, 5, 5), Listening()
+    box, heard = shapely.box(0, 0, 5, 5), Heard()
     path = written(tmp_path / "a.geojson", ("Region*", box), ("ROI", box), ("Ignore*", box))
     found = read_outlines(path, GLOMERULI, heard)
     assert len(found.regions) == 2
@@ -115,7 +108,7 @@ def test_regions_are_told_apart_and_starred_classes_passed_over_aloud(tmp_path):
 
 
 def test_outlines_without_a_class_are_the_only_class_or_refused(tmp_path):
-    heard = Listening()
+    heard = Heard()
     path = written(tmp_path / "a.geojson", (None, shapely.box(0, 0, 5, 5)))
     assert read_outlines(path, GLOMERULI, heard).numbers == (1,)
     assert "without a class are taken as glomerulus" in heard.warnings[0]
@@ -134,7 +127,7 @@ def test_a_crossed_outline_is_repaired_aloud(tmp_path):
     feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
     feature["properties"] = {"classification": {"name": "glomerulus"}}
     (tmp_path / "a.geojson").write_text(json.dumps([feature]))
-    heard = Listening()
+    heard = Heard()
     labels = read_outlines(tmp_path / "a.geojson", GLOMERULI, heard).labels(Box(0, 0, 10, 10), 1.0)
     assert "crossed themselves" in heard.warnings[0]
     assert labels[1, 5] == labels[8, 5] == 0

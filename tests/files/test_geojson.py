@@ -8,30 +8,11 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.heard import Heard
 
 from glomtile.errors import InputError, StorageError
 from glomtile.files.geojson import Annotation, annotation_id, write_annotations
 from glomtile.files.geojson_reader import read_annotations
-
-
-class Heard:
-    """A progress that keeps its warnings."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def start(self, title, total=None):
-        pass
-
-    def advance(self, steps=1, **figures):
-        pass
-
-    def note(self, text):
-        pass
-
-    def warn(self, text):
-        self.warnings.append(text)
-
 
 SQUARE = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
 BOWTIE = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]

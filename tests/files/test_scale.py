@@ -2,21 +2,13 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tests.heard import Heard
 
 from glomtile.errors import InputError
 from glomtile.files.images import image_mpp
 from glomtile.files.scale import words_of_page
-from glomtile.types import _Silent
 
 PLAIN = np.zeros((8, 8, 3), np.uint8)
-
-
-class Listening(_Silent):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 @pytest.mark.parametrize("dpi", [72, 96, 150, 300])
@@ -78,7 +70,7 @@ def test_an_unreadable_aperio_scale_is_none_and_the_tags_count(tmp_path, said):
 
 
 def test_pixels_a_little_out_of_square_are_told_and_far_out_refused(tmp_path):
-    listening = Listening()
+    listening = Heard()
     for name, x, y in (("square", 0.5, 0.502), ("told", 0.5, 0.52), ("refused", 0.5, 0.56)):
         Image.fromarray(PLAIN).save(tmp_path / f"{name}.png", dpi=(25400 / x, 25400 / y))
     assert image_mpp(tmp_path / "square.png", listening) == pytest.approx(0.501, rel=1e-3)

@@ -6,24 +6,14 @@ import openslide
 import pytest
 import tifffile
 from PIL import Image
+from tests.heard import Heard
 
 from glomtile.errors import InputError, UsageError
 from glomtile.files.slide_levels import OpenSlidePixels, levels_of
 from glomtile.files.slides import SLIDE_SUFFIXES, Slide, list_slides, open_slide
-from glomtile.types import Box, Reader, _Silent
+from glomtile.types import Box, Reader
 
 TILED = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
-
-
-class Listening(_Silent):
-    def __init__(self):
-        self.warnings, self.notes = [], []
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def noise(height, width, seed=0):
@@ -367,7 +357,7 @@ def test_eight_threads_read_what_one_reads_through_openslide(shared_data):
 
 def test_a_given_scale_is_taken_and_told(tmp_path):
     write_ome(tmp_path / "a.ome.tif", noise(64, 64), mpp=0.499)
-    told = Listening()
+    told = Heard()
     with open_slide(tmp_path / "a.ome.tif", mpp=0.25, progress=told) as slide:
         assert (slide.mpp, slide.mpp_source) == (0.25, "given")
         assert slide.at(0.5).zoom == 2
@@ -405,7 +395,7 @@ def test_pixels_out_of_square_warn_once_or_refuse(tmp_path, width):
             resolution=(1e4 / 0.5, 1e4 / y),
             resolutionunit="CENTIMETER",
         )
-    told = Listening()
+    told = Heard()
     with open_slide(tmp_path / "told.tif", progress=told) as slide:
         assert slide.mpp == pytest.approx(0.5125)
     assert len(told.warnings) == 1

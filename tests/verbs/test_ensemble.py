@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.heard import Heard
 from tests.verbs.discs import config_of, paint_discs
-from tests.verbs.test_pretrained import Heard, changed
+from tests.verbs.test_pretrained import changed
 
 from glomtile.cli import run
 from glomtile.config.card import ModelCard

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.heard import Heard
 
 from glomtile.config.card import ModelCard
 from glomtile.config.load import make_config
@@ -196,21 +197,8 @@ def test_a_model_of_other_classes_is_refused(trained: Path) -> None:
         evaluate(other)
 
 
-class Listening:
-    """A progress that keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def start(self, title: str, total: int | None = None) -> None: ...
-    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-
 def test_settings_the_trained_network_does_not_have_are_told(trained: Path) -> None:
-    listening = Listening()
+    listening = Heard()
     evaluate(config_of(trained, base_filters=99), progress=listening)
     assert any("base_filters 8 was trained, the config says 99" in w for w in listening.warnings)
 
@@ -219,7 +207,7 @@ def test_masks_that_changed_since_they_were_cut_are_told(trained: Path, tmp_path
     """By training too; what did not change is no word worth."""
     root = tmp_path / "project"
     shutil.copytree(trained, root)
-    quiet, heard = Listening(), Listening()
+    quiet, heard = Heard(), Heard()
     train(config_of(root), progress=quiet)
     assert not any("since prepare" in text for text in quiet.warnings)
     for mask in (root / "whole/masks").iterdir():

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from tests.heard import Heard
 
 from glomtile.config.load import make_config
 from glomtile.engine import modelfolder
@@ -114,22 +115,6 @@ def test_reference_fault_6_2_tiled_infer_shows_every_window_at_one_scale_and_siz
     tiled_infer(config(tmp_path))
     assert Seen.shapes[-1] == (1, 96, 96, 3)
     assert len({shape for shape in Seen.shapes if shape[1] is not None}) == 1
-
-
-class Heard:
-    """A progress that keeps its warnings."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def start(self, title, total=None): ...
-
-    def advance(self, steps=1, **figures): ...
-
-    def note(self, text): ...
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 @BOTH

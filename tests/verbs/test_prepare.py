@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.heard import Heard
 
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.split import SPLITS
@@ -15,20 +16,8 @@ from glomtile.files import workspace
 from glomtile.files.images import image_mpp, read_image, write_png
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.files.pairs import pair
-from glomtile.types import _Silent
 from glomtile.verbs import cuttiles
 from glomtile.verbs.prepare import prepare
-
-
-class Listening(_Silent):
-    def __init__(self):
-        self.warnings, self.notes = [], []
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def paint(folder, count=8, size_px=(70, 90), mpp=None, seed=0):
@@ -126,7 +115,7 @@ def test_a_table_that_leaves_everything_out_is_refused(tmp_path):
 
 def test_the_wanted_share_of_empty_tiles_is_kept(tmp_path):
     images, masks = paint(tmp_path, 10)  # 9 tiles of 32 px each: 1 with a class, 8 empty
-    listening = Listening()
+    listening = Heard()
     for share in (0.0, 0.25, 1.0):
         out = tmp_path / f"set{share}"
         result = prepare(images, masks, out, tile_px=32, keep_empty=share, progress=listening)
@@ -158,7 +147,7 @@ def test_an_older_dataset_is_moved_aside_whole(tmp_path):
     images, masks = paint(tmp_path, 3)
     prepare(images, masks, tmp_path / "set", tile_px=64)
     before = digests(tmp_path / "set")
-    listening = Listening()
+    listening = Heard()
     result = prepare(images, masks, tmp_path / "set", tile_px=32, progress=listening)
     [aside] = result.moved_aside
     assert digests(aside) == before
@@ -238,7 +227,7 @@ def test_an_older_dataset_returns_when_the_new_one_cannot_take_its_place(tmp_pat
         raise OSError(errno.EIO, "input/output error", str(folder))
 
     monkeypatch.setattr(workspace, "_sync_tree", broken)
-    listening = Listening()
+    listening = Heard()
     with pytest.raises(StorageError, match="input/output error"):
         prepare(images, masks, tmp_path / "set", tile_px=32, progress=listening)
     assert digests(tmp_path) == before
@@ -269,7 +258,7 @@ def test_all_unusable_masks_are_named_at_once_and_nothing_is_written(tmp_path):
     images, masks = paint(tmp_path, 5)
     for number in (1, 3):
         write_png(masks / f"k{number}.png", np.full((70, 90, 3), 9, np.uint8))
-    listening = Listening()
+    listening = Heard()
     said = r"masks: .*got 2 that cannot: k1\.png, k3\.png \(the first: .*\(9,9,9\) on 100 %"
     with pytest.raises(InputError, match=said):
         prepare(images, masks, tmp_path / "set", progress=listening)
@@ -281,7 +270,7 @@ def test_of_many_unusable_masks_three_are_explained(tmp_path):
     images, masks = paint(tmp_path, 6)
     for number in range(5):
         write_png(masks / f"k{number}.png", np.full((70, 90, 3), 9, np.uint8))
-    listening = Listening()
+    listening = Heard()
     with pytest.raises(InputError, match=r"got 5 that cannot: k0\.png, .*k4\.png"):
         prepare(images, masks, tmp_path / "set", progress=listening)
     assert len(listening.warnings) == 4
@@ -300,7 +289,7 @@ def test_a_truncated_image_leaves_no_dataset(tmp_path):
 def test_a_class_no_training_image_holds_is_told(tmp_path):
     images, masks = paint(tmp_path, 4)
     palette = Palette.from_rgb_map({(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}, ["b", "g", "sclerosed"])
-    listening = Listening()
+    listening = Heard()
     prepare(images, masks, tmp_path / "set", palette=palette, progress=listening)
     assert listening.warnings == ["no training image holds class 2, sclerosed"]
 

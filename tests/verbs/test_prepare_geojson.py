@@ -5,6 +5,7 @@ import pytest
 import shapely
 import tifffile
 from skimage.measure import label
+from tests.heard import Heard
 
 from glomtile.core.outlines import outline_polygon
 from glomtile.core.palette import GLOMERULI
@@ -15,19 +16,11 @@ from glomtile.files.geojson import Annotation, write_annotations
 from glomtile.files.images import image_mpp, read_image, write_png
 from glomtile.files.masks import read_mask
 from glomtile.files.pairs import whole_pairs
-from glomtile.types import Box, _Silent
+from glomtile.types import Box
 from glomtile.verbs import fromslides
 from glomtile.verbs.prepare import prepare
 
 WHOLE = Box(0, 0, 700, 900)
-
-
-class Listening(_Silent):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 def shapes_of(labels, smooth_px=0.0):
@@ -209,7 +202,7 @@ def test_too_few_groups_are_told_before_a_picture_is_cut(tmp_path, slides, monke
 
 @pytest.mark.parametrize(("mpp", "warned"), [(0.5, True), (1.99, True), (2.0, False), (4.0, False)])
 def test_a_scale_finer_than_the_slides_is_warned_of(tmp_path, slides, mpp, warned):
-    heard = Listening()
+    heard = Heard()
     prepare(*slides, tmp_path / "set", tile_px=128, mpp=mpp, progress=heard)
     told = [text for text in heard.warnings if "adds no detail" in text]
     assert len(told) == (3 if warned else 0)
@@ -218,7 +211,7 @@ def test_a_scale_finer_than_the_slides_is_warned_of(tmp_path, slides, mpp, warne
 
 
 def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_path, slides, phantoms):
-    heard = Listening()
+    heard = Heard()
     near = shapely.box(890, 10, 905, 20)  # ten of its fifteen columns lie on the slide
     gone = [
         shapely.box(890, 30, 940, 60),
@@ -237,7 +230,7 @@ def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_pat
 
 def test_outlines_in_pixels_of_another_scale_are_counted(tmp_path, slides, phantoms):
     """The usual mistake: coordinates of 40x on a slide of 20x. Half of them still lie on it."""
-    heard = Listening()
+    heard = Heard()
     doubled = [shapely.transform(shape, lambda at: at * 4) for shape in shapes_of(phantoms[2][1])]
     outlined(slides[1] / "s2.geojson", doubled)
     prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, progress=heard)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from tests.heard import Heard
 from tests.verbs.discs import config_of, paint_discs
 
 from glomtile.config.load import load_config, make_config
@@ -23,23 +24,6 @@ from glomtile.verbs.crossval import crossval
 from glomtile.verbs.train import train
 
 Make = Callable[..., Config]
-
-
-class Heard:
-    """A progress that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def __getattr__(self, name: str) -> object:
-        return lambda *args, **figures: None
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.heard import Heard
 
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.core.scores import score_image
 from glomtile.errors import ArgumentError, InputError
 from glomtile.files.images import read_image, write_png
 from glomtile.files.masks import write_mask
-from glomtile.types import _Silent
 from glomtile.verbs.score import score, worst_first, write_scores, write_sheets
 
 THREE = Palette.from_rgb_map({(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}, ["none", "tuft", "vessel"])
@@ -68,15 +68,8 @@ def test_three_files_hold_the_figures_and_agree(tmp_path):
 
 
 def test_a_folder_scored_against_itself_is_warned_of(tmp_path):
-    class Listening(_Silent):
-        def __init__(self) -> None:
-            self.warnings: list[str] = []
-
-        def warn(self, text: str) -> None:
-            self.warnings.append(text)
-
     predictions, truth, _ = study(tmp_path, {"a": 0, "b": 4})
-    listening = Listening()
+    listening = Heard()
     score(predictions, truth, tmp_path / "out", progress=listening)
     assert not listening.warnings
     score(truth, truth.parent / "predictions/../truth", tmp_path / "out", progress=listening)

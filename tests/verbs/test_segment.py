@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from skimage.draw import disk
+from tests.heard import Heard
 from tests.purple import Purple
 
 import glomtile.engine.segmenter as segmenter_module
@@ -197,31 +198,15 @@ def test_a_survey_refuses_no_inputs_and_a_place_that_may_not_be_written_to(
         survey([tmp_path], tmp_path / "out", Request(tmp_path))
 
 
-class Told:
-    """A progress that remembers what it was warned of."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def start(self, title: str, total: int | None = None) -> None: ...
-
-    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-
 def test_doubts_are_warned_of_and_stand_in_summary_and_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", Told()
+    path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", Heard()
     doubts = Doubts({"stain": 2.5, "brightness": 0.5}, 1.0, 0.61, ("stain: far", "unsure: very"))
     monkeypatch.setattr(segmenter_module, "doubts_of", lambda *_, **__: doubts)
     segment([path], out, Request(tmp_path, mpp=2.0), progress=told)
     assert told.warnings == [f"{path}: doubtful: stain: far; unsure: very"]
-    again = Told()
+    again = Heard()
     assert segment([path], out, Request(tmp_path, mpp=2.0), progress=again).skipped == (path,)
     assert again.warnings == told.warnings
     run = json.loads((out / "run.json").read_text("utf-8"))
@@ -233,7 +218,7 @@ def test_doubts_are_warned_of_and_stand_in_summary_and_run(
 
 
 def test_a_model_that_says_nothing_of_its_training_is_not_doubted(tmp_path: Path) -> None:
-    path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", Told()
+    path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", Heard()
     segment([path], out, Request(tmp_path, mpp=2.0), progress=told)
     assert told.warnings == []
     assert json.loads((out / "run.json").read_text("utf-8"))["inputs"][str(path)]["doubts"] == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.heard import Heard
 
 from glomtile.engine.cluster import Cluster
 from glomtile.errors import PlaceError, StorageError, UsageError
@@ -138,20 +139,12 @@ def test_a_run_that_another_took_over_stops_and_says_who(
 def test_a_run_elsewhere_that_did_not_say_its_end_is_told(
     pictures: list[Path], request_: Request, store: Any
 ) -> None:
-    class Listening:
-        warned: list[str] = []  # noqa: RUF012
-
-        def start(self, title: str, total: int | None = None) -> None: ...
-        def advance(self, steps: int = 1, **figures: float | str) -> None: ...
-        def note(self, text: str) -> None: ...
-        def warn(self, text: str) -> None:
-            self.warned.append(text)
-
     store.pipe_file(
         "/results/out/.glomtile/lock", b'{"process": 7, "host": "other", "since": "x", "token": "t"}'
     )
-    assert segment(pictures, OUT, request_, progress=Listening()).done == tuple(pictures)
-    assert any("process 7 on other since x did not end here" in text for text in Listening.warned)
+    heard = Heard()
+    assert segment(pictures, OUT, request_, progress=heard).done == tuple(pictures)
+    assert any("process 7 on other since x did not end here" in text for text in heard.warnings)
     assert ".glomtile/lock" not in in_bucket(store)
 
 

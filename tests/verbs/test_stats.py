@@ -2,25 +2,17 @@ import json
 
 import numpy as np
 import pytest
+from tests.heard import Heard
 
 from glomtile.core.palette import GLOMERULI, Palette
 from glomtile.errors import InputError, UsageError
 from glomtile.files.images import read_image, write_png
 from glomtile.files.masks import write_mask
-from glomtile.types import _Silent
 from glomtile.verbs.prepare import prepare
 from glomtile.verbs.samples import outlined
 from glomtile.verbs.stats import stats
 
 THREE = Palette.from_rgb_map({(0, 0, 255): 2, (0, 0, 0): 0, (255, 0, 0): 1}, ["background", "tuft", "scar"])
-
-
-class Listening(_Silent):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 def paint(folder, count=6, mpp=None, palette=GLOMERULI, seed=0):
@@ -86,7 +78,7 @@ def test_a_config_names_the_dataset_and_its_classes(tmp_path):
     for split in ("train", "valid"):
         lines += [f"[{split}]", *(f'{k}_dir = "../dataset/Name/{split}/{k}/"' for k in ("images", "masks"))]
     config.write_text("\n".join(lines))
-    listening = Listening()
+    listening = Heard()
     result = stats(config, progress=listening)
     assert result.paths[0] == tmp_path / "project" / "Name_Statistics" / "Name_Statistics.png"
     assert list(result.figures["splits"]) == ["train", "valid"]
@@ -143,7 +135,7 @@ def test_the_augmented_sheet_shows_what_the_network_sees(tmp_path):
             masks_dir = "Set/train/masks"
             """
         )
-        listening = Listening()
+        listening = Heard()
         result = stats(config, tmp_path / enabled, augmented=True, progress=listening)
         assert result.paths == [tmp_path / enabled / "Set_Augmented.png"]
         sheets[enabled] = read_image(result.paths[0])
