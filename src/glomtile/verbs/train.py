@@ -221,7 +221,7 @@ def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tup
     trained = network
     if precision != "float32" or (total is not None and config.model.norm == "batch"):
         trained = build_model(config.model, precision=precision, seed=seed, total=total)
-    model = keras.Model(trained.inputs, trained.outputs, name="training")
+    model = keras.Model(trained.input, trained.output, name="training")
     places = _metric_places(config)
     model.compile(
         optimizer=build_optimizer(config.model, config.train, steps, total, copies),
