@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from glomtile.config.load import make_config
+from glomtile.config.load import check_config, make_config
 
 MAP = {(0, 0, 0): 0, (255, 0, 0): 1}
 
@@ -136,3 +136,17 @@ def test_settings_that_do_not_go_together_are_told(settings, key, message):
 )
 def test_settings_that_go_together_are_passed_in_silence(settings):
     assert told(settings) == {}
+
+
+def test_paths_are_compared_from_the_configs_folder_wherever_it_is_read_from(tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = folder / "config.toml"
+    file.write_text('[train]\nimages_dir = "a/images"\nuse = "last"\neval_dir = "a"\n')
+    assert [str(folder / "a/images") in finding.message for finding in check_config(file)] == [True]
+    file.write_text(f'[train]\nmodel_dir = "{folder}"\n')
+    assert [finding.key for finding in check_config(file)] == ["model_dir"]
+    file.write_text("[train]\nepochs = 2\n")
+    assert check_config(file, ["train.model_dir=."]) == []

@@ -4,11 +4,14 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from tests.heard import Heard
 
+from glomtile.config.load import make_config
 from glomtile.core.palette import GLOMERULI
 from glomtile.errors import InputError
 from glomtile.files.pairs import changed_since_prepared, pair, whole_pairs
 from glomtile.verbs.prepare import prepare
+from glomtile.verbs.trainable import tell_of_changed_sources
 
 
 def make(folder, images, masks=None, size_px=(6, 8)):
@@ -143,6 +146,20 @@ def test_sources_that_changed_since_they_were_cut_are_found(tmp_path):
     (masks / f"{of_split[0]}.png").unlink()
     assert changed_since_prepared(*split) == [images / f"{of_split[1]}.png"]
     assert changed_since_prepared(images, masks) == []
+
+
+def test_what_cannot_be_compared_is_warned_of_and_ends_nothing(tmp_path):
+    images, masks = make(tmp_path, [f"{number}.png" for number in range(4)])
+    prepare(images, masks, tmp_path / "set", tile_px=16)
+    folders = {"images_dir": tmp_path / "set/train/images", "masks_dir": tmp_path / "set/train/masks"}
+    config, heard = make_config({"train": folders | {"use": "last"}}), Heard()
+    tell_of_changed_sources(config, "train", heard)
+    assert heard.warnings == []
+    (tmp_path / "set/prepare.json").write_text("[]")
+    tell_of_changed_sources(config, "train", heard)
+    (told,) = heard.warnings
+    assert "[train]: whether anything changed since prepare cannot be told" in told
+    assert "prepare.json: expected what prepare writes" in told
 
 
 @pytest.mark.parametrize(

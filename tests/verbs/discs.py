@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,3 +43,14 @@ def config_of(root: Path, epochs: int = 2, **tiled: object) -> Config:
         "tiledinfer": {"images_dir": "images", "output_dir": "somewhere", **tiled},
     }  # fmt: skip
     return make_config(content, root)
+
+
+def changed(config: Config, **sections: dict[str, Any]) -> Config:
+    """A config with other settings."""
+    content = {
+        name: {key: getattr(config.section(name), key) for key in config.section(name).model_fields_set}
+        for name in type(config).model_fields
+    }
+    for name, settings in sections.items():
+        content[name] = content.get(name, {}) | settings
+    return make_config(content, config.base_dir)

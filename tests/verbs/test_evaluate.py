@@ -204,7 +204,7 @@ def test_settings_the_trained_network_does_not_have_are_told(trained: Path) -> N
 
 
 def test_masks_that_changed_since_they_were_cut_are_told(trained: Path, tmp_path: Path) -> None:
-    """By training too; what did not change is no word worth."""
+    """By training too; where nothing changed nothing is said."""
     root = tmp_path / "project"
     shutil.copytree(trained, root)
     quiet, heard = Heard(), Heard()
@@ -214,7 +214,7 @@ def test_masks_that_changed_since_they_were_cut_are_told(trained: Path, tmp_path
         Image.open(mask).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mask)
     evaluate(config_of(root), progress=heard)
     train(config_of(root), progress=heard)
-    told = [text for text in heard.warnings if "since prepare cut the tiles" in text]
+    told = [text for text in heard.warnings if "changed since prepare" in text]
     assert [text[: text.index(":")] for text in told] == ["[test]", "[train]", "[valid]"]
     assert " and 1 more changed" in told[1]
     assert all("run prepare again" in text for text in told)

@@ -15,7 +15,7 @@ from glomtile.errors import InputError, UsageError
 from glomtile.files.geojson import Annotation, write_annotations
 from glomtile.files.images import image_mpp, read_image, write_png
 from glomtile.files.masks import read_mask
-from glomtile.files.pairs import whole_pairs
+from glomtile.files.pairs import changed_since_prepared, whole_pairs
 from glomtile.types import Box
 from glomtile.verbs import fromslides
 from glomtile.verbs.prepare import prepare
@@ -83,6 +83,17 @@ def test_what_was_outlined_comes_back_pixel_for_pixel(tmp_path, slides, phantoms
         assert all(image_mpp(found.image) == pytest.approx(2.0, rel=1e-3) for found in pairs)
         assert len({found.stem.split("_")[0] for found in pairs}) == 1, "a split has whole slides"
     assert list((tmp_path / "mini" / "images").iterdir())
+
+
+def test_outlines_that_changed_since_they_were_cut_are_found(tmp_path, slides):
+    prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0)
+    splits = {split: [tmp_path / "set" / split / kind for kind in ("images", "masks")] for split in SPLITS}
+    assert all(changed_since_prepared(*folders) == [] for folders in splits.values())
+    file = slides[1] / "s0.geojson"
+    file.write_text(file.read_text() + "\n")
+    found = {split: changed_since_prepared(*folders) for split, folders in splits.items()}
+    assert sorted(map(len, found.values())) == [0, 0, 1]
+    assert [path for paths in found.values() for path in paths] == [file]
 
 
 def test_smooth_outlines_come_back_nearly(tmp_path, slides, phantoms):

@@ -12,29 +12,21 @@ import keras
 import numpy as np
 import pytest
 from tests.heard import Heard
-from tests.verbs.discs import config_of, paint_discs
+from tests.verbs.discs import changed, config_of, paint_discs
 
+from glomtile.cli import run
+from glomtile.config.card import BUNDLED
 from glomtile.config.load import load_config, make_config
 from glomtile.config.schema import Config
-from glomtile.engine.modelfolder import BUNDLED, bundled_folder, load_model_folder, read_card
-from glomtile.engine.pretrained import address, begin_with, beginning, named
+from glomtile.config.toml import template
+from glomtile.engine.modelfolder import bundled_folder, load_model_folder, read_card
+from glomtile.engine.pretrained import begin_with, beginning, named
 from glomtile.errors import ConfigError, ModelError, UsageError
 from glomtile.nets.registry import build_model
 from glomtile.verbs.crossval import crossval
 from glomtile.verbs.train import train
 
 Make = Callable[..., Config]
-
-
-def changed(config: Config, **sections: dict[str, Any]) -> Config:
-    """A config with other settings."""
-    content = {
-        name: {key: getattr(config.section(name), key) for key in config.section(name).model_fields_set}
-        for name in type(config).model_fields
-    }
-    for name, settings in sections.items():
-        content[name] = content.get(name, {}) | settings
-    return make_config(content, config.base_dir)
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +88,14 @@ def test_another_number_of_classes_begins_the_last_layer_alone_anew(project: Pat
     start, network, heard = beginning(config), build_model(config.model, seed=7), Heard()
     assert start is not None
     head = network.get_layer("logits").get_weights()
-    begin_with(network, start, 1.0, heard)
+    begin_with(network, start, config, heard)
     given = weights_of(project / "models/last")
     for layer in network.layers:
         for old, new in zip(
             head if layer.name == "logits" else given[layer.name], layer.get_weights(), strict=True
         ):
             np.testing.assert_array_equal(new, old)
-    assert "2 classes: the last layer begins anew" in heard.notes[0]
+    assert "the last layer, which begins anew: 3 outputs, it has 2" in heard.notes[0]
     assert not heard.warnings
 
 
@@ -111,7 +103,7 @@ def test_another_scale_is_warned_of(project: Path) -> None:
     config = changed(going_on(project, project), model={"mpp": 2.0})
     start, heard = beginning(config), Heard()
     assert start is not None
-    begin_with(build_model(config.model, seed=7), start, config.model.mpp, heard)
+    begin_with(build_model(config.model, seed=7), start, config, heard)
     (told,) = heard.warnings
     assert told.endswith("models/last was trained at 1 µm per pixel, [model] mpp says 2 µm per pixel")
 
@@ -125,8 +117,9 @@ def test_another_network_is_refused_with_all_that_differs_before_anything_is_wri
     with pytest.raises(ConfigError) as refused:
         train(config)
     told = str(refused.value)
-    assert "[image] color_order: expected 'RGB' as in" in told
-    assert "[model] base_filters 4, got 8; [model] norm 'none', got 'batch'" in told
+    assert "[model] base_filters: expected 4 as in" in told
+    assert "[model] norm: expected 'none', got 'batch'" in told
+    assert "[image] color_order: expected 'RGB', got 'BGR'" in told
     assert "config init --pretrained" in told
     assert not list(tmp_path.iterdir())
 
@@ -195,32 +188,93 @@ def test_every_fold_begins_with_it_wherever_the_run_lies(project: Path, tmp_path
         crossval(changed(config, train={"pretrained": None}), tmp_path / "far/runs", folds=2, name="discs")
 
 
-def test_the_bundled_model_goes_by_its_name_unless_a_folder_has_it(project: Path, tmp_path: Path) -> None:
+def test_the_bundled_model_goes_by_its_name_unless_a_folder_has_it(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text(template(named(BUNDLED)))
+    monkeypatch.chdir(project)  # the name is no path of the current folder, given on the command line either
+    for overrides in ([], [f"train.pretrained={BUNDLED}"], [f'train.pretrained="{BUNDLED}"']):
+        start = beginning(load_config(tmp_path / "config.toml", overrides))
+        assert start is not None
+        assert (start.address, start.record.name) == (BUNDLED, BUNDLED)
     config = going_on(project, tmp_path, pretrained=BUNDLED)
-    assert address(config) == BUNDLED
     with pytest.raises(ConfigError, match=r"base_filters: expected 16 as in glomeruli-pas"):
         beginning(config)
     shutil.copytree(project / "models/last", tmp_path / BUNDLED)
-    assert address(config) == str(tmp_path / BUNDLED)
-    assert beginning(config) is not None
+    start = beginning(config)
+    assert start is not None
+    assert start.address == str(tmp_path / BUNDLED)
+
+
+def test_a_model_that_would_be_moved_aside_is_refused(project: Path, tmp_path: Path) -> None:
+    """Training moves its earlier models aside as a whole, and would then begin with what it just made."""
+    shutil.copytree(project / "models", tmp_path / "models")
+    config = going_on(project, tmp_path, pretrained="models/last")
+    assert any("train refuses it" in str(finding) for finding in config.findings)
+    with pytest.raises(ConfigError, match="models: expected a folder of its own"):
+        train(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_folds_begin_alike_or_not_at_all(project: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(project / "models/last", tmp_path / "given"))
+    other = train(going_on(project, tmp_path / "other", epochs=1)).last
+    paint_discs(tmp_path, 4)
+
+    class Exchanging(Heard):
+        def note(self, text: str) -> None:
+            if text.startswith("fold 2"):
+                shutil.rmtree(model)
+                shutil.copytree(other, model)
+
+    settings = {"pretrained": "given", "images_dir": "images", "masks_dir": "masks"}
+    config = going_on(project, tmp_path, epochs=1, **settings)
+    with pytest.raises(ModelError, match="expected the network that the run began with"):
+        crossval(config, tmp_path / "runs", folds=2, name="discs", progress=Exchanging())
+    assert not (tmp_path / "runs/discs/fold-2/models").exists()
+
+
+def test_classes_of_other_names_are_warned_of(project: Path) -> None:
+    config = changed(going_on(project, project), mask={"class_names": ("background", "tubule")})
+    start, heard = beginning(config), Heard()
+    assert start is not None
+    begin_with(build_model(config.model, seed=7), start, config, heard)
+    (told,) = heard.warnings
+    assert told.endswith("knows the classes background, class 1, [mask] class_names says background, tubule")
+
+
+def test_what_neither_network_reads_may_differ(project: Path) -> None:
+    assert beginning(changed(going_on(project, project), model={"norm_groups": 2})) is not None
+
+
+def test_the_command_prints_settings_that_fit(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", "init", "--pretrained", str(project / "models/last")]) == 0
+    (tmp_path / "config.toml").write_text(capsys.readouterr().out)
+    config = load_config(tmp_path / "config.toml")
+    assert not config.findings
+    start = beginning(config)
+    assert start is not None
+    assert start.folder == project / "models/last"
+    assert run(["config", "init", "--pretrained", str(tmp_path / "nowhere")]) == 2
+    assert "expected a model folder" in capsys.readouterr().err
 
 
 def test_the_bundled_models_weights_are_taken_at_full_width(tmp_path: Path) -> None:
     """Its kernels are stored as float16, and computed with and trained in float32."""
-    from glomtile.config.toml import template
-
-    (tmp_path / "config.toml").write_text(template(*named(BUNDLED)))
+    (tmp_path / "config.toml").write_text(template(named(BUNDLED)))
     config = load_config(tmp_path / "config.toml")
     start = beginning(config)
     assert start is not None
     assert start.folder == bundled_folder()
     network = build_model(config.model, seed=1)
-    begin_with(network, start, config.model.mpp)
+    begin_with(network, start, config)
     expected = keras.saving.load_model(start.folder / "model.keras", compile=False)
     assert all(variable.dtype == "float32" for variable in network.weights)
     for old, new in zip(expected.get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
     assert config.model.learning_rate == pytest.approx(0.1 * start.card.network.learning_rate)
-    for key in ("smoothing_px", "tta", "threshold", "least_expected_dice"):
+    for key in ("smoothing_px", "tta", "threshold"):
         assert getattr(config.tiledinfer, key) == getattr(start.card, key)
     assert config.palette() == start.card.palette()

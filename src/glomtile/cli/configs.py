@@ -63,7 +63,11 @@ def init(
 ) -> None:
     """Print a commented TOML to start from."""
     from glomtile.config.toml import template
-    from glomtile.engine.pretrained import named
 
     refuse_json("config init")
-    typer.echo(template(*named(pretrained)) if pretrained else template(), nl=False)
+    if pretrained is None:
+        typer.echo(template(), nl=False)
+        return
+    from glomtile.engine.pretrained import named
+
+    typer.echo(template(named(pretrained)), nl=False)

@@ -16,6 +16,9 @@ from glomtile.core.palette import Palette
 from glomtile.errors import ModelError
 
 FILE_NAME = "model.json"
+BUNDLED = "glomeruli-pas"
+"""The model that comes with the package."""
+
 OWN_DIGEST = "card_sha256"
 """Key of model.json under which the digest of all else in it stands."""
 
@@ -62,7 +65,8 @@ class TrainingData(_Record):
     name, licence, source : str
         In words; empty where nobody said.
     images, valid_images : int
-        How many files were read for training and for choosing the best epoch.
+        How many files were read for training and for choosing the best epoch; of an ensemble, by the member
+        that read most, since members may share them.
     digest : str
         One digest over the names and sizes of these files; empty where it was not taken.
     """

@@ -26,6 +26,8 @@ def contradictions(config: Config) -> Iterator[Remark]:
     yield from _classes(config)
     yield from _geometry(config)
     yield from _training(config)
+    yield from _folders(config)
+    yield from _augmentation(config)
 
 
 def _without_effect(config: Config) -> Iterator[Remark]:
@@ -60,16 +62,18 @@ def _unknown_names(config: Config) -> Iterator[Remark]:
                 general = re.sub(r"_\d+\Z", "_<k>", word)
                 if not {word, word.lower(), general} & set(names):
                     yield (name, key), _unknown(word, names)
-    figures = [("metrics", figure) for figure in config.train.metrics] + [("monitor", config.train.monitor)]
-    for key, figure in figures:
-        name = figure.removeprefix("val_")
-        if name != "loss" and not (is_metric(name, config.model.num_classes) or _of_one_class(name)):
-            yield ("train", key), _unknown(name, ("loss", *METRICS), figure.removesuffix(name))
-    asked = [(("model", "metrics"), name) for name in config.model.metrics]
     classes = max(2, config.model.num_classes)
-    for place, name in asked + [(("train", key), figure) for key, figure in figures]:
-        if _of_one_class(name.removeprefix("val_")) and not is_metric(name.removeprefix("val_"), classes):
-            yield place, f"{name}: there are the classes 0 to {classes - 1}"
+    asked = [(("model", "metrics"), name) for name in config.model.metrics]
+    asked += [(("train", "metrics"), name) for name in config.train.metrics]
+    asked += [(("train", "monitor"), config.train.monitor)]
+    for place, figure in asked:
+        name = figure.removeprefix("val_")
+        if name == "loss" or is_metric(name, classes):
+            continue
+        if re.fullmatch(r"class_(?:dice|iou)_\d+", name):
+            yield place, f"{figure}: there are the classes 0 to {classes - 1}"
+        elif place[0] == "train":  # those of [model] are among the names above
+            yield place, _unknown(name, ("loss", *METRICS), figure.removesuffix(name))
 
 
 def _unknown(word: str, names: Sequence[str], began: str = "") -> str:
@@ -79,11 +83,6 @@ def _unknown(word: str, names: Sequence[str], began: str = "") -> str:
         f"did you mean {began}{near}?" if near else f"known are {', '.join(began + name for name in names)}"
     )
     return f"unknown name {began}{word}; {known}"
-
-
-def _of_one_class(name: str) -> bool:
-    """Whether a name is that of a class's own metric, be there such a class or not."""
-    return re.fullmatch(r"class_(?:dice|iou)_\d+", name) is not None
 
 
 def _classes(config: Config) -> Iterator[Remark]:
@@ -146,6 +145,17 @@ def _training(config: Config) -> Iterator[Remark]:
         )
     if train.schedule != "constant" and train.warmup_epochs > train.epochs:
         yield ("train", "warmup_epochs"), f"expected at most the {train.epochs} epochs of the schedule"
+    plain = Config().dataset
+    for key in _OF_CROPS:
+        if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
+            yield ("dataset", key), 'has no effect beside sampling = "tiles"'
+    if config.dataset.worker_kind == "processes" and config.dataset.workers == 0:
+        yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
+    if model.given("normalization") and model.normalization is False and model.norm != "none":
+        yield ("model", "normalization"), f'norm = "{model.norm}" counts'
+
+
+def _folders(config: Config) -> Iterator[Remark]:
     for split in judged_on_training(config):
         yield (split, "images_dir"), "the images that are trained on: figures on them prove nothing"
     sections: tuple[Literal["infer", "tiledinfer"], ...] = ("infer", "tiledinfer")
@@ -157,6 +167,9 @@ def _training(config: Config) -> Iterator[Remark]:
             ("train", key),
             f"train refuses it: an earlier run is moved aside as a whole, and it holds {kept}",
         )
+
+
+def _augmentation(config: Config) -> Iterator[Remark]:
     nobody_said = config.augmentor.enabled is None and not config.augments
     if nobody_said and (idle := _changed(config, "augmentor")):
         others = f", nor have {len(idle) - 1} other keys here" if len(idle) > 1 else ""
@@ -164,14 +177,6 @@ def _training(config: Config) -> Iterator[Remark]:
             ("augmentor", idle[0]),
             f"has no effect{others}: augmentation is off, enabled = true turns it on",
         )
-    plain = Config().dataset
-    for key in _OF_CROPS:
-        if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
-            yield ("dataset", key), 'has no effect beside sampling = "tiles"'
-    if config.dataset.worker_kind == "processes" and config.dataset.workers == 0:
-        yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
-    if model.given("normalization") and model.normalization is False and model.norm != "none":
-        yield ("model", "normalization"), f'norm = "{model.norm}" counts'
 
 
 def _changed(config: Config, section: str) -> list[str]:

@@ -7,6 +7,9 @@ from typing import Literal
 
 from glomtile.config.schema import Config
 
+RUN_FOLDERS = ("model_dir", "eval_dir", "epoch_change_infer_dir", "epoch_change_tiled_infer_dir")
+"""Keys of ``[train]`` whose folders an earlier run leaves as a whole, under another name."""
+
 
 def written_over(config: Config, section: Literal["infer", "tiledinfer"]) -> str | None:
     """What lies in the folder that masks would be written to, ``None`` where that is a folder of its own.
@@ -40,17 +43,13 @@ def judged_on_training(config: Config) -> list[str]:
     return [split for split, images in judged.items() if learnt and _resolved(config, images) == learnt]
 
 
-RUN_FOLDERS = ("model_dir", "eval_dir", "epoch_change_infer_dir", "epoch_change_tiled_infer_dir")
-"""Keys of ``[train]`` whose folders an earlier run leaves as a whole, under another name."""
-
-
 def run_folders(config: Config) -> list[Path]:
     """The folders that a training writes, each once."""
     return list(dict.fromkeys(config.resolve(getattr(config.train, key)) for key in RUN_FOLDERS))
 
 
 def held_by_runs(config: Config) -> list[tuple[str, Path, Path]]:
-    """Folders that a training would move aside together with the config or its data.
+    """Folders that a training would move aside with the config, its data or the model it begins with.
 
     Returns
     -------
@@ -58,7 +57,7 @@ def held_by_runs(config: Config) -> list[tuple[str, Path, Path]]:
         Key of ``[train]``, its folder, and what that holds.
     """
     pairs = [(name, key) for name in ("train", "valid", "test") for key in ("images_dir", "masks_dir")]
-    pairs += [("infer", "images_dir"), ("tiledinfer", "images_dir")]
+    pairs += [("infer", "images_dir"), ("tiledinfer", "images_dir"), ("train", "pretrained")]
     given = [getattr(config.section(name), key) for name, key in pairs]
     kept = [config.base_dir, *(config.resolve(path) for path in given if path is not None)]
     held = []

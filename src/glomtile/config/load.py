@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from glomtile.config.card import BUNDLED
 from glomtile.config.contradictions import contradictions
 from glomtile.config.findings import Finding, describe, refusal
 from glomtile.config.ini import Entry, Parsed, parse
@@ -90,11 +91,11 @@ def make_config(settings: Mapping[str, Mapping[str, object]], base_dir: str | Pa
         for key, value in table.items()
     ]
     placed, odd = place(entries, "", "refused")
-    config, findings = _settle(placed, "")
+    config, findings = _settle(placed, "", Path(base_dir))
     findings += [Finding("error", *_rest(finding)) for finding in odd]
     if any(finding.severity == "error" for finding in findings):
         raise refusal(findings)
-    return config.placed(Path(base_dir), None, tuple(findings))
+    return config.placed(config.base_dir, None, tuple(findings))
 
 
 def _rest(finding: Finding) -> tuple[str, int, str, str, str, str | None]:
@@ -112,12 +113,12 @@ def _examine(path: Path, overrides: Sequence[str]) -> tuple[Config | None, tuple
     ordered, told = _overrides(overrides)
     findings += told
     placed |= ordered
-    config, told = _settle(placed, file, frozenset(ordered))
+    config, told = _settle(placed, file, path.parent, frozenset(ordered))
     findings += told
     findings.sort(key=lambda finding: (finding.file != file, finding.line))
     if any(finding.severity == "error" for finding in findings):
         return None, tuple(findings)
-    return config.placed(path.parent, path, tuple(findings)), tuple(findings)
+    return config.placed(config.base_dir, path, tuple(findings)), tuple(findings)
 
 
 def _text(path: Path) -> tuple[str | None, list[Finding]]:
@@ -198,13 +199,18 @@ def _override_value(target: Place, text: str) -> tuple[object, str | None]:
         value = text
     if not path or value is None:
         return value, None
+    if target == ("train", "pretrained") and value == BUNDLED and not Path(BUNDLED).exists():
+        return value, None  # the model's name, no path
     return str(Path.cwd() / (value if isinstance(value, str) else text)), None
 
 
 def _settle(
-    placed: Mapping[Place, Entry], file: str, ordered: frozenset[Place] = frozenset()
+    placed: Mapping[Place, Entry], file: str, base_dir: Path, ordered: frozenset[Place] = frozenset()
 ) -> tuple[Config, list[Finding]]:
-    """Check values section by section; what is wrong is left out and told as an error."""
+    """Check values section by section; what is wrong is left out and told as an error.
+
+    The config is placed in its folder: whether two paths are the same is seen from there.
+    """
     findings: list[Finding] = []
     sections: dict[str, Section] = {}
     for name, settings in SECTIONS.items():
@@ -214,7 +220,7 @@ def _settle(
         findings += wrong
         if entries:
             sections[name] = section
-    config = Config(**sections)  # type: ignore[arg-type]
+    config = Config(**sections).placed(base_dir)  # type: ignore[arg-type]
     for target, message in contradictions(config):
         entry = placed.get(target)
         where = COMMAND_LINE if target in ordered else file

@@ -85,7 +85,7 @@ def to_toml(config: Config) -> str:
     return tomlkit.dumps(document)
 
 
-def template(pretrained: str | None = None, card: ModelCard | None = None) -> str:
+def template(pretrained: tuple[str, ModelCard] | None = None) -> str:
     """A TOML config to start from: every key of the built networks, commented out at its default.
 
     What a run cannot do without stands uncommented, to be filled in. Each commented key is valid
@@ -93,15 +93,15 @@ def template(pretrained: str | None = None, card: ModelCard | None = None) -> st
 
     Parameters
     ----------
-    pretrained : str, optional
-        The model that training is to begin with, as ``[train] pretrained`` names it.
-    card : ModelCard, optional
-        What that model says of itself: its network, classes and ways of inference stand uncommented too, and
-        a tenth of the learning rate it was trained with.
+    pretrained : tuple of (str, ModelCard), optional
+        The model that training is to begin with, as ``[train] pretrained`` names it, and what it says of
+        itself: its network, classes and ways of inference stand uncommented too, and a tenth of the learning
+        rate it was trained with.
     """
-    starter = (
-        _STARTER if card is None else _STARTER | _settings_of(card) | {("train", "pretrained"): pretrained}
-    )
+    starter = _STARTER
+    if pretrained is not None:
+        name, card = pretrained
+        starter = _STARTER | _settings_of(card) | {("train", "pretrained"): name}
     parts = [
         "# glomtile: every setting with its default. Take the # away where you want another value.",
         "# Paths are relative to this file's folder.",
@@ -131,7 +131,7 @@ def _settings_of(card: ModelCard) -> dict[tuple[str, str], Any]:
     }
     told["image", "color_order"] = card.color_order
     told["tiledinfer", "overlapping"] = card.overlap_px
-    for key in ("tta", "threshold", "smoothing_px", "least_expected_dice"):
+    for key in ("tta", "threshold", "smoothing_px"):  # least_expected_dice was measured of that network
         told["tiledinfer", key] = getattr(card, key)
     defaults = {name: settings.model_fields for name, settings in SECTIONS.items()}
     told = {(name, key): value for (name, key), value in told.items() if value != defaults[name][key].default}

@@ -12,6 +12,7 @@ import numpy as np
 
 from glomtile.engine.runtime import openvino_forward, openvino_module
 from glomtile.errors import MissingExtraError, UsageError
+from glomtile.nets.ensemble import is_head
 from glomtile.nets.onnxgraph import INPUT, onnx_model
 from glomtile.types import Float32, UInt8
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     import keras
 
 Forward = Callable[[UInt8], Float32]
-
-_KEPT_FLOAT = "logits"
-"""Nodes that int8 leaves alone, of a network or of an ensemble's member: the sums that probabilities are made
-of."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +115,7 @@ def write_int8(source: Path, target: Path, images: Sequence[UInt8]) -> None:
 
     import onnx
 
-    nodes = [node.name for node in onnx.load(source).graph.node]
-    kept = [name for name in nodes if name == _KEPT_FLOAT or name.endswith(f"_{_KEPT_FLOAT}")]
+    kept = [node.name for node in onnx.load(source).graph.node if is_head(node.name)]
     # It advises another of its own tools to every user of it.
     logging.getLogger().addFilter(_not_about_preprocessing)
     try:

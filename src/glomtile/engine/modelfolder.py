@@ -12,8 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from glomtile.config.card import BUNDLED, Ancestor, ModelCard
 from glomtile.config.card import FILE_NAME as CARD
-from glomtile.config.card import Ancestor, ModelCard
 from glomtile.config.schema_model import ModelSettings
 from glomtile.engine.predictor import network_bytes_per_px
 from glomtile.errors import GlomtileError, ModelError
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from glomtile.nets.registry import Geometry
 
 NETWORK = "model.keras"
-
-BUNDLED = "glomeruli-pas"
-"""The model that comes with the package."""
 
 _TRIES = 5
 _Read = TypeVar("_Read")
@@ -208,6 +205,8 @@ def model_folder(folder: str | Path | None) -> Path:
             raise ModelError("glomtile", "expected a bundled model, this install holds none", "give -m MODEL")
         return bundled
     folder = Path(folder)
+    if folder.name in ("", ".."):  # a name of its own is needed beside it
+        folder = folder.resolve()
     if folder.is_file():
         inside = (folder.parent / CARD).is_file()
         raise ModelError(
@@ -255,7 +254,9 @@ def add_scores(folder: Path, scores: dict[str, Any]) -> None:
 
 def ancestor(folder: Path, card: ModelCard) -> Ancestor:
     """What the card of a model says of one that its weights come from."""
-    return Ancestor(name=folder.name, sha256=card.sha256[NETWORK], data=card.data, pretrained=card.pretrained)
+    place = folder.absolute()
+    name = BUNDLED if place == bundled_folder() else f"{place.parent.name}/{place.name}"
+    return Ancestor(name=name, sha256=card.sha256[NETWORK], data=card.data, pretrained=card.pretrained)
 
 
 SHAPING = (
@@ -296,8 +297,20 @@ def require_classes(card: ModelCard, settings: ModelSettings, num_colours: int, 
 
 def differences(card: ModelCard, settings: ModelSettings) -> list[str]:
     """Settings of the config that the trained network does not have, in words; the network's count."""
-    pairs = [(key, getattr(card.network, key), getattr(settings, key)) for key in SHAPING]
-    return [f"{key} {then} was trained, the config says {now}" for key, then, now in pairs if then != now]
+    return [
+        f"{key} {then} was trained, the config says {now}"
+        for key, then, now in unlike(card.network, settings)
+    ]
+
+
+def unlike(one: ModelSettings, other: ModelSettings) -> list[tuple[str, Any, Any]]:
+    """Settings that two networks were shaped by and differ in: key, the one's value, the other's.
+
+    What neither network reads is left out: `norm_groups` without group normalisation.
+    """
+    grouped = "group" in (one.norm, other.norm)
+    pairs = [(key, getattr(one, key), getattr(other, key)) for key in SHAPING]
+    return [pair for pair in pairs if pair[1] != pair[2] and (grouped or pair[0] != "norm_groups")]
 
 
 def versions() -> dict[str, str]:

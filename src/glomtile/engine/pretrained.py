@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glomtile.config.card import BUNDLED, Ancestor, ModelCard
 from glomtile.config.card import FILE_NAME as CARD
-from glomtile.config.card import Ancestor, ModelCard
 from glomtile.config.schema import Config
 from glomtile.engine import modelfolder
 from glomtile.errors import ConfigError, ModelError
@@ -15,9 +16,6 @@ from glomtile.types import SILENT, Progress
 
 if TYPE_CHECKING:
     import keras
-
-HEAD = "logits"
-"""The layer that answers for the classes, which alone begins anew where their number is another."""
 
 _FREE = ("model", "mpp", "num_classes", "final_activation")
 """Of the settings that shape a network, those that may differ: names, and what the head or training mends."""
@@ -31,11 +29,14 @@ class Beginning:
     ----------
     name : str
         As the config has it.
+    address : str
+        As a config that lies elsewhere has it.
     folder : Path
     card : ModelCard
     """
 
     name: str
+    address: str
     folder: Path
     card: ModelCard
 
@@ -48,12 +49,6 @@ class Beginning:
     def record(self) -> Ancestor:
         """What the new model's card says of it."""
         return modelfolder.ancestor(self.folder, self.card)
-
-
-def address(config: Config) -> str | None:
-    """What ``[train] pretrained`` would be in a config that lies elsewhere; `None` where it names none."""
-    asked = config.train.pretrained
-    return None if asked is None else _meant(config.resolve(asked), asked)
 
 
 def named(model: str) -> tuple[str, ModelCard]:
@@ -70,12 +65,12 @@ def named(model: str) -> tuple[str, ModelCard]:
 
 def _meant(folder: Path, asked: Path) -> str:
     """A folder comes before the bundled model of that name."""
-    bundled = asked.as_posix() == modelfolder.BUNDLED and not folder.exists()
-    return modelfolder.BUNDLED if bundled else str(folder)
+    bundled = asked.as_posix() == BUNDLED and not folder.exists()
+    return BUNDLED if bundled else str(folder)
 
 
 def _folder(meant: str) -> Path:
-    return modelfolder.model_folder(None if meant == modelfolder.BUNDLED else meant)
+    return modelfolder.model_folder(None if meant == BUNDLED else meant)
 
 
 def _card(folder: Path) -> ModelCard:
@@ -103,27 +98,30 @@ def beginning(config: Config) -> Beginning | None:
     ConfigError
         The config describes another network.
     """
-    meant, asked = address(config), config.train.pretrained
-    if meant is None or asked is None:
+    asked = config.train.pretrained
+    if asked is None:
         return None
-    folder = _folder(meant)
+    address = _meant(config.resolve(asked), asked)
+    folder = _folder(address)
     card = _card(folder)
     _require_same_shape(config, card, asked)
-    return Beginning(asked.as_posix(), folder, card)
+    return Beginning(asked.as_posix(), address, folder, card)
 
 
 def _require_same_shape(config: Config, card: ModelCard, asked: Path) -> None:
-    pairs = [("image", "color_order", card.color_order, config.image.color_order)]
-    pairs += [
-        ("model", key, getattr(card.network, key), getattr(config.model, key))
-        for key in modelfolder.SHAPING
+    wrong = [
+        ("model", key, then, now)
+        for key, then, now in modelfolder.unlike(card.network, config.model)
         if key not in _FREE
     ]
-    wrong = [pair for pair in pairs if pair[2] != pair[3]]
+    if card.color_order != config.image.color_order:
+        wrong.append(("image", "color_order", card.color_order, config.image.color_order))
     if not wrong:
         return
     section, key, then, now = wrong[0]
-    others = "".join(f"; [{part}] {name} {old!r}, got {new!r}" for part, name, old, new in wrong[1:])
+    others = "".join(
+        f"; [{part}] {name}: expected {old!r}, got {new!r}" for part, name, old, new in wrong[1:]
+    )
     raise ConfigError(
         f"{config.source or 'config'} [{section}] {key}",
         f"expected {then!r} as in {asked.as_posix()}, which training begins with, got {now!r}{others}",
@@ -131,51 +129,58 @@ def _require_same_shape(config: Config, card: ModelCard, asked: Path) -> None:
     )
 
 
-def begin_with(
-    network: keras.Model, start: Beginning, mpp: float | None = None, progress: Progress = SILENT
-) -> None:
+def begin_with(network: keras.Model, start: Beginning, config: Config, progress: Progress = SILENT) -> None:
     """Give a new network the weights of a trained one.
 
     Parameters
     ----------
     network : keras.Model
-        As `nets.registry.build_model` makes it.
+        As `nets.registry.build_model` makes it of the config.
     start : Beginning
-    mpp : float or None
-        Micrometres per pixel that it is to be trained at.
+    config : Config
     progress : Progress
-        Is told what was taken, what begins anew, and warned of another scale.
+        Is told what was taken and what begins anew; warned of another scale and of other names of classes.
 
     Raises
     ------
     ModelError
         The folder is damaged or has been replaced since it was looked at, or its network has other layers.
     """
+    from glomtile.nets.blocks import HEAD
+
     loaded = modelfolder.load_model_folder(start.folder)
-    if loaded.card.sha256 != start.card.sha256:
+    if loaded.card.sha256.get(modelfolder.NETWORK) != start.digest:
         raise ModelError(
             start.folder, "expected a model folder that stays while it is read, got another", "try again"
         )
     given = {layer.name: layer.get_weights() for layer in loaded.model.layers if layer.weights}
     wanted = {layer.name: layer for layer in network.layers if layer.weights}
-    anew = []
     if given.keys() != wanted.keys():
         odd = sorted(given.keys() ^ wanted.keys())
         raise ModelError(start.folder, f"expected the layers of {network.name}, got others: {', '.join(odd)}")
+    anew = ""
     for name, layer in wanted.items():
         shapes = [tuple(variable.shape) for variable in layer.weights]
         if shapes == [array.shape for array in given[name]]:
             layer.set_weights(given[name])
         elif name == HEAD:
-            anew.append(name)
+            has, needs = given[name][0].shape[-1], shapes[0][-1]
+            anew = f", but for the last layer, which begins anew: {needs} outputs, it has {has}"
         else:
             got = ", ".join("x".join(map(str, array.shape)) for array in given[name])
             expected = ", ".join("x".join(map(str, shape)) for shape in shapes)
             raise ModelError(start.folder, f"expected arrays of {expected} for the layer {name}, got {got}")
-    classes = f", but for its {len(start.card.classes)} classes: the last layer begins anew" if anew else ""
-    progress.note(f"training begins with the weights of {start.name}{classes}")
-    if mpp != start.card.mpp:
-        then, now = (
-            f"{scale:g} µm per pixel" if scale else "no known scale" for scale in (start.card.mpp, mpp)
-        )
-        progress.warn(f"[train] pretrained: {start.name} was trained at {then}, [model] mpp says {now}")
+    progress.note(f"training begins with the weights of {start.name}{anew}")
+    for difference in _other_meaning(start.card, config):
+        progress.warn(f"[train] pretrained: {start.name} {difference}")
+
+
+def _other_meaning(card: ModelCard, config: Config) -> Iterator[str]:
+    """What the weights meant where they come from, and do not here, in words."""
+    if card.mpp != config.model.mpp:
+        scales = (card.mpp, config.model.mpp)
+        then, now = (f"{scale:g} µm per pixel" if scale else "no known scale" for scale in scales)
+        yield f"was trained at {then}, [model] mpp says {now}"
+    learnt, asked = ([one.name for one in classes] for classes in (card.classes, config.palette().classes))
+    if learnt != asked and len(learnt) == len(asked):
+        yield f"knows the classes {', '.join(learnt)}, [mask] class_names says {', '.join(asked)}"

@@ -80,12 +80,11 @@ def whole_pairs(images_dir: Path, masks_dir: Path) -> list[Pair] | None:
         ``prepare.json`` is damaged, sources it names are gone, or an image and its mask are no longer of one
         size.
     """
-    images_dir, masks_dir = Path(images_dir), Path(masks_dir)
-    split, dataset = images_dir.absolute().parent.name, images_dir.absolute().parent.parent
-    listing = dataset / PREPARE_FILE
-    if not listing.is_file() or masks_dir.absolute().parent != images_dir.absolute().parent:
+    found = _prepared_split(images_dir, masks_dir)
+    if found is None:
         return None
-    record = read_prepare_record(dataset)
+    dataset, split = found
+    listing, record = dataset / PREPARE_FILE, read_prepare_record(dataset)
     try:
         pairs = [
             Pair(source["stem"], _resolved(dataset, source["image"]), _resolved(dataset, source["mask"]))
@@ -148,7 +147,7 @@ def prepared_from(images_dir: Path) -> tuple[Path, ...]:
 
 
 def changed_since_prepared(images_dir: Path, masks_dir: Path) -> list[Path]:
-    """Whole images and masks whose bytes are not those that `prepare` cut a split's tiles from.
+    """Whole images, masks and annotations whose bytes are not those that a split's tiles were made from.
 
     Parameters
     ----------
@@ -164,31 +163,43 @@ def changed_since_prepared(images_dir: Path, masks_dir: Path) -> list[Path]:
     ------
     InputError
         ``prepare.json`` is damaged.
+    OSError
+        A file cannot be read.
 
     Notes
     -----
-    Masks are read. Images, of which there may be gigabytes, are only where they are younger than the record.
-    What is gone is left out: tiles can be trained on without it.
+    Masks and annotations are read. Images, of which there may be gigabytes, are only where they are younger
+    than the record, and slides never. What is gone is left out: tiles can be trained on without it.
     """
+    dataset, split = _prepared_split(images_dir, masks_dir) or (None, "")
+    if dataset is None:
+        return []
+    record, made = read_prepare_record(dataset), (dataset / PREPARE_FILE).stat().st_mtime_ns
+    sources = [one for one in record["sources"] if isinstance(one, dict) and one.get("split") == split]
+    told = [(one.get(kind), one.get(f"{kind}_sha256"), kind) for one in sources for kind in ("image", "mask")]
+    stems = {one.get("stem") for one in sources}
+    for cut in record.get("pictures", ()):
+        if isinstance(cut, dict) and cut.get("stem") in stems:
+            outlines = f"{record.get('masks_dir')}/{cut.get('annotations')}"
+            told.append((outlines, cut.get("annotations_sha256"), "annotations"))
+    changed = []
+    for recorded, digest, kind in dict.fromkeys(told):
+        if not isinstance(recorded, str) or not isinstance(digest, str):
+            continue
+        path = _resolved(dataset, recorded)
+        read = path.is_file() and (kind != "image" or path.stat().st_mtime_ns > made)
+        if read and sha256(path) != digest:
+            changed.append(path)
+    return changed
+
+
+def _prepared_split(images_dir: Path, masks_dir: Path) -> tuple[Path, str] | None:
+    """The dataset and the name of a split of it, ``None`` where the folders are no split of `prepare`'s."""
     images_dir, masks_dir = Path(images_dir).absolute(), Path(masks_dir).absolute()
     dataset = images_dir.parent.parent
-    listing = dataset / PREPARE_FILE
-    if not listing.is_file() or masks_dir.parent != images_dir.parent:
-        return []
-    made = listing.stat().st_mtime_ns
-    changed = []
-    for source in read_prepare_record(dataset)["sources"]:
-        if not isinstance(source, dict) or source.get("split") != images_dir.parent.name:
-            continue
-        for kind in ("image", "mask"):
-            recorded, digest = source.get(kind), source.get(f"{kind}_sha256")
-            if not isinstance(recorded, str) or not isinstance(digest, str):
-                continue
-            path = _resolved(dataset, recorded)
-            read = path.is_file() and (kind == "mask" or path.stat().st_mtime_ns > made)
-            if read and sha256(path) != digest:
-                changed.append(path)
-    return changed
+    if not (dataset / PREPARE_FILE).is_file() or masks_dir.parent != images_dir.parent:
+        return None
+    return dataset, images_dir.parent.name
 
 
 def _resolved(dataset: Path, recorded: str) -> Path:

@@ -16,6 +16,8 @@ from glomtile.errors import ConfigError
 
 PACKAGE = "glomtile"
 LAYOUT = "channels_last"
+HEAD = "logits"
+"""Name of the layer whose sums probabilities are made of, which alone knows the number of classes."""
 
 Total = Callable[[Any], Any]
 """Sums over a part of a batch → the sums over all its parts, where devices share it (`engine.devices`)."""

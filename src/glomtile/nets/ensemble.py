@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+
+from glomtile.nets.blocks import HEAD
 
 _MEMBER = "member{number}_{layer}"
 
@@ -38,6 +41,11 @@ def mean_network(networks: Sequence[keras.Model]) -> keras.Model:
         answers.append(member.output)
     probs = keras.layers.Average(dtype="float32", name="mean")(answers)
     return keras.Model(image, probs, name=first.name)
+
+
+def is_head(layer: str) -> bool:
+    """Whether a layer of that name is the head of a network, or of a member of an ensemble."""
+    return re.fullmatch(_MEMBER.format(number=r"\d+", layer=HEAD) + f"|{HEAD}", layer) is not None
 
 
 def _renaming(number: int) -> Any:

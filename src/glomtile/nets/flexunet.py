@@ -9,7 +9,7 @@ import keras
 
 from glomtile.config.schema_model import ModelSettings
 from glomtile.errors import ConfigError
-from glomtile.nets.blocks import Parts, Total, activation_name
+from glomtile.nets.blocks import HEAD, Parts, Total, activation_name
 
 DROPOUT_SEED = 137
 """Seed of dropout when `dropout_seed_fixing` asks for one, as in the reference."""
@@ -106,7 +106,7 @@ def build_flexunet(
         # In float32 whatever the policy: bfloat16 would round the 255 grey levels to fewer.
         x = keras.layers.Rescaling(1 / 255, dtype="float32", name="rescale")(x)
     x = _body(x, levels(settings), parts, settings.upsampling)
-    x = parts.conv(x, settings.num_classes, (1, 1), "logits", initializer=keras.initializers.GlorotUniform)
+    x = parts.conv(x, settings.num_classes, (1, 1), HEAD, initializer=keras.initializers.GlorotUniform)
     if settings.num_classes > 1:
         final = "softmax"
     else:

@@ -24,6 +24,7 @@ from glomtile.verbs.score import ScoreResult, score
 if TYPE_CHECKING:
     from glomtile.core.scores import Figure
     from glomtile.engine.cluster import Cluster
+    from glomtile.engine.pretrained import Beginning
     from glomtile.files.pairs import Pair
 
 RUNS, SETTINGS = "runs.csv", "settings.json"
@@ -98,6 +99,8 @@ def crossval(
         Fewer groups than folds, or a run of this name has other settings or damaged ones.
     InputError
         Images and masks do not pair, or the table of groups does not fit them.
+    ModelError
+        ``[train] pretrained`` names no model, or in a later fold another than in the first.
     ClusterError
         A fold's worker died again and again, or the scheduler of the cluster was lost and did not return.
 
@@ -134,9 +137,10 @@ class Run:
 
         Raises
         ------
-        ConfigError, UsageError, InputError
+        ConfigError, UsageError, InputError, ModelError
             See `crossval`.
         """
+        from glomtile.engine.pretrained import beginning
         from glomtile.nets.losses import build_loss
         from glomtile.verbs.trainable import require_buildable
 
@@ -146,8 +150,10 @@ class Run:
         pool = read_pool(config, groups)
         dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
         folder = out / (name or name_of(config))
-        _require_same_run(folder, _identity(config, pool, dealt))
-        return cls(FoldJob(config, pool, tuple(dealt), folder.absolute()), out, folds)
+        start = beginning(config)
+        _require_same_run(folder, _identity(config, pool, dealt, start))
+        told = (start.address, start.digest) if start else None
+        return cls(FoldJob(config, pool, tuple(dealt), folder.absolute(), told), out, folds)
 
     def judged(self, against: Path | None, began: float, progress: Progress) -> CrossvalResult:
         """Score the predictions of its folds, all of which are done, and add its row to the table of runs.
@@ -222,11 +228,8 @@ def _require_sense(folds: int, name: str | None) -> None:
         raise UsageError("--name", f"expected the name of a folder, got {name!r}")
 
 
-def _identity(config: Config, pool: Pool, dealt: Sequence[int]) -> dict[str, Any]:
+def _identity(config: Config, pool: Pool, dealt: Sequence[int], start: Beginning | None) -> dict[str, Any]:
     """What the folds' networks depend on, as JSON has it."""
-    from glomtile.engine.pretrained import beginning
-
-    start = beginning(config)
     sections = json.loads(config.model_dump_json(exclude=set(AFTER_TRAINING)))
     for key in ("images_dir", "masks_dir", "model_dir", "eval_dir"):
         sections["train"].pop(key, None)

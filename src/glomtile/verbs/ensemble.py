@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.card import ModelCard, TrainingData
+from glomtile.core.arguments import path_argument
 from glomtile.errors import ModelError, UsageError
 from glomtile.types import SILENT, Progress
+
+if TYPE_CHECKING:
+    import keras
 
 _OF_THE_FIRST = ("tta", "threshold", "smoothing_px", "least_expected_dice", "objects")
 """Ways of use that members may differ in."""
@@ -37,7 +42,7 @@ def ensemble(models: Sequence[Path], out: Path, *, progress: Progress = SILENT) 
     Raises
     ------
     UsageError
-        There are fewer than two models, one is named twice, or `out` exists.
+        There are fewer than two models, two are the same network, or `out` exists.
     ModelError
         A folder is no model, or damaged, or an ensemble; or the networks, scales, classes or channels differ.
     StorageError
@@ -47,69 +52,84 @@ def ensemble(models: Sequence[Path], out: Path, *, progress: Progress = SILENT) 
     -----
     See `glomtile.nets.ensemble.mean_network`. It takes the time and the memory of all its members.
     """
-    models = [Path(model) for model in models]
-    if len(models) < 2:
-        raise UsageError("MODEL", f"expected two models or more, got {len(models)}")
+    given = [models] if isinstance(models, str | Path) else list(models)
+    if len(given) < 2:
+        raise UsageError("MODEL", f"expected two models or more, got {len(given)}")
+    named, out = [path_argument("models", model) for model in given], path_argument("out", out)
     if out.exists():
         raise UsageError("--out", f"expected a name that is free, got {out}, which exists", "remove it first")
     from glomtile.engine import modelfolder
     from glomtile.nets.ensemble import mean_network
 
-    folders = [modelfolder.model_folder(model) for model in models]
+    folders = [modelfolder.model_folder(model) for model in named]
+    for folder in folders[1:]:
+        _require_alike(folders[0], folder)
     loaded = [modelfolder.load_model_folder(folder) for folder in folders]
     cards = [one.card for one in loaded]
-    _require_alike(folders, cards)
+    _require_different(folders, [one.model for one in loaded])
     for key in _OF_THE_FIRST:
         if len({repr(getattr(card, key)) for card in cards}) > 1:
             progress.warn(f"the models differ in {key}: that of {folders[0]} is taken")
     network = mean_network([one.model for one in loaded])
     modelfolder.save_model_folder(out, network, _card_of(folders, cards))
-    progress.note(f"{out}: the mean of {len(models)} networks, {network.count_params():,} parameters")
+    progress.note(f"{out}: the mean of {len(folders)} networks, {network.count_params():,} parameters")
     return out
 
 
-def _require_alike(folders: Sequence[Path], cards: Sequence[ModelCard]) -> None:
-    from glomtile.engine.modelfolder import NETWORK, SHAPING
+def _require_alike(one: Path, other: Path) -> None:
+    """See by their cards that two networks take and answer the same, before either is loaded."""
+    from glomtile.engine.modelfolder import read_card, read_whole, unlike
 
-    first, seen = cards[0], dict[str, Path]()
-    for folder, card in zip(folders, cards, strict=True):
-        if card.members:
+    first, card = (read_whole(folder, read_card) for folder in (one, other))
+    for folder, told in ((one, first), (other, card)):
+        if told.members:
             raise ModelError(
-                folder, f"expected one network, got an ensemble of {len(card.members)}", "name its members"
+                folder, f"expected one network, got an ensemble of {len(told.members)}", "name its members"
             )
-        digest = card.sha256[NETWORK]
-        if digest in seen:
+    wrong = [
+        f"{key} {got}, not {wanted}"
+        for key, wanted, got in unlike(first.network, card.network)
+        if key != "model"
+    ]
+    facts = [("classes", _told(first), _told(card)), ("color_order", first.color_order, card.color_order)]
+    wrong += [f"{key} {got}, not {wanted}" for key, wanted, got in facts if wanted != got]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise ModelError(
+            other / CARD, f"expected a network like that of {one}, got {'; '.join(wrong[:_SHOWN])}{more}"
+        )
+
+
+def _require_different(folders: Sequence[Path], networks: Sequence[keras.Model]) -> None:
+    """Raise where two are the same network: saved twice, their files differ all the same, in the date."""
+    import numpy as np
+
+    weights = [network.get_weights() for network in networks]
+    for one, other in itertools.combinations(range(len(folders)), 2):
+        if all(map(np.array_equal, weights[one], weights[other])):
             raise UsageError(
-                "MODEL", f"expected different models, got {seen[digest]} twice: {folder} is the same"
-            )
-        seen[digest] = folder
-        facts: dict[str, tuple[Any, Any]] = {
-            key: (getattr(first.network, key), getattr(card.network, key))
-            for key in SHAPING
-            if key != "model"
-        }
-        facts["classes"] = (_told(first), _told(card))
-        facts["color_order"] = (first.color_order, card.color_order)
-        wrong = [f"{key} {got}, not {wanted}" for key, (wanted, got) in facts.items() if wanted != got]
-        if wrong:
-            more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-            raise ModelError(
-                folder / CARD,
-                f"expected a network like that of {folders[0]}, got {'; '.join(wrong[:_SHOWN])}{more}",
+                "MODEL",
+                f"expected different networks, got {folders[one]} and {folders[other]} of the same weights",
+                "best/ and last/ of a run without validation images are one network",
             )
 
 
 def _told(card: ModelCard) -> str:
-    return ", ".join(f"{entry.number} {entry.name}" for entry in card.classes)
+    return ", ".join(f"{entry.number} {entry.name} {entry.rgb}" for entry in card.classes)
 
 
 def _card_of(folders: Sequence[Path], cards: Sequence[ModelCard]) -> ModelCard:
-    """What an ensemble says of itself: what members share, and of the rest the first's or the widest."""
+    """What an ensemble says of itself: what members share, and of the rest the first's or the widest.
+
+    How tissue looks is told by the member that saw most images. Licences are those of all the images that
+    any weights come from.
+    """
     from glomtile.engine.modelfolder import ancestor
 
     ranges = [card.mpp_range for card in cards if card.mpp_range]
     best_read = max(cards, key=lambda card: card.familiar.images if card.familiar else 0)
     data = [card.data for card in cards]
+    lines = [datum for card in cards for datum in _line_of(card)]
     return cards[0].model_copy(
         update={
             "mpp_range": (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None,
@@ -118,7 +138,7 @@ def _card_of(folders: Sequence[Path], cards: Sequence[ModelCard]) -> ModelCard:
             "familiar": best_read.familiar,
             "data": TrainingData(
                 name=_each_once(one.name for one in data),
-                licence=_each_once(one.licence for one in data),
+                licence=_each_once(one.licence for one in lines),
                 source=_each_once(one.source for one in data),
                 images=max(one.images for one in data),
                 valid_images=max(one.valid_images for one in data),
@@ -131,5 +151,14 @@ def _card_of(folders: Sequence[Path], cards: Sequence[ModelCard]) -> ModelCard:
     )
 
 
-def _each_once(texts: Any) -> str:
+def _line_of(card: ModelCard) -> Iterator[TrainingData]:
+    """What a model learned from, then what the one it began with did, and so on."""
+    yield card.data
+    older = card.pretrained
+    while older is not None:
+        yield older.data
+        older = older.pretrained
+
+
+def _each_once(texts: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(text for text in texts if text))

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from glomtile.config.load import load_config, make_config
 from glomtile.config.toml import to_toml
-from glomtile.errors import ClusterError, MissingExtraError
+from glomtile.errors import ClusterError, MissingExtraError, ModelError
 from glomtile.files import workspace
 from glomtile.files.images import read_image
 from glomtile.files.lock import sole_run
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.types import Progress, UInt8
 from glomtile.verbs.judgedimages import Judged, doubted_below
+from glomtile.verbs.trainable import tell_of_changed_sources
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
@@ -78,12 +79,15 @@ class FoldJob:
         The fold of each judged image.
     run : Path
         Folder of the run, as the workers see it.
+    start : tuple of (str, str) or None
+        The model that every fold begins with: its address as the workers see it, and its network's digest.
     """
 
     config: Config
     pool: Pool
     dealt: tuple[int, ...]
     run: Path
+    start: tuple[str, str] | None = None
 
     def run_fold(self, fold: int, progress: Progress) -> None:
         """Train one fold and predict what it holds out; who still works on it is waited for."""
@@ -94,7 +98,7 @@ class FoldJob:
         )
         own = self.run / ".glomtile"
         with sole_run(own, progress, name=f"{folder.name}.lock", wait=True, given=self.run):
-            _run_fold(self.config, self.pool, held, folder, self.config.palette(), progress)
+            _run_fold(self, held, folder, progress)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class FoldJobs:
 
 def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, progress: Progress) -> None:
     """Each fold of each run here, one after the other, or all of them on the workers of a cluster."""
+    tell_of_changed_sources(jobs[0].config, "train", progress)
     for name in dict.fromkeys(job.config.train.pretrained for job in jobs):
         if name is not None:
             progress.warn(
@@ -176,21 +181,22 @@ def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, prog
                 )
 
 
-def _run_fold(
-    config: Config, pool: Pool, held: Sequence[Pair], folder: Path, palette: Palette, progress: Progress
-) -> None:
+def _run_fold(job: FoldJob, held: Sequence[Pair], folder: Path, progress: Progress) -> None:
     """Train on all others, as far as that is not done, and predict what is held out."""
     from glomtile.engine.sources import scale_of_picture
     from glomtile.verbs.train import train
 
+    config, pool, palette = job.config, job.pool, job.config.palette()
     left = {pair.stem for pair in held}
     learnt = [p for p in pool.pairs if p.stem not in left and pool.use.get(p.stem) != JUDGE_ONLY]
     for pair in learnt:
         workspace.link(folder / "train" / "images" / pair.image.name, pair.image)
         workspace.link(folder / "train" / "masks" / pair.mask.name, pair.mask)
     workspace.write_json(folder / _HELD_OUT, [pair.stem for pair in held])
-    workspace.write_text(folder / _FOLD_CONFIG, _fold_config(config))
+    workspace.write_text(folder / _FOLD_CONFIG, _fold_config(config, job.start[0] if job.start else None))
     fold_config = load_config(folder / _FOLD_CONFIG)
+    if job.start is not None:
+        _require_same_start(fold_config, *job.start)
     begun = workspace.whole_folder(folder / "models" / "last").is_dir()
     train(fold_config, resume=begun, progress=progress)
     out = folder.parent
@@ -208,16 +214,28 @@ def _run_fold(
     judged.write(folder)
 
 
-def _fold_config(config: Config) -> str:
-    """The config of one fold: its paths are its folder's, and no images judge its epochs."""
-    from glomtile.engine.pretrained import address
+def _require_same_start(config: Config, address: str, digest: str) -> None:
+    """Folds are compared, so they begin alike, whatever was saved at the place meanwhile."""
+    from glomtile.engine.pretrained import beginning
 
+    found = beginning(config)
+    if found is None or found.digest != digest:
+        raise ModelError(
+            address,
+            f"expected the network that the run began with, {digest[:12]}…, got "
+            + (f"{found.digest[:12]}…" if found else "none"),
+            "put it back, or begin a run of another --name",
+        )
+
+
+def _fold_config(config: Config, start: str | None) -> str:
+    """The config of one fold: its paths are its folder's, and no images judge its epochs."""
     content = {name: _given(config, name) for name in type(config).model_fields if name not in AFTER_TRAINING}
     content["tiledinfer"] = _given(config, "tiledinfer")
     for key in ("images_dir", "output_dir"):
         content["tiledinfer"].pop(key, None)
-    if "pretrained" in content["train"]:
-        content["train"]["pretrained"] = address(config)
+    if start is not None:
+        content["train"]["pretrained"] = start
     content["train"] |= {
         "images_dir": "train/images",
         "masks_dir": "train/masks",

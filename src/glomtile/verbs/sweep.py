@@ -127,7 +127,7 @@ def sweep(
 
     Raises
     ------
-    UsageError, InputError, ClusterError
+    UsageError, InputError, ModelError, ClusterError
         See `crossval`; what can be told beforehand is told of all runs before the first is trained.
     """
     began = time.perf_counter()

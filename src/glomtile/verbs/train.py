@@ -161,7 +161,7 @@ def _train_on(
     run = Training(network, model, card, folder, protocol, devices)
     done = run.resume() if resume else 0
     if start is not None and not resume:
-        begin_with(network, start, config.model.mpp, progress)
+        begin_with(network, start, config, progress)
         model.set_weights(network.get_weights())
     if config.model.show_summary:
         network.summary(print_fn=progress.note)

@@ -1,10 +1,10 @@
-"""What can be seen to be wrong with a training before it begins: settings, folders, data cut from others."""
+"""What can be seen to be wrong with a training before it begins."""
 
 from __future__ import annotations
 
 from glomtile.config.folders import held_by_runs
 from glomtile.config.schema import Config
-from glomtile.errors import ConfigError
+from glomtile.errors import ConfigError, InputError
 from glomtile.files.pairs import changed_since_prepared
 from glomtile.types import Progress
 
@@ -88,19 +88,25 @@ def _require_run_folders(config: Config) -> None:
 
 
 def tell_of_changed_sources(config: Config, split: str, progress: Progress) -> None:
-    """Warn of whole images and masks that are not those a split's tiles were cut from.
+    """Warn of whole images, masks and annotations that are not those a split's tiles were made from.
 
     Parameters
     ----------
     config : Config
     split : {"train", "valid", "test"}
     progress : Progress
+        Is warned, too, of what cannot be compared: nothing here ends a run.
     """
-    changed = changed_since_prepared(config.folder(split, "images_dir"), config.folder(split, "masks_dir"))
+    folders = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
+    try:
+        changed = changed_since_prepared(*folders)
+    except (InputError, OSError) as problem:
+        progress.warn(f"[{split}]: whether anything changed since prepare cannot be told: {problem}")
+        return
     if changed:
         named = ", ".join(str(path) for path in changed[:_NAMED])
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
-        progress.warn(
-            f"[{split}]: since prepare cut the tiles there, {named}{more} changed; whole images are read as "
-            "they are now, the tiles are older: run prepare again"
-        )
+        read = "whole images are read as they are now, the tiles are older"
+        if config.dataset.sampling == "tiles" and split != "test":
+            read = "the tiles are older"
+        progress.warn(f"[{split}]: {named}{more} changed since prepare; {read}: run prepare again")
