@@ -87,7 +87,7 @@ def told(settings) -> dict[str, str]:
         (
             {"augmentor": {"tears": 0.4, "blur": 1, "stain": 1.0}},
             "augmentor.tears",
-            "nor have 2 other keys",
+            "nor has stain or blur",
         ),
         ({"train": {"model_dir": "."}}, "train.model_dir", "train refuses it"),
         (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.verbs.discs import SIDE, config_of, paint_discs
+from tests.heard import Heard
+from tests.verbs.discs import SIDE, changed, config_of, paint_discs
 
 import glomtile.engine.segmenter as segmenter_module
 from glomtile.config.card import ModelCard
@@ -23,6 +24,8 @@ from glomtile.types import SILENT
 from glomtile.verbs import crossval as module
 from glomtile.verbs.crossval import crossval
 from glomtile.verbs.folds import predictions
+from glomtile.verbs.prepare import prepare
+from glomtile.verbs.trainable import tell_of_split
 
 GROUPS = "stem,group,use\nd0,a,\nd1,a,\nd2,b,\nd3,c,judge\nd4,c,\nd5,n,train\n"
 
@@ -262,3 +265,17 @@ def test_folds_on_a_worker_give_the_same_predictions(
         assert (there / path.name).read_bytes() == path.read_bytes()
     assert not list((project / "cluster/discs/.glomtile").glob("fold-*"))
     assert "oneDNN" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("sampling", ["crops", "tiles"])
+def test_a_split_of_a_prepared_dataset_is_warned_of(tmp_path: Path, sampling: str) -> None:
+    paint_discs(tmp_path, 6)
+    prepare(tmp_path / "images", tmp_path / "masks", tmp_path / "set", tile_px=32)
+    heard = Heard()
+    tell_of_split(config_of(tmp_path), heard)
+    assert heard.warnings == []
+    settings = {"images_dir": "set/train/images", "masks_dir": "set/train/masks"}
+    tell_of_split(changed(config_of(tmp_path), train=settings, dataset={"sampling": sampling}), heard)
+    (told,) = heard.warnings
+    assert "one split of a prepared dataset" in told
+    assert ("tiles of one image may fall into several folds" in told) == (sampling == "tiles")

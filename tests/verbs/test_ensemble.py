@@ -95,7 +95,7 @@ def test_its_card_keeps_what_members_share_and_where_it_comes_from(tmp_path: Pat
     one, other = read_card(first), read_card(second)
     assert (mean.network, mean.classes, mean.mpp) == (one.network, one.classes, one.mpp)
     assert (mean.threshold, mean.smoothing_px) == (0.5, 0.4)
-    assert heard.warnings == [f"the models differ in threshold: that of {first} is taken"]
+    assert heard.warnings == [f"the models differ in threshold (0.5; 0.3): that of {first} is taken"]
     assert [member.sha256 for member in mean.members] == [c.sha256["model.keras"] for c in (one, other)]
     assert [member.data for member in mean.members] == [one.data, other.data]
     assert (mean.data.name, mean.data.licence, mean.data.images) == ("discs", "CC0; CC BY", 4)
@@ -120,6 +120,8 @@ def test_what_cannot_be_averaged_is_refused_and_leaves_nothing(
     loaded = load_model_folder(one)
     again = tmp_path / "again"
     save_model_folder(again, loaded.model, loaded.card)
+    rounded = tmp_path / "rounded"
+    save_model_folder(rounded, loaded.model, loaded.card, half_weights=True)
     named = Path(shutil.copytree(write_model(seed=2), tmp_path / "named"))
     card = read_card(named)
     write_card(
@@ -133,6 +135,8 @@ def test_what_cannot_be_averaged_is_refused_and_leaves_nothing(
         ([one, one], UsageError, "expected different networks"),
         ([one, copy], UsageError, "expected different networks"),
         ([one, write_model(seed=2), again], UsageError, "expected different networks"),
+        ([one, rounded], UsageError, "expected different networks"),
+        (["glomeruli-pas", one], ModelError, "expected a network like that of .*glomeruli-pas"),
         ([one, write_model(seed=1, mpp=1.0, base_filters=8)], ModelError, "base_filters 8, not 4"),
         ([one, named], ModelError, "classes 0 background .*, 1 vessel .*, not 0 background"),
         ([one, tmp_path / "nowhere"], ModelError, "found none"),
@@ -161,3 +165,13 @@ def test_the_command_says_what_it_made(
     assert json.loads(capsys.readouterr().out)["paths"] == [str(tmp_path / "mean")]
     assert run(["ensemble", models[0], "-o", str(tmp_path / "one")]) == 2
     assert "expected two models or more" in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_be_quantised_is_refused_in_a_line(
+    write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_png(tmp_path / "tiles" / "a.png", paint(1, (128, 128), 2.0).image, 2.0)
+    model = write_model(seed=1, norm="group", norm_groups=4)
+    with pytest.raises(ModelError, match="expected a network that ONNX Runtime can quantise"):
+        export(model, tmp_path / "a.onnx", precision="int8", calibration=tmp_path / "tiles")
+    assert not (tmp_path / "a.onnx").exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.heard import Heard
+from tests.verbs.discs import changed
 
 from glomtile.config.card import ModelCard
 from glomtile.config.load import make_config
@@ -218,6 +219,15 @@ def test_masks_that_changed_since_they_were_cut_are_told(trained: Path, tmp_path
     assert [text[: text.index(":")] for text in told] == ["[test]", "[train]", "[valid]"]
     assert " and 1 more changed" in told[1]
     assert all("run prepare again" in text for text in told)
+
+
+@pytest.mark.parametrize("key", ["model_dir", "eval_dir"])
+def test_what_the_dataset_was_prepared_from_is_not_moved_aside(trained: Path, key: str) -> None:
+    config = changed(config_of(trained), train={key: trained / "whole/images"})
+    before = sorted((trained / "whole").iterdir())
+    with pytest.raises(ConfigError, match="expected a folder of its own for what training writes"):
+        train(config)
+    assert sorted((trained / "whole").iterdir()) == before
 
 
 def test_masks_do_not_land_on_those_made_by_hand(trained: Path) -> None:

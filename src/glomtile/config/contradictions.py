@@ -172,7 +172,7 @@ def _folders(config: Config) -> Iterator[Remark]:
 def _augmentation(config: Config) -> Iterator[Remark]:
     nobody_said = config.augmentor.enabled is None and not config.augments
     if nobody_said and (idle := _changed(config, "augmentor")):
-        others = f", nor have {len(idle) - 1} other keys here" if len(idle) > 1 else ""
+        others = f", nor has {' or '.join(idle[1:])}" if len(idle) > 1 else ""
         yield (
             ("augmentor", idle[0]),
             f"has no effect{others}: augmentation is off, enabled = true turns it on",

@@ -133,6 +133,7 @@ class ModelSettings(Section):
         ("dice_coef_multiclass",),
         "metrics of an epoch; the first goes to evaluation.csv",
         about=About(known=METRICS),
+        min_length=1,
     )
     class_weights: tuple[float, ...] | None = setting(
         None,

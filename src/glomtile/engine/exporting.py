@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glomtile.engine.runtime import openvino_forward, openvino_module
-from glomtile.errors import MissingExtraError, UsageError
+from glomtile.errors import MissingExtraError, ModelError, UsageError
 from glomtile.nets.ensemble import is_head
 from glomtile.nets.onnxgraph import INPUT, onnx_model
 from glomtile.types import Float32, UInt8
@@ -96,6 +96,8 @@ def write_int8(source: Path, target: Path, images: Sequence[UInt8]) -> None:
     ------
     MissingExtraError
         ONNX Runtime, whose quantiser this is, is not installed.
+    ModelError
+        It cannot quantise this network.
     """
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -126,6 +128,12 @@ def write_int8(source: Path, target: Path, images: Sequence[UInt8]) -> None:
             op_types_to_quantize=["Conv", "ConvTranspose", "MaxPool", "Concat", "Relu"],
             nodes_to_exclude=kept,
         )  # fmt: skip
+    except ValueError as problem:
+        raise ModelError(
+            "--precision",
+            f"expected a network that ONNX Runtime can quantise, got one that it cannot: {problem}",
+            "float32 and float16 need no ranges; group normalisation is known to be refused",
+        ) from problem
     finally:
         logging.getLogger().removeFilter(_not_about_preprocessing)
 

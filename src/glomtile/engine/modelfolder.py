@@ -192,14 +192,14 @@ def bundled_folder() -> Path | None:
 
 
 def model_folder(folder: str | Path | None) -> Path:
-    """The model folder that is meant, the bundled one where none is named.
+    """The model folder that is meant, the bundled one where none is named, or its name and no such folder is.
 
     Raises
     ------
     ModelError
         It is a file or a training run's folder, or none is bundled.
     """
-    if folder is None:
+    if folder is None or (str(folder) == BUNDLED and not Path(folder).exists()):
         bundled = bundled_folder()
         if bundled is None:
             raise ModelError("glomtile", "expected a bundled model, this install holds none", "give -m MODEL")

@@ -70,6 +70,7 @@ def _meant(folder: Path, asked: Path) -> str:
 
 
 def _folder(meant: str) -> Path:
+    """The folder at an address; the bundled model's is no path, whatever lies in the current folder."""
     return modelfolder.model_folder(None if meant == BUNDLED else meant)
 
 
@@ -85,6 +86,7 @@ def _card(folder: Path) -> ModelCard:
             f"expected a network to begin with, got an ensemble of {len(card.members)}",
             "begin with one of its members",
         )
+    modelfolder.checked_file(folder, card, modelfolder.NETWORK)
     return card
 
 
@@ -96,12 +98,17 @@ def beginning(config: Config) -> Beginning | None:
     ModelError
         There is no such model folder, or it holds no trained network.
     ConfigError
-        The config describes another network.
+        There is no folder of that name, or the config describes another network.
     """
     asked = config.train.pretrained
     if asked is None:
         return None
     address = _meant(config.resolve(asked), asked)
+    if address != BUNDLED and not Path(address).exists():
+        raise ConfigError(
+            f"{config.source or 'config'} [train] pretrained",
+            f"expected a model folder, or {BUNDLED}, got {asked.as_posix()}, which is not there",
+        )
     folder = _folder(address)
     card = _card(folder)
     _require_same_shape(config, card, asked)

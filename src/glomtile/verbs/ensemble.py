@@ -68,8 +68,9 @@ def ensemble(models: Sequence[Path], out: Path, *, progress: Progress = SILENT) 
     cards = [one.card for one in loaded]
     _require_different(folders, [one.model for one in loaded])
     for key in _OF_THE_FIRST:
-        if len({repr(getattr(card, key)) for card in cards}) > 1:
-            progress.warn(f"the models differ in {key}: that of {folders[0]} is taken")
+        values = list(dict.fromkeys(str(getattr(card, key)) for card in cards))
+        if len(values) > 1:
+            progress.warn(f"the models differ in {key} ({'; '.join(values)}): that of {folders[0]} is taken")
     network = mean_network([one.model for one in loaded])
     modelfolder.save_model_folder(out, network, _card_of(folders, cards))
     progress.note(f"{out}: the mean of {len(folders)} networks, {network.count_params():,} parameters")
@@ -101,10 +102,10 @@ def _require_alike(one: Path, other: Path) -> None:
 
 
 def _require_different(folders: Sequence[Path], networks: Sequence[keras.Model]) -> None:
-    """Raise where two are the same network: saved twice, their files differ all the same, in the date."""
+    """Raise where two are one network: files differ in their dates, and a bundle's weights are rounded."""
     import numpy as np
 
-    weights = [network.get_weights() for network in networks]
+    weights = [[array.astype(np.float16) for array in network.get_weights()] for network in networks]
     for one, other in itertools.combinations(range(len(folders)), 2):
         if all(map(np.array_equal, weights[one], weights[other])):
             raise UsageError(

@@ -18,7 +18,7 @@ from glomtile.files.lock import sole_run
 from glomtile.files.masks import read_mask, write_mask
 from glomtile.types import Progress, UInt8
 from glomtile.verbs.judgedimages import Judged, doubted_below
-from glomtile.verbs.trainable import tell_of_changed_sources
+from glomtile.verbs.trainable import tell_of_changed_sources, tell_of_split
 
 if TYPE_CHECKING:
     from glomtile.config.schema import Config
@@ -147,6 +147,7 @@ class FoldJobs:
 
 def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, progress: Progress) -> None:
     """Each fold of each run here, one after the other, or all of them on the workers of a cluster."""
+    tell_of_split(jobs[0].config, progress)
     tell_of_changed_sources(jobs[0].config, "train", progress)
     for name in dict.fromkeys(job.config.train.pretrained for job in jobs):
         if name is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from glomtile.config.folders import held_by_runs
+from glomtile.config.folders import held_by_runs, run_folders
 from glomtile.config.schema import Config
 from glomtile.errors import ConfigError, InputError
-from glomtile.files.pairs import changed_since_prepared
+from glomtile.files.pairs import changed_since_prepared, prepared_from
 from glomtile.types import Progress
 
 _NAMED = 3
@@ -79,12 +79,33 @@ def require_buildable(config: Config) -> None:
 
 
 def _require_run_folders(config: Config) -> None:
-    for _, folder, kept in held_by_runs(config):
+    held = [(folder, kept) for _, folder, kept in held_by_runs(config)]
+    sources = prepared_from(config.resolve(config.train.images_dir)) if config.train.images_dir else ()
+    held += [(run, path) for run in run_folders(config) for path in sources if path.is_relative_to(run)]
+    for folder, kept in held:
         raise ConfigError(
             folder,
             f"expected a folder of its own for what training writes, got one that holds {kept}",
             "an earlier run is moved aside as a whole folder",
         )
+
+
+def tell_of_split(config: Config, progress: Progress) -> None:
+    """Warn of a cross-validation over a part of the data: ``[train]`` of what `prepare` split and cut.
+
+    Parameters
+    ----------
+    config : Config
+    progress : Progress
+    """
+    if not prepared_from(config.folder("train", "images_dir")):
+        return
+    tiles = config.dataset.sampling == "tiles"
+    progress.warn(
+        "[train] images_dir is one split of a prepared dataset: the images of the others are left out"
+        + (", and tiles of one image may fall into several folds" if tiles else "")
+        + "; give the folders of the whole images, --set train.images_dir=… --set train.masks_dir=…"
+    )
 
 
 def tell_of_changed_sources(config: Config, split: str, progress: Progress) -> None:
