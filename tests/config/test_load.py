@@ -248,3 +248,8 @@ def test_a_config_made_in_python_is_checked_as_strictly(tmp_path):
         make_config({"train": {"epoch": 2}})
     with pytest.raises(ConfigError, match="expected a whole number ≥ 1, got 0"):
         make_config({"train": {"epochs": 0}})
+
+
+def test_there_is_a_metric_at_least(tmp_path):
+    with pytest.raises(ConfigError, match=r"metrics = \[\]: expected a list of one name or more, got \[\]"):
+        load_config(write(tmp_path, "[model]\nmetrics = []\n"))

@@ -132,7 +132,7 @@ class ModelSettings(Section):
     metrics: tuple[str, ...] = setting(
         ("dice_coef_multiclass",),
         "metrics of an epoch; the first goes to evaluation.csv",
-        about=About(known=METRICS),
+        about=About(known=METRICS, expects="a list of one name or more"),
         min_length=1,
     )
     class_weights: tuple[float, ...] | None = setting(
