@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glomtile.config.card import BUNDLED, Ancestor, ModelCard
-from glomtile.config.card import FILE_NAME as CARD
 from glomtile.config.schema import Config
 from glomtile.engine import modelfolder
 from glomtile.errors import ConfigError, ModelError
@@ -75,18 +74,20 @@ def _folder(meant: str) -> Path:
 
 
 def _card(folder: Path) -> ModelCard:
-    card = modelfolder.read_whole(folder, modelfolder.read_card)
-    if modelfolder.NETWORK not in card.sha256:
-        raise ModelError(
-            folder, f"expected the digest of {modelfolder.NETWORK} in {CARD}, got a card without"
-        )
+    """What the model says of itself, its network's bytes looked at; the folder may be replaced meanwhile."""
+
+    def read(place: Path) -> ModelCard:
+        card = modelfolder.read_card(place)
+        modelfolder.checked_file(place, card, modelfolder.NETWORK)
+        return card
+
+    card = modelfolder.read_whole(folder, read)
     if card.members:
         raise ModelError(
             folder,
             f"expected a network to begin with, got an ensemble of {len(card.members)}",
             "begin with one of its members",
         )
-    modelfolder.checked_file(folder, card, modelfolder.NETWORK)
     return card
 
 
