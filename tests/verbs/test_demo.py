@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.heard import Heard
 
 from glomtile.config.load import load_config
 from glomtile.errors import UsageError
@@ -15,20 +16,8 @@ from glomtile.verbs.demo import demo
 from glomtile.verbs.score import read_groups
 
 
-class Notes:
-    """A progress that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.kept: list[str] = []
-
-    def start(self, title: str, total: int | None = None) -> None:
-        pass
-
-    def advance(self, steps: int = 1, **figures: float | str) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        self.kept.append(text)
+class Unwarned(Heard):
+    """A progress that keeps its notes, and takes no warning."""
 
     def warn(self, text: str) -> None:
         raise AssertionError(f"the demo warns: {text}")
@@ -48,7 +37,7 @@ def test_its_intervals_are_drawn_over_patients(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(module, "SIDE_PX", 64)
     (tmp_path / "demo.toml").write_text(module._settings(), "utf-8")
     config = load_config(tmp_path / "demo.toml")
-    biopsies = module._paint(tmp_path / "biopsies", Notes())
+    biopsies = module._paint(tmp_path / "biopsies", Unwarned())
     stems = [path.stem for path in (biopsies / "images").iterdir()]
     assert config.eval.groups is not None
     assert set(read_groups(config.resolve(config.eval.groups), stems).values()) == {"patient01", "patient02"}
@@ -64,14 +53,14 @@ def test_it_goes_from_nothing_to_a_report(tmp_path: Path, monkeypatch: pytest.Mo
         text = "\n".join(f"{key} = {value}" if li.startswith(f"{key} = ") else li for li in text.splitlines())
     monkeypatch.setattr(module, "_settings", lambda: text)
 
-    out, notes = tmp_path / "demo", Notes()
+    out, notes = tmp_path / "demo", Unwarned()
     result = demo(out, progress=notes)
 
-    assert [note.split()[0] for note in notes.kept if not note.startswith("epoch")][:2] == [
+    assert [note.split()[0] for note in notes.notes if not note.startswith("epoch")][:2] == [
         "painted",
         "prepared",
     ]
-    assert notes.kept[-1].startswith("done in ")
+    assert notes.notes[-1].startswith("done in ")
     assert (out / "demo.toml").read_text("utf-8") == text
     images = sorted((out / "biopsies/images").glob("*.png"))
     assert len(images) == 4
@@ -96,8 +85,8 @@ def test_an_earlier_demo_is_moved_aside_and_other_folders_are_refused(tmp_path: 
 
     earlier = tmp_path / "demo"
     (earlier / "biopsies").mkdir(parents=True)
-    notes = Notes()
+    notes = Unwarned()
     module._make_room(earlier, notes)
     assert not earlier.exists()
     assert len(list(tmp_path.glob("demo-*"))) == 1
-    assert notes.kept[0].startswith("an earlier demo is now ")
+    assert notes.notes[0].startswith("an earlier demo is now ")

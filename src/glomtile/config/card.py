@@ -85,7 +85,7 @@ class Ancestor(_Record):
     Parameters
     ----------
     name : str
-        Of its folder.
+        Of its folder and the one that is in, ``"models/best"`` say; of the bundled model its own.
     sha256 : str
         Digest of its network's file.
     data : TrainingData

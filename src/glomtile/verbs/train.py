@@ -53,6 +53,8 @@ DECIDING = (
 
 
 _PRETRAINED = "train.pretrained"
+"""Among the deciding settings it is the digest of the network that training began with."""
+
 
 SETTINGS = "settings.toml"
 """The settings in force, ``--set`` included, beside the copy of the config as it was written."""

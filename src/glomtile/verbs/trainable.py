@@ -79,6 +79,7 @@ def require_buildable(config: Config) -> None:
 
 
 def _require_run_folders(config: Config) -> None:
+    """A folder that is moved aside as an earlier run holds neither what was given nor its sources."""
     held = [(folder, kept) for _, folder, kept in held_by_runs(config)]
     sources = prepared_from(config.resolve(config.train.images_dir)) if config.train.images_dir else ()
     held += [(run, path) for run in run_folders(config) for path in sources if path.is_relative_to(run)]
