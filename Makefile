@@ -14,7 +14,7 @@ WORKERS ?= 2
 DEMO ?= demo
 
 # They start and kill workers of their own, which takes the processors, and once took a test worker along.
-CLUSTER_TESTS := tests/engine/test_crew.py tests/reliability/test_cluster.py
+CLUSTER_TESTS := tests/inference/test_crew.py tests/reliability/test_cluster.py
 
 .PHONY: demo test docs lint types contracts pytest test-jax test-torch help clean
 
@@ -47,10 +47,10 @@ docs: .venv-docs/installed
 
 # The network and the engine on Keras' other backends, each in its own environment.
 test-jax: .venv-jax/installed
-	KERAS_BACKEND=jax .venv-jax/bin/pytest tests/nets tests/models tests/engine
+	KERAS_BACKEND=jax .venv-jax/bin/pytest tests/networks tests/models tests/inference tests/training tests/tiling
 
 test-torch: .venv-torch/installed
-	KERAS_BACKEND=torch .venv-torch/bin/pytest tests/nets tests/models tests/engine
+	KERAS_BACKEND=torch .venv-torch/bin/pytest tests/networks tests/models tests/inference tests/training tests/tiling
 
 .venv/installed: EXTRAS = cpu,test
 .venv-jax/installed: EXTRAS = jax,test

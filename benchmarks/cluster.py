@@ -30,12 +30,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from glomtile.engine.cluster import Cluster, crew_of
-from glomtile.engine.threads import cores, processor
-from glomtile.engine.windows import Settings
+from glomtile.cluster import Cluster, crew_of
+from glomtile.inference.batch import segment
+from glomtile.inference.slide_task import Request
+from glomtile.inference.window_size import Settings
+from glomtile.system import cores, processor
 from glomtile.types import Progress
-from glomtile.verbs.oneslide import Request
-from glomtile.verbs.segment import segment
 from slides import write_slide
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")

@@ -17,14 +17,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from glomtile.core.palette import GLOMERULI
-from glomtile.core.seams import grid_sensitivity, seam_ratio
-from glomtile.engine.asking import Asking
-from glomtile.engine.modelfolder import load_model_folder
-from glomtile.engine.pictures import Tiling, segment_image
-from glomtile.engine.predictor import KerasPredictor
-from glomtile.files.images import read_image
-from glomtile.files.masks import read_mask
+from glomtile.evaluation.seams import grid_sensitivity, seam_ratio
+from glomtile.inference.image import Tiling, segment_image
+from glomtile.inference.predictor import Asking, KerasPredictor
+from glomtile.io.images import read_image
+from glomtile.io.masks import read_mask
+from glomtile.models.folder import load_model_folder
+from glomtile.palette import GLOMERULI
 from glomtile.types import UInt8
 
 FORCED_TILE_PX = 512

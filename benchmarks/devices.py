@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from glomtile.engine.devices import Devices
+    from glomtile.training.distribution import Devices
 
 COMBINATIONS = (
     ("categorical_crossentropy", "none", "float32"),
@@ -60,12 +60,11 @@ def losses(
     """The loss of each step."""
     import keras
 
-    from glomtile.config.schema_model import ModelSettings
-    from glomtile.config.schema_train import TrainSettings
-    from glomtile.engine.training import RunningSums
-    from glomtile.nets.losses import build_loss
-    from glomtile.nets.optimizers import build_optimizer
-    from glomtile.nets.registry import build_model
+    from glomtile.config.schema import ModelSettings, TrainSettings
+    from glomtile.networks.losses import build_loss
+    from glomtile.networks.optimizers import build_optimizer
+    from glomtile.networks.registry import build_model
+    from glomtile.training.trainer import RunningSums
 
     settings = ModelSettings(
         model="FlexUNet", num_classes=2, base_filters=4, num_layers=3, dropout_rate=0.0, norm=norm, loss=loss
@@ -92,9 +91,9 @@ def main() -> None:
     make_virtual_devices(told.devices)
     import keras
 
-    from glomtile.config.schema_train import TrainSettings
-    from glomtile.engine.devices import ONE_DEVICE, choose_devices
-    from glomtile.engine.training import deterministic
+    from glomtile.config.schema import TrainSettings
+    from glomtile.training.distribution import ONE_DEVICE, choose_devices
+    from glomtile.training.trainer import deterministic
 
     deterministic(1)
     several = choose_devices(TrainSettings(devices=told.devices))

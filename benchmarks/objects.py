@@ -56,9 +56,9 @@ def plane() -> np.ndarray:
 
 
 def extraction() -> Any:
-    from glomtile.core.extract import found_objects
-    from glomtile.core.regions import regions_in_order
-    from glomtile.core.shaping import ShapingRules
+    from glomtile.objects.extraction import found_objects
+    from glomtile.objects.postprocessing import ShapingRules
+    from glomtile.objects.regions import regions_in_order
 
     labels = plane()
     confidence = np.full(labels.shape, 230, np.uint8)

@@ -39,21 +39,21 @@ TILE_PX, MARGIN_PX, MPP = 512, 64, 0.5
 
 
 def picture(size: int) -> np.ndarray:
-    from glomtile.core.phantom import paint
+    from glomtile.synthetic import paint
 
     return paint(137, (size, size), MPP).image
 
 
 def prepare(options: dict[str, Any]) -> dict[str, Any]:
     """Write the reference's network as a model folder with its exports, and the image."""
-    from glomtile.config.card import ModelCard
-    from glomtile.config.schema_model import ModelSettings
-    from glomtile.core.palette import GLOMERULI
-    from glomtile.engine.modelfolder import save_model_folder
-    from glomtile.files.images import write_png
-    from glomtile.nets.cost import layer_costs
-    from glomtile.nets.registry import build_model, geometry
-    from glomtile.verbs.export import export
+    from glomtile.config.model_card import ModelCard
+    from glomtile.config.schema import ModelSettings
+    from glomtile.inference.export import export
+    from glomtile.io.images import write_png
+    from glomtile.models.folder import save_model_folder
+    from glomtile.networks.profiling import layer_costs
+    from glomtile.networks.registry import build_model, geometry
+    from glomtile.palette import GLOMERULI
 
     folder, size = Path(options["folder"]), options["size"]
     write_png(folder / "image.png", picture(size), MPP)
@@ -81,8 +81,8 @@ def reference_procedure(options: dict[str, Any]) -> Callable[[], Any]:
     import cv2
     import keras
 
-    import glomtile.nets.registry  # noqa: F401  (Keras must know our layers)
-    from glomtile.files.images import read_image
+    import glomtile.networks.registry  # noqa: F401  (Keras must know our layers)
+    from glomtile.io.images import read_image
 
     folder = Path(options["folder"])
     model = keras.saving.load_model(folder / "float32" / "model.keras", compile=False)
@@ -109,10 +109,10 @@ def reference_procedure(options: dict[str, Any]) -> Callable[[], Any]:
 
 
 def our_engine(options: dict[str, Any]) -> Callable[[], Any]:
-    from glomtile.engine.modelfolder import read_card
-    from glomtile.engine.pictures import Tiling, segment_image
-    from glomtile.engine.runtime import OpenVinoPredictor
-    from glomtile.files.images import read_image
+    from glomtile.inference.image import Tiling, segment_image
+    from glomtile.inference.runtime import OpenVinoPredictor
+    from glomtile.io.images import read_image
+    from glomtile.models.folder import read_card
 
     folder = Path(options["folder"])
     model = folder / options["precision"]
@@ -127,8 +127,8 @@ def monai_engine(options: dict[str, Any]) -> Callable[[], Any]:
     import torch
     from monai.inferers import sliding_window_inference
 
-    import glomtile.nets.registry  # noqa: F401  (Keras must know our layers)
-    from glomtile.files.images import read_image
+    import glomtile.networks.registry  # noqa: F401  (Keras must know our layers)
+    from glomtile.io.images import read_image
 
     folder = Path(options["folder"])
     model = keras.saving.load_model(folder / "float32" / "model.keras", compile=False)
@@ -147,8 +147,8 @@ def monai_engine(options: dict[str, Any]) -> Callable[[], Any]:
 
 def bundled_model(options: dict[str, Any]) -> Callable[[], Any]:
     from glomtile import Segmenter
-    from glomtile.engine.pictures import Tiling, segment_image
-    from glomtile.files.images import read_image
+    from glomtile.inference.image import Tiling, segment_image
+    from glomtile.io.images import read_image
 
     path = Path(options["folder"]) / "image.png"
     segmenter = Segmenter.load(options["model"])
@@ -189,7 +189,7 @@ def contestants(args: argparse.Namespace, folder: str) -> list[Resident]:
 
 
 def _has_small_model(given: Path | None) -> bool:
-    from glomtile.engine.modelfolder import bundled_folder
+    from glomtile.models.folder import bundled_folder
 
     return given is not None or bundled_folder() is not None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from glomtile.core.phantom import paint
-from glomtile.engine.dataset import Sample
-from glomtile.files.pairs import Pair
+from glomtile.datasets.pairing import Pair
+from glomtile.synthetic import paint
+from glomtile.training.samples import Sample
 
 SIDE_PX = 768
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from glomtile.core.palette import GLOMERULI
-from glomtile.core.phantom import paint
-from glomtile.files import workspace
-from glomtile.files.images import write_png
-from glomtile.files.masks import write_mask
-from glomtile.files.slides import open_slide
-from glomtile.files.tables import write_csv
+from glomtile.io import atomic as workspace
+from glomtile.io.images import write_png
+from glomtile.io.masks import write_mask
+from glomtile.io.tables import write_csv
+from glomtile.palette import GLOMERULI
+from glomtile.slides.slide import open_slide
+from glomtile.synthetic import paint
 from glomtile.types import Box
 
 GROUPS = {

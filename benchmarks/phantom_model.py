@@ -15,11 +15,11 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from glomtile.config.load import make_config
-from glomtile.core.palette import GLOMERULI
-from glomtile.core.phantom import paint
-from glomtile.files.images import write_png
-from glomtile.files.masks import write_mask
-from glomtile.verbs.train import train
+from glomtile.io.images import write_png
+from glomtile.io.masks import write_mask
+from glomtile.palette import GLOMERULI
+from glomtile.synthetic import paint
+from glomtile.training.train import train
 
 PICTURES, SIDE_PX, MPP = 56, 768, 1.0
 

@@ -22,9 +22,9 @@ import sys, time
 from pathlib import Path
 import cv2
 import numpy as np
-from glomtile.core.palette import GLOMERULI
-from glomtile.files.images import read_image
-from glomtile.files.masks import read_mask
+from glomtile.palette import GLOMERULI
+from glomtile.io.images import read_image
+from glomtile.io.masks import read_mask
 root, side = Path(sys.argv[1]), int(sys.argv[2])
 began = time.process_time()
 for path in sorted((root / "images").iterdir()):
@@ -40,7 +40,7 @@ print(time.process_time() - began)
 PAGE = """
 import sys, time
 from pathlib import Path
-from glomtile.verbs.report import report
+from glomtile.report.page import report
 import cv2, numpy, jinja2, PIL.Image
 began = time.process_time()
 report(Path(sys.argv[1]) / "out")
@@ -53,10 +53,10 @@ def paint_set(root: Path, count: int, side_px: int) -> None:
     import cv2
     import numpy as np
 
-    from glomtile.core.palette import GLOMERULI
-    from glomtile.core.phantom import paint
-    from glomtile.files.images import write_png
-    from glomtile.files.masks import write_mask
+    from glomtile.io.images import write_png
+    from glomtile.io.masks import write_mask
+    from glomtile.palette import GLOMERULI
+    from glomtile.synthetic import paint
 
     rng = np.random.default_rng(11)
     for number in range(count):
@@ -99,7 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = options.work or Path(temporary)
         if not (root / "out").is_dir():
-            from glomtile.verbs.score import score
+            from glomtile.evaluation.score import score
 
             paint_set(root, options.images, options.side)
             score(root / "predictions", root / "truth", root / "out", images=root / "images", mpp=0.5)

@@ -21,7 +21,7 @@ SHARPER, QUALITY = 1.25, 80
 def paint_slides(folder: Path) -> None:
     import tifffile
 
-    from glomtile.core.phantom import PhantomSlide
+    from glomtile.synthetic import PhantomSlide
     from glomtile.types import Box
 
     folder.mkdir(parents=True, exist_ok=True)

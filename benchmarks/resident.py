@@ -106,7 +106,7 @@ def _numpy_gflops(side: int, repeats: int) -> float:
 def _openvino_gflops(side: int, repeats: int) -> float:
     import numpy as np
 
-    from glomtile.engine.runtime import openvino_module
+    from glomtile.inference.runtime import openvino_module
 
     openvino = openvino_module()
     operators = openvino.opset13

@@ -51,7 +51,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 
 def tiles(count: int, side: int) -> np.ndarray:
-    from glomtile.core.phantom import paint
+    from glomtile.synthetic import paint
 
     return np.stack([paint(seed, (side, side), 2.0).image for seed in range(count)])
 
@@ -60,10 +60,10 @@ def prepare(options: dict[str, Any]) -> dict[str, Any]:
     """Write the network and its exports, in a process that ends afterwards."""
     import keras
 
-    from glomtile.config.schema_model import ModelSettings
-    from glomtile.engine import exporting
-    from glomtile.nets.cost import layer_costs
-    from glomtile.nets.registry import build_model
+    from glomtile.config.schema import ModelSettings
+    from glomtile.inference import exporting
+    from glomtile.networks.profiling import layer_costs
+    from glomtile.networks.registry import build_model
 
     folder, network = Path(options["folder"]), options["network"]
     side = options["side"] or network["side"]
@@ -85,16 +85,16 @@ def forward_of(options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
     if options["kind"] in ("keras", "predict"):
         import keras
 
-        import glomtile.nets.registry  # noqa: F401  (Keras must know our layers)
-        from glomtile.engine.predictor import KerasPredictor
-        from glomtile.nets.registry import Geometry
+        import glomtile.networks.registry  # noqa: F401  (Keras must know our layers)
+        from glomtile.inference.predictor import KerasPredictor
+        from glomtile.networks.registry import Geometry
 
         model = keras.saving.load_model(folder / "model.keras", compile=False)
         if options["kind"] == "predict":
             return lambda batch: model.predict(batch.astype(np.float32), verbose=0)
         return KerasPredictor(model, Geometry(1, 0))
     if options["kind"] == "openvino":
-        from glomtile.engine.runtime import openvino_forward
+        from glomtile.inference.runtime import openvino_forward
 
         streams, precision = options.get("streams", 1), options.get("precision", "f32")
         return openvino_forward(folder / options["file"], streams=streams, precision=precision)[0]

@@ -188,9 +188,9 @@ def measure(work: Path) -> None:
     """CPU seconds of painted slides on one core, the bytes of their levels, and the client's time."""
     import tifffile
 
-    from glomtile.engine.segmenter import Segmenter
-    from glomtile.engine.windows import Settings
-    from glomtile.verbs.slidenotes import identity_of
+    from glomtile.inference.records import identity_of
+    from glomtile.inference.segmenter import Segmenter
+    from glomtile.inference.window_size import Settings
     from slides import write_slide
 
     work.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def measure(work: Path) -> None:
 def measure_client(work: Path, pieces: int = 1000) -> None:
     """CPU seconds of client and scheduler, which are one process here, for pieces that take no time."""
     from cluster import Spinning
-    from glomtile.engine.cluster import Cluster, crew_of
+    from glomtile.cluster import Cluster, crew_of
 
     with crew_of(Cluster(workers=1), Spinning(work, 0.0)) as crew:
         answers = crew.answers([f"piece {number}" for number in range(pieces)])

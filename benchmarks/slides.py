@@ -29,15 +29,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import cv2
 import numpy as np
 
-from glomtile.config.card import ModelCard, ModelClass
-from glomtile.config.schema_model import ModelSettings
-from glomtile.core.extract import found_objects
-from glomtile.core.phantom import PhantomSlide, paint
-from glomtile.core.regions import Regions
-from glomtile.core.shaping import ShapingRules
-from glomtile.engine.segmentation import Segmentation
-from glomtile.engine.segmenter import Segmenter
-from glomtile.engine.windows import Settings
+from glomtile.config.model_card import ModelCard, ModelClass
+from glomtile.config.schema import ModelSettings
+from glomtile.inference.result import Segmentation
+from glomtile.inference.segmenter import Segmenter
+from glomtile.inference.window_size import Settings
+from glomtile.objects.extraction import found_objects
+from glomtile.objects.postprocessing import ShapingRules
+from glomtile.objects.regions import Regions
+from glomtile.synthetic import PhantomSlide, paint
 from glomtile.types import Box, Float32, UInt8
 
 MPP = 2.0
@@ -268,7 +268,7 @@ class Painted:
     kind, plain, mpp_source, zoom = "painted", False, "painted", 1.0
 
     def __init__(self, image: UInt8, mpp: float) -> None:
-        from glomtile.files.images import ArrayReader
+        from glomtile.io.images import ArrayReader
 
         self.size_px, self.mpp = image.shape[:2], mpp
         self._image, self._reader = image, ArrayReader(image, mpp)
@@ -287,7 +287,7 @@ class Painted:
 
 def objects(told: argparse.Namespace) -> None:
     """New seeds and dyes, the hard preset; a colour threshold on the same pictures for comparison."""
-    from glomtile.core.objects import find_objects, match_objects
+    from glomtile.objects.labelling import find_objects, match_objects
 
     windows = (320, 384, 512, 768, 1024)
     segmenters = {w: Segmenter.load(told.model, Settings(window_px=w)) for w in windows}

@@ -28,19 +28,18 @@ import cv2
 import numpy as np
 
 from glomtile.config.load import load_config
-from glomtile.core.counts import ClassScore, ImageScore, score_image
-from glomtile.core.palette import GLOMERULI
-from glomtile.core.scores import summarise
-from glomtile.core.sheets import BOTH, ONLY_PREDICTED, ONLY_TRUE, grid_sheet
-from glomtile.engine.doubts import Doubts
-from glomtile.engine.familiar import familiar_tissue
-from glomtile.engine.segmenter import Segmenter
-from glomtile.engine.sources import split_pairs
-from glomtile.files.images import read_image, write_png
-from glomtile.files.masks import read_mask
-from glomtile.files.slide_levels import levels_of
-from glomtile.files.slides import Slide
-from glomtile.files.tables import write_csv
+from glomtile.contact_sheets import BOTH, ONLY_PREDICTED, ONLY_TRUE, grid_sheet
+from glomtile.datasets.loading import split_pairs
+from glomtile.evaluation.metrics import ClassScore, ImageScore, score_image, summarise
+from glomtile.inference.quality_control import Doubts
+from glomtile.inference.segmenter import Segmenter
+from glomtile.io.images import read_image, write_png
+from glomtile.io.masks import read_mask
+from glomtile.io.tables import write_csv
+from glomtile.palette import GLOMERULI
+from glomtile.slides.backends import levels_of
+from glomtile.slides.slide import Slide
+from glomtile.training.train import familiar_tissue
 from glomtile.types import Box, UInt8
 from stress_changes import MPP, Change, changes, phantoms
 

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glomtile.core.phantom import Dyes, draw_dyes, paint
-from glomtile.core.stain import stain_vectors
-from glomtile.files.scale import resize_to_mpp
+from glomtile.io.resolution import resize_to_mpp
+from glomtile.synthetic import Dyes, draw_dyes, paint
+from glomtile.training.stain import stain_vectors
 from glomtile.types import UInt8
 
 MPP = 0.5

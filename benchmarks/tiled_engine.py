@@ -26,9 +26,9 @@ from importlib.metadata import version
 import cv2
 import numpy as np
 
-from glomtile.core.grid import Plan, plan_windows
-from glomtile.engine.tiled import TiledRun, predict_tiled
-from glomtile.files.images import mirrored_indices
+from glomtile.io.images import mirrored_indices
+from glomtile.tiling.grid import Plan, plan_windows
+from glomtile.tiling.sliding_window import TiledRun, predict_tiled
 from glomtile.types import Box, Float32, Predictor, UInt8
 
 TILE_PX, OVERLAP_PX, BLOCK_PX = 512, 64, 1024
@@ -101,9 +101,9 @@ def cut_beforehand(size: int, batch_size: int) -> list[UInt8]:
 
 
 def compare_with_network(args: argparse.Namespace) -> list[tuple[str, str]]:
-    from glomtile.config.schema_model import ModelSettings
-    from glomtile.engine.predictor import KerasPredictor
-    from glomtile.nets.registry import build_model, network
+    from glomtile.config.schema import ModelSettings
+    from glomtile.inference.predictor import KerasPredictor
+    from glomtile.networks.registry import build_model, network
 
     settings = ModelSettings(
         model="FlexUNet", base_filters=16, num_layers=5, base_kernels=(3, 3), num_classes=2

@@ -27,15 +27,15 @@ import keras
 import numpy as np
 
 from glomtile.config.load import make_config
-from glomtile.core.augment import Augmentation, augment
-from glomtile.engine.dataset import CropSource, DecodedPairs, Sample, Source, batches
-from glomtile.engine.processes import SampleProcesses
-from glomtile.engine.sources import augmentation_of
-from glomtile.files.pairs import Pair
-from glomtile.nets.losses import build_loss
-from glomtile.nets.metrics import build_metrics
-from glomtile.nets.optimizers import build_optimizer
-from glomtile.nets.registry import build_model
+from glomtile.datasets.loading import augmentation_of
+from glomtile.datasets.pairing import Pair
+from glomtile.networks.losses import build_loss
+from glomtile.networks.metrics import build_metrics
+from glomtile.networks.optimizers import build_optimizer
+from glomtile.networks.registry import build_model
+from glomtile.training.augmentation import Augmentation, augment
+from glomtile.training.processes import SampleProcesses
+from glomtile.training.samples import CropSource, DecodedPairs, Sample, Source, batches
 from painted import SIDE_PX as IMAGE_PX
 from painted import painted
 

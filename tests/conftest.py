@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,10 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def write_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes the model folder of a small FlexUNet that nobody trained; `[model]` settings may be given."""
-    from glomtile.config.card import ModelCard
     from glomtile.config.load import make_config
-    from glomtile.engine.modelfolder import save_model_folder
-    from glomtile.nets.registry import build_model, geometry
+    from glomtile.config.model_card import ModelCard
+    from glomtile.models.folder import save_model_folder
+    from glomtile.networks.registry import build_model, geometry
 
     def write(seed: int = 3, card: dict[str, Any] | None = None, **settings: Any) -> Path:
         small = {
@@ -82,8 +82,58 @@ def write_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 @pytest.fixture(scope="session")
 def exported_model(write_model: Callable[..., Path]) -> Path:
     """Such a folder with the file that segmenting without Keras runs; tests that change it copy it first."""
-    from glomtile.verbs.export import export
+    from glomtile.inference.export import export
 
     folder = write_model()
     export(folder)
     return folder
+
+
+@pytest.fixture
+def threshold_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model folder holds a network that takes purple for glomeruli."""
+    from tests.fakes import ThresholdNetwork, threshold_card
+
+    from glomtile.inference.predictor import with_asking
+    from glomtile.inference.segmenter import Segmenter
+
+    card = threshold_card()
+
+    def load(
+        folder: Any,
+        settings: Any = None,
+        tta: Any = None,
+        *,
+        threshold: float | None = None,
+        runtime: str = "auto",
+    ) -> Any:
+        return Segmenter(ThresholdNetwork(), with_asking(card, tta, threshold, None), settings)
+
+    monkeypatch.setattr(Segmenter, "load", load)
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """A bucket in this process's memory."""
+    fsspec = pytest.importorskip("fsspec", reason="addresses need fsspec: pip install 'glomtile[remote]'")
+    memory = fsspec.filesystem("memory")
+    yield memory
+    memory.rm("/", recursive=True)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Two pictures with a purple disc."""
+    import numpy as np
+    from skimage.draw import disk
+
+    from glomtile.io.images import write_png
+
+    (tmp_path / "here").mkdir()
+    made = []
+    for name, row in (("a", 150), ("ein Schnitt [ü]", 120)):
+        pixels = np.full((300, 400, 3), (200, 120, 170), np.uint8)
+        pixels[disk((row, 220), 40)] = (120, 40, 120)
+        made.append(tmp_path / "here" / f"{name}.png")
+        write_png(made[-1], pixels)
+    return made

@@ -18,20 +18,20 @@ import numpy as np
 import pytest
 
 import glomtile
-import glomtile.cli
-import glomtile.verbs.score
+import glomtile.cli.main
+import glomtile.evaluation.score
 from glomtile.__main__ import main
-from glomtile.cli import run
 from glomtile.cli.flags import NO_FLAGS, Flags, take_flags
+from glomtile.cli.main import run
 from glomtile.cli.progress import LINE_EVERY_S, PlainProgress, shown, watching
-from glomtile.config.card import ModelCard
+from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
-from glomtile.core.durations import duration
-from glomtile.core.palette import GLOMERULI
-from glomtile.engine.greeting import greeting_held_back
 from glomtile.errors import ConfigError, InputError
-from glomtile.files.images import write_png
-from glomtile.files.masks import read_mask
+from glomtile.formatting import duration
+from glomtile.io.images import write_png
+from glomtile.io.masks import read_mask
+from glomtile.palette import GLOMERULI
+from glomtile.system import greeting_held_back
 from glomtile.types import SILENT
 
 COMMANDS = (
@@ -51,7 +51,7 @@ def _let_score(monkeypatch: pytest.MonkeyPatch, what: BaseException | SimpleName
             raise what
         return what
 
-    monkeypatch.setattr(glomtile.verbs.score, "score", verb)
+    monkeypatch.setattr(glomtile.evaluation.score, "score", verb)
     return called
 
 
@@ -287,7 +287,7 @@ def test_an_error_that_stopping_led_to_is_no_error(
 def test_a_stopped_training_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import glomtile.verbs.train
+    import glomtile.training.train
 
     def verb(*_: object, resume: bool, progress: PlainProgress) -> None:
         assert not resume
@@ -295,7 +295,7 @@ def test_a_stopped_training_says_how_to_go_on(
 
     config = tmp_path / "a.toml"
     config.write_text("[model]\n")
-    monkeypatch.setattr(glomtile.verbs.train, "train", verb)
+    monkeypatch.setattr(glomtile.training.train, "train", verb)
     assert run(["train", str(config)]) == 130
     assert re.fullmatch(r".*--resume.*\nstopped\n", capsys.readouterr().err)
 
@@ -406,13 +406,13 @@ def test_info_of_a_slide_tells_its_facts_and_misses_what_is_not_there(
 def test_failed_inputs_are_listed_last_and_end_with_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import glomtile.verbs.infer
+    import glomtile.evaluation.evaluate
 
     config = tmp_path / "a.toml"
     config.write_text("[model]\n")
     _write_card(tmp_path)
     outcome = SimpleNamespace(done=[Path("out/a.png")], failed=[(Path("b.png"), "truncated")])
-    monkeypatch.setattr(glomtile.verbs.infer, "tiled_infer", lambda *_, **__: outcome)
+    monkeypatch.setattr(glomtile.evaluation.evaluate, "tiled_infer", lambda *_, **__: outcome)
     assert run(["tiled-infer", str(config)]) == 1
     told = capsys.readouterr()
     assert told.out == "out/a.png\n"
@@ -428,7 +428,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(
         progress.warn("look out")
         return SimpleNamespace(paths=[Path("c/scores.json")])
 
-    monkeypatch.setattr(glomtile.verbs.score, "score", verb)
+    monkeypatch.setattr(glomtile.evaluation.score, "score", verb)
     assert run(SCORE) == 0
     told = capsys.readouterr()
     assert told.out == "c/scores.json\n"
@@ -502,13 +502,13 @@ def test_config_check_and_convert_take_settings_of_the_line(
 def test_findings_of_a_config_are_warned_of_before_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import glomtile.verbs.infer
+    import glomtile.evaluation.evaluate
 
     odd = tmp_path / "odd.toml"
     odd.write_text("[train]\nepohs = 3\n")
     _write_card(tmp_path)
     outcome = SimpleNamespace(done=[], failed=[])
-    monkeypatch.setattr(glomtile.verbs.infer, "infer", lambda *_, **__: outcome)
+    monkeypatch.setattr(glomtile.evaluation.evaluate, "infer", lambda *_, **__: outcome)
     assert run(["infer", str(odd)]) == 0
     told = capsys.readouterr().err
     assert told.startswith("warning: ")

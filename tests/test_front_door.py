@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import glomtile
-from glomtile.config.card import ModelCard
+from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
-from glomtile.core.palette import GLOMERULI
-from glomtile.engine.segmenter import Segmenter
-from glomtile.engine.windows import Settings
 from glomtile.errors import ArgumentError, UsageError
+from glomtile.inference.segmenter import Segmenter
+from glomtile.inference.window_size import Settings
+from glomtile.palette import GLOMERULI
 
 
 class Blank:
@@ -125,7 +125,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 
 def test_folders_may_be_texts(tmp_path: Path) -> None:
-    from glomtile.files.images import write_png
+    from glomtile.io.images import write_png
 
     for name in ("a", "b"):
         mask = np.zeros((32, 32, 3), np.uint8)

@@ -24,11 +24,11 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from glomtile.core.blend import shares
-from glomtile.core.counts import score_image
-from glomtile.core.grid import Axis, plan_windows
-from glomtile.core.palette import GLOMERULI
-from glomtile.core.phantom import paint
+from glomtile.evaluation.metrics import score_image
+from glomtile.palette import GLOMERULI
+from glomtile.synthetic import paint
+from glomtile.tiling.blending import shares
+from glomtile.tiling.grid import Axis, plan_windows
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 INK, QUIET, RED, BLUE, GREEN = "#212529", "#60676e", "#d1242f", "#005ac8", "#009e73"
@@ -321,7 +321,7 @@ def foreground() -> None:
 
 def _segmented(side_px: int, mpp: float, seed: int = 101) -> tuple[Any, Any, Any]:
     from glomtile import Segmenter
-    from glomtile.files.images import write_png
+    from glomtile.io.images import write_png
 
     phantom = paint(seed, (side_px, side_px), mpp)
     with tempfile.TemporaryDirectory() as folder:
@@ -359,7 +359,7 @@ def qupath() -> None:
 
 def seams() -> None:
     """Probabilities of the bundled model by windows without margins, blended, and in one piece."""
-    from glomtile.engine.pictures import Tiling, segment_image
+    from glomtile.inference.image import Tiling, segment_image
 
     predictor, image = _bundled_predictor(), paint(48, (448, 448), 2.0).image
     ways = {
@@ -385,8 +385,8 @@ def seams() -> None:
 
 
 def _bundled_predictor() -> Any:
-    from glomtile.engine.modelfolder import load_model_folder
-    from glomtile.engine.predictor import KerasPredictor
+    from glomtile.inference.predictor import KerasPredictor
+    from glomtile.models.folder import load_model_folder
 
     loaded = load_model_folder(_bundled_folder())
     return KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp)
@@ -394,8 +394,8 @@ def _bundled_predictor() -> Any:
 
 def tissue() -> None:
     """A slide made small, where tissue was found, and the windows that the network looks at."""
-    from glomtile.core.phantom import PhantomSlide
-    from glomtile.core.tissue import find_tissue
+    from glomtile.slides.tissue import find_tissue
+    from glomtile.synthetic import PhantomSlide
     from glomtile.types import Box
 
     mpp, window, overlap = 4.0, 112, 16
@@ -429,8 +429,8 @@ def tissue() -> None:
 
 def export() -> None:
     """Probabilities by the trained network and by its int8 export."""
-    from glomtile.files.images import write_png
-    from glomtile.verbs.export import export as verb
+    from glomtile.inference.export import export as verb
+    from glomtile.io.images import write_png
 
     bundled = _bundled_folder()
     image = paint(48, (256, 256), 2.0).image
@@ -444,8 +444,8 @@ def export() -> None:
         shutil.copytree(bundled, Path(folder) / "model")
         small = Path(folder) / "small.onnx"
         verb(Path(folder) / "model", small, precision="int8", calibration=Path(folder) / "calibration")
-        from glomtile.engine.exporting import file_forward
-        from glomtile.engine.modelfolder import load_model_folder
+        from glomtile.inference.exporting import file_forward
+        from glomtile.models.folder import load_model_folder
 
         batch = image[None].astype(np.float32)
         trained = np.asarray(load_model_folder(bundled).model(batch, training=False))[0, ..., 1]
@@ -475,9 +475,9 @@ def _bundled_folder() -> Path:
 def resume() -> None:
     """The curves of a run in one piece and of one stopped and resumed, tiny networks both."""
     from glomtile.config.load import make_config
-    from glomtile.files.images import write_png
-    from glomtile.files.masks import write_mask
-    from glomtile.verbs.train import train
+    from glomtile.io.images import write_png
+    from glomtile.io.masks import write_mask
+    from glomtile.training.train import train
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,8 +16,8 @@ from typer.main import get_command
 
 import glomtile
 from glomtile.cli.commands import app
+from glomtile.config.fields import about
 from glomtile.config.schema import SECTIONS
-from glomtile.config.schema_fields import about
 from glomtile.config.toml import spelt, wanted
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,7 @@
-"""The package's front door: which names are public, and that each is loaded when first used."""
+"""Segmentation of glomeruli in images and whole slides of kidney tissue.
+
+Public names are loaded when they are first used.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,33 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from glomtile.config.load import load_config
     from glomtile.config.schema import Config
-    from glomtile.core.palette import Palette
-    from glomtile.engine.segmenter import Segmenter
-    from glomtile.engine.tiled import predict_tiled
-    from glomtile.files.slides import open_slide
-    from glomtile.nets.registry import build_model
-    from glomtile.verbs.evaluate import evaluate
-    from glomtile.verbs.report import report
-    from glomtile.verbs.score import score
-    from glomtile.verbs.train import train
+    from glomtile.datasets.prepare import prepare
+    from glomtile.evaluation.cross_validation import crossval
+    from glomtile.evaluation.evaluate import evaluate
+    from glomtile.evaluation.score import score
+    from glomtile.inference.export import export
+    from glomtile.inference.segmenter import Segmenter
+    from glomtile.networks.registry import build_model
+    from glomtile.palette import Palette
+    from glomtile.slides.slide import open_slide
+    from glomtile.tiling.sliding_window import predict_tiled
+    from glomtile.training.train import train
 
 # Importing the package costs nothing: Keras, OpenCV and the rest come with the first name that needs them.
 _HOMES = {
     "Config": "glomtile.config.schema",
-    "Palette": "glomtile.core.palette",
-    "Segmenter": "glomtile.engine.segmenter",
-    "build_model": "glomtile.nets.registry",
-    "evaluate": "glomtile.verbs.evaluate",
+    "Palette": "glomtile.palette",
+    "Segmenter": "glomtile.inference.segmenter",
+    "build_model": "glomtile.networks.registry",
+    "crossval": "glomtile.evaluation.cross_validation",
+    "evaluate": "glomtile.evaluation.evaluate",
+    "export": "glomtile.inference.export",
     "load_config": "glomtile.config.load",
-    "open_slide": "glomtile.files.slides",
-    "predict_tiled": "glomtile.engine.tiled",
-    "report": "glomtile.verbs.report",
-    "score": "glomtile.verbs.score",
-    "train": "glomtile.verbs.train",
+    "open_slide": "glomtile.slides.slide",
+    "predict_tiled": "glomtile.tiling.sliding_window",
+    "prepare": "glomtile.datasets.prepare",
+    "score": "glomtile.evaluation.score",
+    "train": "glomtile.training.train",
 }
 
 __all__ = [
@@ -43,11 +50,13 @@ __all__ = [
     "Palette",
     "Segmenter",
     "build_model",
+    "crossval",
     "evaluate",
+    "export",
     "load_config",
     "open_slide",
     "predict_tiled",
-    "report",
+    "prepare",
     "score",
     "train",
 ]

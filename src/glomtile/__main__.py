@@ -17,7 +17,7 @@ def main() -> int:
         The exit code: 0 done, 1 some inputs failed, 2 usage or config, 130 stopped by the user.
     """
     try:
-        from glomtile.cli import run
+        from glomtile.cli.main import run
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while it was being loaded, or a second one

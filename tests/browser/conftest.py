@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from glomtile.core.palette import GLOMERULI
-from glomtile.files.images import write_png
-from glomtile.files.masks import write_mask
+from glomtile.io.images import write_png
+from glomtile.io.masks import write_mask
+from glomtile.palette import GLOMERULI
 
 CHROMIUM = os.environ.get("GLOMTILE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 DESK, PHONE = (1280, 900), (390, 844)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glomtile.verbs.score import score
+from glomtile.evaluation.score import score
 
 DESK, PHONE = (1280, 900), (390, 844)
 HOSTILE = "\"><img src=x onerror=alert(1)>&'"

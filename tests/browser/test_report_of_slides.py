@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from skimage.draw import disk
-from tests.purple import Purple, purple_card
+from tests.fakes import ThresholdNetwork, threshold_card
 
-from glomtile.engine.segmenter import Segmenter
-from glomtile.files.images import write_png
-from glomtile.verbs.segment import Request, segment
+from glomtile.inference.batch import Request, segment
+from glomtile.inference.segmenter import Segmenter
+from glomtile.io.images import write_png
 
 PHONE = 390, 844
 NAMES = ("slide <b>one</b> & 'co'", "slide two")
@@ -25,7 +25,7 @@ PLACES = (((60, 80), 40), ((200, 300), 30), ((290, 395), 25))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    card = purple_card()
+    card = threshold_card()
     root = tmp_path_factory.mktemp("slides")
     for name in NAMES:
         pixels = np.full((300, 400, 3), (200, 120, 170), np.uint8)
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[disk(place, radius, shape=(300, 400))] = (120, 40, 120)
         write_png(root / "in" / f"{name}.png".replace("/", "|"), pixels)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Segmenter, "load", lambda *_, **__: Segmenter(Purple(), card))
+        patched.setattr(Segmenter, "load", lambda *_, **__: Segmenter(ThresholdNetwork(), card))
         result = segment([root / "in"], root / "out", Request(root, mpp=2.0))
     assert not result.failed
     assert result.paths[-1] == root / "out/report.html"
@@ -151,7 +151,7 @@ def test_the_page_is_made_again_without_the_slides_from_the_overlays(
 ) -> None:
     import shutil
 
-    from glomtile.verbs.report import report
+    from glomtile.report.page import report
 
     shutil.copytree(folder, tmp_path / "out")
     for note in (tmp_path / "out/.glomtile").glob("*.json"):

@@ -10,33 +10,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.purple import Purple, purple_card
+from tests.fakes import ThresholdNetwork, threshold_card
 
 import glomtile.cli.commands
-import glomtile.engine.segmenter
-import glomtile.verbs.crossval
-import glomtile.verbs.oneslide
-import glomtile.verbs.sweep
-import glomtile.verbs.train
-from glomtile.cli import run
+import glomtile.evaluation.cross_validation
+import glomtile.inference.segmenter
+import glomtile.inference.slide_task
+import glomtile.training.train
+from glomtile.cli.main import run
 from glomtile.cli.outcome import print_object
-from glomtile.engine.segmenter import Segmenter
-from glomtile.engine.windows import Settings
-from glomtile.files.images import write_png
-from glomtile.verbs.crossval import CrossvalResult
-from glomtile.verbs.score import score
-from glomtile.verbs.train import TrainResult
+from glomtile.evaluation.cross_validation import CrossvalResult
+from glomtile.evaluation.score import score
+from glomtile.inference.segmenter import Segmenter
+from glomtile.inference.window_size import Settings
+from glomtile.io.images import write_png
+from glomtile.training.train import TrainResult
 
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = purple_card()
+    card = threshold_card()
 
     def load(*_: Any, settings: Settings | None = None, **__: Any) -> Segmenter:
-        return Segmenter(Purple(), card, settings)
+        return Segmenter(ThresholdNetwork(), card, settings)
 
-    monkeypatch.setattr(glomtile.engine.segmenter.Segmenter, "load", load)
-    monkeypatch.setattr(glomtile.verbs.oneslide, "runtime_of", lambda _: "openvino")
+    monkeypatch.setattr(glomtile.inference.segmenter.Segmenter, "load", load)
+    monkeypatch.setattr(glomtile.inference.slide_task, "runtime_of", lambda _: "openvino")
 
 
 @pytest.fixture
@@ -218,7 +217,7 @@ def test_train_tells_why_it_ended_and_its_best_epoch(
 ) -> None:
     history = [{"loss": 0.5, "val_loss": 0.4}, {"loss": 0.3, "val_loss": 0.6}]
     result = TrainResult(Path("m/best"), Path("m/last"), history, 1, "all epochs done", (Path("m/best"),))
-    monkeypatch.setattr(glomtile.verbs.train, "train", lambda *_, **__: result)
+    monkeypatch.setattr(glomtile.training.train, "train", lambda *_, **__: result)
     code, told_of, stderr = told("train", config)
     assert code == 0
     assert {key: told_of[key] for key in ("best", "last", "epochs", "best_epoch", "reason", "figures")} == {
@@ -234,13 +233,13 @@ def test_crossval_tells_all_images_and_the_trusted_ones(
 ) -> None:  # fmt: skip
     scored = score(masks(tmp_path / "a", 4), masks(tmp_path / "b"), tmp_path / "out")
     result = CrossvalResult(scored, None, (tmp_path / "fold-1",), scored.paths)
-    monkeypatch.setattr(glomtile.verbs.crossval, "crossval", lambda *_, **__: result)
+    monkeypatch.setattr(glomtile.evaluation.cross_validation, "crossval", lambda *_, **__: result)
     _, told_of, _ = told("crossval", config, "-o", tmp_path / "runs")
     assert told_of["scores"]["images"] == 3
     assert told_of["trusted"] is None
     assert told_of["folds"] == [str(tmp_path / "fold-1")]
     trusting = CrossvalResult(scored, scored, (), scored.paths)
-    monkeypatch.setattr(glomtile.verbs.crossval, "crossval", lambda *_, **__: trusting)
+    monkeypatch.setattr(glomtile.evaluation.cross_validation, "crossval", lambda *_, **__: trusting)
     assert told("crossval", config, "-o", tmp_path / "runs")[1]["trusted"]["scores"]["images"] == 3
     assert run(["crossval", str(config), "-o", str(tmp_path / "runs")]) == 0
     seen = capsys.readouterr().err
@@ -262,7 +261,7 @@ def test_a_sweep_tells_each_run_and_shows_the_best_first(
         asked.update(more, out=out, names=list(configs))
         return results
 
-    monkeypatch.setattr(glomtile.verbs.sweep, "sweep", sweep)
+    monkeypatch.setattr(glomtile.evaluation.cross_validation, "sweep", sweep)
     vary = ["--vary", "train.seed=1", "--vary", "train.seed=2"]
     _, told_of, _ = told("crossval", config, "-o", tmp_path / "runs", "--folds", 3, *vary)
     assert (asked["folds"], asked["out"], asked["names"]) == (3, tmp_path / "runs", list(results))

@@ -18,7 +18,7 @@ from glomtile.cli.pace import SPAN_S, Pace
 from glomtile.cli.progress import LINE_EVERY_S, VERBOSE_EVERY_S, PlainProgress, WarningsOnly, watching
 from glomtile.cli.summaries import Table
 from glomtile.cli.tables import Column
-from glomtile.core.durations import duration
+from glomtile.formatting import duration
 
 needs_terminals = pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
 

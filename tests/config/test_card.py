@@ -5,10 +5,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from glomtile.config.card import ModelCard, TrainingData
+from glomtile.config.model_card import ModelCard, TrainingData
 from glomtile.config.schema import ModelSettings
-from glomtile.core.palette import GLOMERULI
 from glomtile.errors import ModelError
+from glomtile.palette import GLOMERULI
 
 
 @pytest.fixture

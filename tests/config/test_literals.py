@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from glomtile.config.literals import NotALiteralError, control_character, read_literal, read_path
+from glomtile.config.ini import NotALiteralError, control_character, read_literal, read_path
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from glomtile.config.ini import parse
-from glomtile.config.names import nearest, place
+from glomtile.config.ini import nearest, parse, place
 
 
 def placed(text: str):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from glomtile.config.load import check_config, load_config, to_toml
+from glomtile.config.load import check_config, load_config
+from glomtile.config.toml import to_toml
 
 FOLDER = "projects/flexunet/glomeruli"
 

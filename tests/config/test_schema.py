@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from glomtile.config.fields import about, expectation
 from glomtile.config.load import make_config
 from glomtile.config.schema import SECTIONS, Config, ModelSettings, TrainSettings
-from glomtile.config.schema_fields import about, expectation
 from glomtile.errors import ConfigError
 
 FIELDS = [

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
-from glomtile.config.load import check_config, load_config, make_config, template, to_toml
-from glomtile.config.schema import SECTIONS, Config
-from glomtile.config.schema_fields import about
-from glomtile.config.schema_model import BUILT_NETWORKS, NETWORK_NAMES
-from glomtile.config.toml import parse_toml
+from glomtile.config.fields import about
+from glomtile.config.load import check_config, load_config, make_config
+from glomtile.config.schema import BUILT_NETWORKS, NETWORK_NAMES, SECTIONS, Config
+from glomtile.config.toml import parse_toml, template, to_toml
 
 texts = st.text(max_size=12).filter(lambda text: text.lower() not in ("none", "null"))
 names = st.text(

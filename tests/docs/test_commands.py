@@ -26,14 +26,14 @@ from typer.main import get_command
 from docsite.blocks import Block, Command, commands, read_blocks, spans
 from docsite.record import tidy
 from docsite.reference import command_tree
-from glomtile.cli import run
 from glomtile.cli.commands import app
 from glomtile.cli.flags import take_flags
+from glomtile.cli.main import run
 from glomtile.config.load import check_config
-from glomtile.core.palette import GLOMERULI
-from glomtile.core.phantom import paint
-from glomtile.files.images import write_png
-from glomtile.files.masks import write_mask
+from glomtile.io.images import write_png
+from glomtile.io.masks import write_mask
+from glomtile.palette import GLOMERULI
+from glomtile.synthetic import paint
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -178,7 +178,7 @@ def _outline() -> dict[str, Any]:
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A demo of seconds: few patients, small pictures, a tiny network."""
-    from glomtile.verbs import demo
+    from glomtile.cli import demo
 
     settings = demo._settings()
     for key, value in {"epochs": 1, "samples_per_epoch": 8, "num_layers": 3, "base_filters": 4}.items():
@@ -267,7 +267,7 @@ def _trained_weights(name: str, folder: Path) -> None:
     if not name.endswith("flexunet.md"):
         return
     from glomtile.config.load import load_config
-    from glomtile.nets.registry import build_model
+    from glomtile.networks.registry import build_model
 
     config = load_config(folder / "train_eval_infer.config", ["model.mpp=2.0"])
     (folder / "best_model.h5").unlink(missing_ok=True)

@@ -9,11 +9,11 @@ import pytest
 
 import glomtile
 from docsite.reference import command_tree, commands_page, config_page, python_page
-from glomtile.config.card import ModelCard
+from glomtile.config.fields import about
+from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import SECTIONS
-from glomtile.config.schema_fields import about
-from glomtile.engine.segmentation import COLUMNS
-from glomtile.verbs.scorefiles import COUNT_COLUMNS, IMAGE_COLUMNS
+from glomtile.evaluation.score import COUNT_COLUMNS, IMAGE_COLUMNS
+from glomtile.inference.result import COLUMNS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

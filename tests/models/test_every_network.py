@@ -11,13 +11,13 @@ import onnx
 import pytest
 
 from glomtile.config.schema import ModelSettings, TrainSettings
-from glomtile.engine.runtime import openvino_forward
-from glomtile.nets.blocks import ACTIVATIONS
-from glomtile.nets.losses import build_loss
-from glomtile.nets.metrics import build_metrics
-from glomtile.nets.onnxgraph import onnx_model
-from glomtile.nets.optimizers import build_optimizer
-from glomtile.nets.registry import NETWORKS, build_model, geometry
+from glomtile.inference.runtime import openvino_forward
+from glomtile.networks.layers import ACTIVATIONS
+from glomtile.networks.losses import build_loss
+from glomtile.networks.metrics import build_metrics
+from glomtile.networks.onnx import onnx_model
+from glomtile.networks.optimizers import build_optimizer
+from glomtile.networks.registry import NETWORKS, build_model, geometry
 
 OPTIONS = {
     "plain": {},

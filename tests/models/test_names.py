@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from glomtile.config import schema_model
-from glomtile.nets import blocks, losses, metrics, registry
+from glomtile.config import schema as schema_model
+from glomtile.networks import layers as blocks
+from glomtile.networks import losses, metrics, registry
 
 
 def test_the_configs_names_are_those_that_are_built() -> None:

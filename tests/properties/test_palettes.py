@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomtile.config.load import load_config, make_config, to_toml
-from glomtile.core.palette import Palette
+from glomtile.config.load import load_config, make_config
+from glomtile.config.toml import to_toml
 from glomtile.errors import InputError
+from glomtile.palette import Palette
 from glomtile.types import IGNORE
 
 CHANNELS = st.integers(0, 255)

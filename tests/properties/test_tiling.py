@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from glomtile.core.blend import shares, taper
-from glomtile.core.grid import Axis, Span, plan_windows
-from glomtile.engine.tiled import predict_tiled
-from glomtile.files.images import ArrayReader
+from glomtile.io.images import ArrayReader
+from glomtile.tiling.blending import shares, taper
+from glomtile.tiling.grid import Axis, Span, plan_windows
+from glomtile.tiling.sliding_window import predict_tiled
 
 BLENDS = st.sampled_from(["hann", "linear", "none"])
 

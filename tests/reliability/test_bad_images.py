@@ -13,13 +13,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from glomtile.core.palette import GLOMERULI
+from glomtile.datasets.pairing import pair
+from glomtile.datasets.prepare import prepare
+from glomtile.datasets.statistics import stats
 from glomtile.errors import GlomtileError, InputError
-from glomtile.files.images import image_size, list_images, read_image, readable_size, write_png
-from glomtile.files.masks import mask_size, read_mask, write_mask
-from glomtile.files.pairs import pair
-from glomtile.verbs.prepare import prepare
-from glomtile.verbs.stats import stats
+from glomtile.io.images import image_size, list_images, read_image, readable_size, write_png
+from glomtile.io.masks import mask_size, read_mask, write_mask
+from glomtile.palette import GLOMERULI
 
 
 def chunk(kind, data):
@@ -141,7 +141,7 @@ def test_a_bomb_takes_no_memory(tmp_path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
     look = (
         "import resource, sys\n"
-        "from glomtile.files.images import read_image\n"
+        "from glomtile.io.images import read_image\n"
         "from glomtile.errors import InputError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    read_image(sys.argv[1])\n"

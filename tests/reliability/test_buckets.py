@@ -30,12 +30,12 @@ from tests.reliability.test_cluster import (  # noqa: E402
     write_slide,
 )
 
-from glomtile.engine.cluster import Cluster  # noqa: E402
-from glomtile.files import remote  # noqa: E402
-from glomtile.verbs import slidejob  # noqa: E402
-from glomtile.verbs.oneslide import Request  # noqa: E402
-from glomtile.verbs.segment import segment  # noqa: E402
-from glomtile.verbs.slidebucket import place_of  # noqa: E402
+from glomtile.cluster import Cluster  # noqa: E402
+from glomtile.inference import slidejob  # noqa: E402
+from glomtile.inference.batch import segment  # noqa: E402
+from glomtile.inference.slide_task import Request  # noqa: E402
+from glomtile.inference.slidebucket import place_of  # noqa: E402
+from glomtile.io import remote  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

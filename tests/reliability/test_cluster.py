@@ -21,11 +21,11 @@ import tifffile
 
 distributed = pytest.importorskip("distributed")
 
-from glomtile.engine.cluster import Cluster  # noqa: E402
-from glomtile.engine.windows import Settings  # noqa: E402
-from glomtile.verbs import slidejob  # noqa: E402
-from glomtile.verbs.oneslide import Request  # noqa: E402
-from glomtile.verbs.segment import SegmentResult, segment  # noqa: E402
+from glomtile.cluster import Cluster  # noqa: E402
+from glomtile.inference import slidejob  # noqa: E402
+from glomtile.inference.batch import SegmentResult, segment  # noqa: E402
+from glomtile.inference.slide_task import Request  # noqa: E402
+from glomtile.inference.window_size import Settings  # noqa: E402
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
 SETTINGS = Settings(window_px=128)

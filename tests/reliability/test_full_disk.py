@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glomtile.core.palette import GLOMERULI
+from glomtile.datasets.prepare import prepare
 from glomtile.errors import StorageError
-from glomtile.files.images import write_png
-from glomtile.files.masks import write_mask
-from glomtile.files.workspace import replace_folder, write_bytes
-from glomtile.verbs.prepare import prepare
+from glomtile.io.atomic import replace_folder, write_bytes
+from glomtile.io.images import write_png
+from glomtile.io.masks import write_mask
+from glomtile.palette import GLOMERULI
 
 MEGABYTE = 2**20
 

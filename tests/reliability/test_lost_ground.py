@@ -17,34 +17,35 @@ import numpy as np
 import pytest
 import tifffile
 from skimage.draw import disk
-from tests.purple import Purple, purple_card
+from tests.fakes import ThresholdNetwork, threshold_card
 
-import glomtile.cli
-from glomtile.engine.segmenter import Segmenter
-from glomtile.engine.windows import Settings
+import glomtile.cli.main
 from glomtile.errors import StorageError, UsageError
-from glomtile.files import slide_levels, workspace
-from glomtile.files.lock import sole_run
-from glomtile.files.planes import SparsePlane
-from glomtile.files.slide_levels import TiffPixels
+from glomtile.inference.batch import SegmentResult, segment
+from glomtile.inference.label_store import SparsePlane
+from glomtile.inference.segmenter import Segmenter
+from glomtile.inference.slide_task import Request
+from glomtile.inference.window_size import Settings
+from glomtile.io import atomic as workspace
+from glomtile.io.atomic import sole_run
+from glomtile.slides import backends as slide_levels
+from glomtile.slides.backends import TiffPixels
 from glomtile.types import UInt8
-from glomtile.verbs.oneslide import Request
-from glomtile.verbs.segment import SegmentResult, segment
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
 SIZE = (2600, 700)
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Purple:
-    purple = Purple()
-    card = purple_card()
+def network(monkeypatch: pytest.MonkeyPatch) -> ThresholdNetwork:
+    purple = ThresholdNetwork()
+    card = threshold_card()
 
     def load(folder: Any, settings: Settings | None = None, tta: Any = None, **more: Any) -> Segmenter:
         return Segmenter(purple, card, Settings(window_px=256, read_threads=1))
 
     monkeypatch.setattr(Segmenter, "load", load)
-    monkeypatch.setattr("glomtile.verbs.oneslide.runtime_of", lambda request: "openvino")
+    monkeypatch.setattr("glomtile.inference.slide_task.runtime_of", lambda request: "openvino")
     # The first look at a small slide would keep all of it.
     monkeypatch.setattr(slide_levels, "_CACHE_BYTES", 2**18)
     return purple
@@ -78,7 +79,7 @@ def outputs(out: Path, stem: str = "") -> dict[str, bytes]:
     }
 
 
-def undisturbed(folder: Path, network: Purple, *paths: Path) -> tuple[dict[str, bytes], int]:
+def undisturbed(folder: Path, network: ThresholdNetwork, *paths: Path) -> tuple[dict[str, bytes], int]:
     """The files a run makes that nothing happens to, and how often it asks the network."""
     run(folder, *paths)
     calls, network.calls = network.calls, 0
@@ -97,7 +98,7 @@ def require_whole(out: Path) -> None:
 
 
 def test_a_slide_cut_off_half_way_is_named_the_others_finish_and_it_goes_on_when_it_is_back(
-    tmp_path: Path, network: Purple
+    tmp_path: Path, network: ThresholdNetwork
 ) -> None:
     a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
     expected, calls = undisturbed(tmp_path / "whole", network, a, b)
@@ -121,7 +122,7 @@ def test_a_slide_cut_off_half_way_is_named_the_others_finish_and_it_goes_on_when
 
 
 def test_a_slide_deleted_half_way_is_read_on_where_the_system_keeps_it(
-    tmp_path: Path, network: Purple
+    tmp_path: Path, network: ThresholdNetwork
 ) -> None:
     a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
     expected, calls = undisturbed(tmp_path / "whole", network, a, b)
@@ -135,7 +136,7 @@ def test_a_slide_deleted_half_way_is_read_on_where_the_system_keeps_it(
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
 def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
-    tmp_path: Path, network: Purple, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
     expected, calls = undisturbed(tmp_path / "whole", network, a, b)
@@ -170,7 +171,7 @@ def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
 
 @pytest.mark.shared
 def test_a_scanners_slide_cut_off_half_way_is_named(
-    tmp_path: Path, network: Purple, shared_data: Path
+    tmp_path: Path, network: ThresholdNetwork, shared_data: Path
 ) -> None:
     a = tmp_path / "a.svs"
     shutil.copy(shared_data / "slides" / "CMU-1-Small-Region.svs", a)
@@ -189,9 +190,9 @@ def test_a_scanners_slide_cut_off_half_way_is_named(
 
 
 def test_a_picture_deleted_before_its_pixels_are_read_is_named(
-    tmp_path: Path, network: Purple, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glomtile.files.slide_levels import PicturePixels
+    from glomtile.slides.backends import PicturePixels
 
     picture = tmp_path / "a.png"
     tifffile.imwrite(tmp_path / "b.tif", np.full((40, 40, 3), 200, np.uint8), photometric="rgb")
@@ -213,7 +214,7 @@ def test_a_picture_deleted_before_its_pixels_are_read_is_named(
 
 
 def _png() -> bytes:
-    from glomtile.files.images import encode_png
+    from glomtile.io.images import encode_png
 
     return encode_png(np.full((64, 64, 3), 200, np.uint8), 2.0)
 
@@ -236,7 +237,7 @@ def nobody(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def open_place(network: Purple) -> Iterator[Path]:
+def open_place(network: ThresholdNetwork) -> Iterator[Path]:
     """A folder that everybody may enter, with two slides; all that a run needs is imported."""
     if os.name != "posix":
         pytest.skip("rights are told by users and modes of files here")
@@ -252,7 +253,9 @@ def open_place(network: Purple) -> Iterator[Path]:
         shutil.rmtree(place)
 
 
-def test_a_place_where_no_folder_may_be_made_ends_the_run_at_once(open_place: Path, network: Purple) -> None:
+def test_a_place_where_no_folder_may_be_made_ends_the_run_at_once(
+    open_place: Path, network: ThresholdNetwork
+) -> None:
     out = open_place / "locked" / "out"
     out.parent.mkdir()
     with nobody(out.parent), pytest.raises(StorageError) as told:
@@ -291,7 +294,7 @@ def test_one_folder_of_results_without_rights_fails_every_slide_by_name_and_writ
 @pytest.mark.parametrize("stage", ["rows", "files"])
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
 def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
-    tmp_path: Path, network: Purple, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
+    tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
 ) -> None:
     """By decree: at a chunk of rows of the first slide, then at any of its files."""
     paths = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
@@ -336,7 +339,7 @@ def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
 
 
 def test_a_disk_that_fills_between_two_slides_keeps_the_first_and_goes_on_with_more_room(
-    tmp_path: Path, network: Purple
+    tmp_path: Path, network: ThresholdNetwork
 ) -> None:
     paths = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
     expected, _ = undisturbed(tmp_path / "whole", network, *paths)
@@ -373,7 +376,7 @@ def test_a_disk_that_fills_between_two_slides_keeps_the_first_and_goes_on_with_m
 
 
 def test_a_second_run_into_the_same_folder_is_refused_and_the_first_is_not_disturbed(
-    tmp_path: Path, network: Purple
+    tmp_path: Path, network: ThresholdNetwork
 ) -> None:
     a = slide(tmp_path / "a.ome.tif")
     expected, calls = undisturbed(tmp_path / "whole", network, a)
@@ -391,7 +394,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_the_first_is_not_distu
 
 
 def test_the_command_ends_with_2_where_another_run_works_and_with_1_where_a_slide_goes(
-    tmp_path: Path, network: Purple, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, network: ThresholdNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b, out = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif"), tmp_path / "out"
     line = ["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]

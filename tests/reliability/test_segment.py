@@ -19,15 +19,15 @@ import pytest
 import shapely
 import tifffile
 
-from glomtile.config.card import ModelCard
 from glomtile.config.load import make_config
-from glomtile.core.palette import GLOMERULI
-from glomtile.engine.modelfolder import save_model_folder
-from glomtile.engine.segmenter import Segmenter
-from glomtile.files.images import write_png
-from glomtile.files.masks import read_mask
-from glomtile.files.slides import slide_name
-from glomtile.nets.registry import build_model, geometry
+from glomtile.config.model_card import ModelCard
+from glomtile.inference.segmenter import Segmenter
+from glomtile.io.images import write_png
+from glomtile.io.masks import read_mask
+from glomtile.models.folder import save_model_folder
+from glomtile.networks.registry import build_model, geometry
+from glomtile.palette import GLOMERULI
+from glomtile.slides.slide import slide_name
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
 SHAPE = (1500, 1300)

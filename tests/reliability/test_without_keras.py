@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glomtile.files.images import write_png
+from glomtile.io.images import write_png
 
 WITHOUT = """
 import importlib.util, sys

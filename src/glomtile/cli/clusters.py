@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from glomtile.engine.cluster import Cluster
+    from glomtile.cluster import Cluster
 
 Scheduler = Annotated[
     str | None,
@@ -28,7 +28,7 @@ def cluster_of(scheduler: str | None, workers: int | None) -> Cluster | None:
     """
     if scheduler is None and workers is None:
         return None
-    from glomtile.engine.cluster import Cluster
+    from glomtile.cluster import Cluster
     from glomtile.errors import UsageError
 
     if scheduler is not None and workers is not None:

@@ -12,7 +12,6 @@ import typer
 
 import glomtile
 from glomtile.cli import configs, models, slides
-from glomtile.cli.backend import wake_backend
 from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.flags import FLAGS
@@ -21,12 +20,13 @@ from glomtile.cli.outcome import print_object, tell
 from glomtile.cli.progress import PlainProgress, watching
 from glomtile.cli.slides import OutFolder
 from glomtile.errors import GlomtileError
+from glomtile.system import wake_backend
 
 if TYPE_CHECKING:
     from glomtile.cli.summaries import Table
     from glomtile.config.schema import Config
-    from glomtile.core.palette import Palette
-    from glomtile.verbs.crossval import CrossvalResult
+    from glomtile.evaluation.cross_validation import CrossvalResult
+    from glomtile.palette import Palette
 
 app = typer.Typer(
     name="glomtile",
@@ -119,7 +119,7 @@ def prepare(
     ] = None,
 ) -> None:
     """Cut images and masks into a tiled, split dataset."""
-    from glomtile.verbs.prepare import prepare as verb
+    from glomtile.datasets.prepare import prepare as verb
 
     with watching() as progress:
         result = verb(
@@ -154,7 +154,7 @@ def stats(
     ] = False,
 ) -> None:
     """Draw image counts, class shares, sizes, samples."""
-    from glomtile.verbs.stats import stats as verb
+    from glomtile.datasets.statistics import stats as verb
 
     with watching() as progress:
         result = verb(target, out, augmented=augmented, progress=progress)
@@ -169,7 +169,7 @@ def train(
 ) -> None:
     """Train a network; an older run is moved aside."""
     with _at_work(config, overrides) as (settings, progress):
-        from glomtile.verbs.train import train as verb
+        from glomtile.training.train import train as verb
 
         try:
             result = verb(settings, resume=resume, progress=progress)
@@ -192,7 +192,7 @@ def train(
 def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Measure the trained network on the test images."""
     with _at_work(config, overrides, trained=True) as (settings, progress):
-        from glomtile.verbs.evaluate import evaluate as verb
+        from glomtile.evaluation.evaluate import evaluate as verb
 
         result = verb(settings, progress=progress)
     outcome = _figures_of(result.paths)
@@ -228,8 +228,8 @@ def crossval(
 ) -> None:
     """Judge images by networks that did not see them."""
     with _at_work(config, overrides) as (settings, progress):
-        from glomtile.verbs.crossval import crossval as verb
-        from glomtile.verbs.sweep import sweep, variants
+        from glomtile.evaluation.cross_validation import crossval as verb
+        from glomtile.evaluation.cross_validation import sweep, variants
 
         asked: dict[str, Any] = {"folds": folds, "groups": groups, "against": against, "progress": progress}
         asked["cluster"] = cluster_of(scheduler, workers)
@@ -263,7 +263,7 @@ def _crossval_facts(result: CrossvalResult) -> dict[str, Any]:
 def infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label whole images, each shrunk to the network's input."""
     with _at_work(config, overrides, trained=True) as (settings, progress):
-        from glomtile.verbs.infer import infer as verb
+        from glomtile.evaluation.evaluate import infer as verb
 
         result = verb(settings, progress=progress)
     tell("infer", result.done, failed=result.failed, warnings=progress.warnings)
@@ -273,7 +273,7 @@ def infer(config: ConfigFile, overrides: Overrides = None) -> None:
 def tiled_infer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Label images tile by tile at full scale, without seams."""
     with _at_work(config, overrides, trained=True) as (settings, progress):
-        from glomtile.verbs.infer import tiled_infer as verb
+        from glomtile.evaluation.evaluate import tiled_infer as verb
 
         result = verb(settings, progress=progress)
     tell("tiled-infer", result.done, failed=result.failed, warnings=progress.warnings)
@@ -289,7 +289,7 @@ def inspect(
 ) -> None:
     """Draw the network, estimate its memory and work."""
     with _at_work(config, overrides) as (settings, progress):
-        from glomtile.verbs.inspect import inspect as verb
+        from glomtile.cli.inspect import inspect as verb
 
         result = verb(settings, out)
     tell("inspect", result.paths, warnings=progress.warnings)
@@ -320,7 +320,7 @@ def score(
     ] = None,
 ) -> None:
     """Measure two folders of masks of any program."""
-    from glomtile.verbs.score import score as verb
+    from glomtile.evaluation.score import score as verb
 
     with watching() as progress:
         result = verb(
@@ -344,7 +344,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of results.")],
 ) -> None:
     """Write the report.html of a folder of results again."""
-    from glomtile.verbs.report import report as verb
+    from glomtile.report.page import report as verb
 
     tell("report", [verb(folder)])
 
@@ -358,7 +358,7 @@ app.command("import-weights")(models.import_weights)
 def demo(out: OutFolder) -> None:
     """Do the whole job on painted biopsies, in minutes."""
     wake_backend()
-    from glomtile.verbs.demo import demo as verb
+    from glomtile.cli.demo import demo as verb
 
     with watching() as progress:
         result = verb(out, progress=progress)
@@ -373,10 +373,10 @@ def info(
     ] = None,
 ) -> None:
     """Tell versions, backend, devices, or slides' facts."""
-    from glomtile.verbs import info as verb
+    from glomtile.cli import info as verb
 
     if not slides:
-        from glomtile.engine.greeting import greeting_held_back
+        from glomtile.system import greeting_held_back
 
         with greeting_held_back():
             result = verb.info()
@@ -406,7 +406,7 @@ def _at_work(
         for finding in settings.findings:
             progress.warn(str(finding))
         if trained:
-            from glomtile.engine.modelfolder import read_card, read_whole
+            from glomtile.models.folder import read_card, read_whole
 
             read_whole(settings.resolve(settings.train.model_dir) / settings.train.use, read_card)
         wake_backend()
@@ -414,9 +414,9 @@ def _at_work(
 
 
 def _palette(rgb_map: str | None) -> Palette:
-    from glomtile.config.literals import read_literal
-    from glomtile.core.palette import GLOMERULI, Palette
+    from glomtile.config.ini import read_literal
     from glomtile.errors import ArgumentError, ConfigError, UsageError
+    from glomtile.palette import GLOMERULI, Palette
 
     if rgb_map is None:
         return GLOMERULI
@@ -431,7 +431,7 @@ def _palette(rgb_map: str | None) -> Palette:
 
 def _figures_of(paths: Iterable[Path]) -> dict[str, Any]:
     """The figures that stand in the folder of a result's ``scores.json``; none where it wrote none."""
-    from glomtile.verbs.outcomes import scores_outcome
+    from glomtile.inference.records import scores_outcome
 
     written = next((path for path in paths if path.name == "scores.json" and path.is_file()), None)
     return {} if written is None else scores_outcome(written.parent)

@@ -68,6 +68,6 @@ def init(
     if pretrained is None:
         typer.echo(template(), nl=False)
         return
-    from glomtile.engine.pretrained import named
+    from glomtile.models.pretrained import named
 
     typer.echo(template(named(pretrained)), nl=False)

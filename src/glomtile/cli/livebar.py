@@ -12,7 +12,7 @@ from rich.text import Text
 
 from glomtile.cli.pace import rate_words
 from glomtile.cli.progress import PlainProgress, shown
-from glomtile.core.durations import duration
+from glomtile.formatting import duration
 
 BAR_CHARS = 24
 SHORT_BAR_CHARS = 12

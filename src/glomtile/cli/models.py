@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from glomtile.cli.backend import wake_backend
 from glomtile.cli.configs import ConfigFile
 from glomtile.cli.numbers import plausible_mpp
 from glomtile.cli.outcome import tell
 from glomtile.cli.progress import watching
+from glomtile.system import wake_backend
 
 
 def export(
@@ -40,7 +40,7 @@ def export(
     """Write a model for other runtimes, checked."""
     with watching() as progress:
         wake_backend()
-        from glomtile.verbs.export import export as verb
+        from glomtile.inference.export import export as verb
 
         result = verb(
             model, out, fmt=fmt, precision=precision, calibration=calibration, mpp=mpp, progress=progress
@@ -61,7 +61,7 @@ def ensemble(
     """Make one model of several: the mean of their answers."""
     with watching() as progress:
         wake_backend()
-        from glomtile.verbs.ensemble import ensemble as verb
+        from glomtile.models.ensemble import ensemble as verb
 
         path = verb(models, out, progress=progress)
     tell("ensemble", [path], warnings=progress.warnings)
@@ -80,7 +80,7 @@ def import_weights(
         for finding in settings.findings:
             progress.warn(str(finding))
         wake_backend()
-        from glomtile.verbs.importweights import import_weights as verb
+        from glomtile.models.import_weights import import_weights as verb
 
         path = verb(weights, settings, out, progress=progress)
     tell("import-weights", [path], warnings=progress.warnings)

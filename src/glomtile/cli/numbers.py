@@ -56,7 +56,7 @@ def shares(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _within(value: float, low: float, high: float, unit: str = "") -> float:
-    from glomtile.core.arguments import number_argument
+    from glomtile.validation import number_argument
 
     try:
         return number_argument("", value, low, high, unit)

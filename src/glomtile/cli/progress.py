@@ -12,7 +12,7 @@ from typing import TextIO
 
 from glomtile.cli.flags import FLAGS
 from glomtile.cli.pace import Pace, rate_words
-from glomtile.core.durations import duration
+from glomtile.formatting import duration
 
 LINE_EVERY_S = 15.0
 """A log gets a status line no oftener than this, and none of a stage that ends before; notes and warnings

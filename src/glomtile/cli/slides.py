@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from glomtile.cli.backend import wake_backend
 from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.numbers import plausible_mpp, probability
 from glomtile.cli.outcome import tell
 from glomtile.cli.progress import watching
+from glomtile.system import wake_backend
 
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
 
@@ -89,10 +89,10 @@ def segment(
     ] = False,
 ) -> None:
     """Find, outline and measure glomeruli on slides."""
-    from glomtile.engine.windows import Settings
-    from glomtile.files.remote import require_lasting
-    from glomtile.verbs import segment as verb
-    from glomtile.verbs.oneslide import Request, runtime_of
+    from glomtile.inference import batch as verb
+    from glomtile.inference.slide_task import Request, runtime_of
+    from glomtile.inference.window_size import Settings
+    from glomtile.io.remote import require_lasting
 
     require_lasting(out)
     settings = Settings(
@@ -115,7 +115,7 @@ def segment(
             progress.note("what is finished is kept: the same line goes on from there")
             raise
     from glomtile.cli.summaries import slides_table
-    from glomtile.verbs.outcomes import slides_outcome
+    from glomtile.inference.records import slides_outcome
 
     images = slides_outcome(result.folder)
     tell(

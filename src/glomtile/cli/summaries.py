@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from glomtile.cli.tables import Column
-from glomtile.core.durations import duration
+from glomtile.formatting import duration
 
 MOST_ROWS = 24
 _FIGURES = {
@@ -40,7 +40,7 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Sequence[tuple[obj
     Parameters
     ----------
     images : sequence of mapping
-        As of `glomtile.verbs.outcomes.slides_outcome`.
+        As of `glomtile.inference.records.slides_outcome`.
     failed : sequence of (path, reason)
     """
     keys = dict.fromkeys(key for image in images for key in image)
@@ -82,7 +82,7 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
     Parameters
     ----------
     outcome : mapping
-        As of `glomtile.verbs.outcomes.scores_outcome`.
+        As of `glomtile.inference.records.scores_outcome`.
     title : str
         Which images, where that has to be said.
     """
@@ -118,7 +118,7 @@ def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     Parameters
     ----------
     runs : mapping of str to mapping
-        By name, as of `glomtile.verbs.outcomes.scores_outcome`, with the outcome over the images that are
+        By name, as of `glomtile.inference.records.scores_outcome`, with the outcome over the images that are
         trained on too, or None, under ``trusted``: where there is one, it counts.
     """
     figures = [Column(words, 8, right=True) for words in _FIGURES.values()]

@@ -1,0 +1,182 @@
+"""Demo: painted biopsies through the whole pipeline."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glomtile.errors import UsageError
+from glomtile.types import SILENT, Progress
+
+if TYPE_CHECKING:
+    from glomtile.evaluation.evaluate import EvaluateResult
+
+CONFIG_NAME = "demo.toml"
+
+PATIENTS = 14
+IMAGES_PER_PATIENT = 2
+SIDE_PX = 640
+MPP = 1.0
+PRESETS = ("plain", "hard")
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes
+    ----------
+    folder : Path
+        Everything it wrote lies here.
+    evaluation : EvaluateResult
+        Figures of the test images.
+    masks : tuple of Path
+        What tiled inference wrote.
+    seconds : float
+        From the first stroke to the report.
+    paths : tuple of Path
+        What to look at first.
+    """
+
+    folder: Path
+    evaluation: EvaluateResult
+    masks: tuple[Path, ...]
+    seconds: float
+    paths: tuple[Path, ...]
+
+
+def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
+    """Paint biopsies, prepare them, train a small network, measure it, label the test images, report.
+
+    Parameters
+    ----------
+    out : Path
+        A new folder; an earlier demo there is moved aside with its date.
+    progress : Progress
+        Told what is done at each step.
+
+    Returns
+    -------
+    DemoResult
+
+    Raises
+    ------
+    UsageError
+        When `out` is a folder of something else.
+    """
+    from glomtile.config.load import load_config
+    from glomtile.datasets.prepare import prepare
+    from glomtile.evaluation.evaluate import evaluate, tiled_infer
+    from glomtile.io.atomic import write_text
+    from glomtile.training.train import train
+
+    began = time.monotonic()
+    out = Path(out).absolute()
+    _make_room(out, progress)
+    biopsies = _paint(out / "biopsies", progress)
+    made = prepare(
+        biopsies / "images",
+        biopsies / "masks",
+        out / "dataset",
+        tile_px=256,
+        split=(0.6, 0.2, 0.2),
+        groups=biopsies / "groups.csv",
+        mini_test=out / "mini_test",
+        progress=progress,
+    )
+    progress.note(f"prepared {_counted(made.images)} images as {_counted(made.tiles)} tiles: {made.dataset}")
+    config_path = out / CONFIG_NAME
+    write_text(config_path, _settings())
+    config = load_config(config_path)
+    trained = train(config, progress=progress)
+    progress.note(
+        f"trained {len(trained.history)} epochs, best was epoch {trained.best_epoch}: {trained.best}"
+    )
+    evaluation = evaluate(config, progress=progress)
+    progress.note(_figures(evaluation))
+    labelled = tiled_infer(config, progress=progress)
+    progress.note(f"labelled {len(labelled.done)} whole test images: {labelled.done[0].parent}")
+    seconds = time.monotonic() - began
+    progress.note(f"done in {seconds / 60:.1f} minutes; the settings are in {config_path}")
+    return DemoResult(
+        folder=out,
+        evaluation=evaluation,
+        masks=tuple(labelled.done),
+        seconds=seconds,
+        paths=(config_path, trained.best, labelled.done[0].parent, evaluation.paths[0], evaluation.paths[-1]),
+    )
+
+
+def _make_room(out: Path, progress: Progress) -> None:
+    from glomtile.io.atomic import move_aside
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(out, "expected a new folder, got a file")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / "biopsies").is_dir():
+        raise UsageError(
+            out, "expected a new folder or that of an earlier demo, got a folder of something else"
+        )
+    progress.note(f"an earlier demo is now {move_aside(out)}")
+
+
+def _paint(folder: Path, progress: Progress) -> Path:
+    """Images, masks and ``groups.csv``; each patient's biopsies are dyed alike and stay in one split."""
+    from glomtile.io.tables import write_csv
+
+    jobs = [
+        (f"patient{patient:02d}_{number}", patient, FIRST_SEED + patient * IMAGES_PER_PATIENT + number)
+        for patient in range(1, PATIENTS + 1)
+        for number in range(1, IMAGES_PER_PATIENT + 1)
+    ]
+    progress.start("painting biopsies", len(jobs))
+    with ThreadPoolExecutor(2) as painters:
+        for _ in painters.map(lambda job: _paint_one(folder, *job), jobs):
+            progress.advance()
+    write_csv(
+        folder / "groups.csv",
+        ("stem", "group"),
+        [(stem, f"patient{patient:02d}") for stem, patient, _ in jobs],
+    )
+    progress.note(
+        f"painted {len(jobs)} biopsies of {SIDE_PX} x {SIDE_PX} px at {MPP:g} µm per pixel: {folder}"
+    )
+    return folder
+
+
+def _paint_one(folder: Path, stem: str, patient: int, seed: int) -> None:
+    from glomtile.io.images import write_png
+    from glomtile.io.masks import write_mask
+    from glomtile.palette import GLOMERULI
+    from glomtile.synthetic import PRESETS as PAINTERS
+    from glomtile.synthetic import draw_dyes, paint
+
+    preset = PRESETS[patient % len(PRESETS)]
+    dyes = draw_dyes(patient, PAINTERS[preset].dye_spread)
+    phantom = paint(seed, (SIDE_PX, SIDE_PX), MPP, preset, stain=dyes)
+    write_png(folder / "images" / f"{stem}.png", phantom.image, MPP)
+    write_mask(folder / "masks" / f"{stem}.png", phantom.labels, GLOMERULI, MPP)
+
+
+def _settings() -> str:
+    return files("glomtile.cli").joinpath("templates", CONFIG_NAME).read_text("utf-8")
+
+
+def _figures(evaluation: EvaluateResult) -> str:
+    scores = evaluation.scores
+    glomeruli = scores.classes[0]
+    dice, objects = glomeruli.figures["pooled_dice"], glomeruli.total
+    return (
+        f"measured {scores.images} test images: Dice {dice.value:.3f} ({dice.low:.3f} to {dice.high:.3f}), "
+        f"{objects.found} of {objects.truth_objects} glomeruli found, {objects.false} false"
+    )
+
+
+def _counted(numbers: dict[str, int]) -> str:
+    return " + ".join(str(number) for number in numbers.values())

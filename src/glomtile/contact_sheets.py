@@ -1,0 +1,291 @@
+"""Contact sheets: many small images on one page, with captions."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from glomtile.errors import InputError
+from glomtile.objects.labelling import find_objects
+from glomtile.palette import RGB, Palette
+from glomtile.types import IGNORE, UInt8
+
+PANEL_PX = 512
+CELL_PX = 256
+
+# Okabe and Ito's colours: told apart by colour-blind readers, and none is a colour of PAS tissue.
+BOTH: RGB = (0, 158, 115)
+ONLY_PREDICTED: RGB = (230, 120, 0)
+ONLY_TRUE: RGB = (0, 90, 200)
+OTHER_CLASS: RGB = (150, 60, 160)
+IGNORED: RGB = (128, 128, 128)
+
+_PAPER: RGB = (255, 255, 255)
+_INK: RGB = (33, 37, 41)
+_QUIET: RGB = (96, 103, 110)
+_FRAME: RGB = (205, 209, 214)
+_MARGIN = 16
+_GAP = 10
+_TINT = 0.5
+_SPECK_PX = 14
+
+# OpenCV brings this font along since version 5, and for what it lacks another of most scripts: a file name
+# need not be ASCII.
+_FONT, _WEIGHT = "sans", 400
+_ASCENT = 0.9
+
+
+def comparison_sheet(
+    image: UInt8,
+    truth: UInt8,
+    prediction: UInt8,
+    palette: Palette,
+    title: str,
+    *,
+    panel_px: int = PANEL_PX,
+) -> UInt8:
+    """Draw image, truth, prediction and difference side by side.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 ndarray
+        RGB.
+    truth, prediction : (H, W) uint8 ndarray
+        Class numbers; `IGNORE` in the truth is shown grey.
+    palette : Palette
+        Colours and names of the classes.
+    title : str
+        The line above; cut when it is too long for the sheet.
+    panel_px : int
+        Longest side of a panel. Larger images are shrunk; small ones are enlarged, pixel by pixel.
+
+    Returns
+    -------
+    (h, w, 3) uint8 ndarray
+        RGB. Objects too small to be seen in the difference are ringed.
+
+    Raises
+    ------
+    InputError
+        When the three do not have one size, or are empty.
+    """
+    if image.shape[:2] != truth.shape or truth.shape != prediction.shape or truth.size == 0:
+        sizes = f"{image.shape[:2]}, {truth.shape}, {prediction.shape}"
+        raise InputError("comparison sheet", f"expected image and masks of one size, got {sizes}")
+    scale = panel_px / max(truth.shape)
+    pale = _pale(image)
+    panels = [
+        ("image", _fit(image, scale)),
+        ("truth", _fit(_overlay(pale, truth, palette, scale), scale)),
+        ("prediction", _fit(_overlay(pale, prediction, palette, scale), scale)),
+        ("difference", _difference(pale, truth, prediction, scale)),
+    ]
+    counted = truth != IGNORE
+    several = palette.num_classes > 2
+    legend = [(entry.rgb, entry.name) for entry in palette.classes[1:]]
+    legend += [(BOTH, "in both"), (ONLY_PREDICTED, "only predicted"), (ONLY_TRUE, "only in truth")]
+    legend += [(OTHER_CLASS, "another class")] if several else []
+    legend += [(IGNORED, "not counted")] if not counted.all() else []
+    return _lay_out(panels, title, len(panels), legend)
+
+
+def grid_sheet(
+    images: Sequence[UInt8],
+    captions: Sequence[str],
+    columns: int,
+    *,
+    title: str = "",
+    cell_px: int = CELL_PX,
+    legend: Sequence[tuple[RGB, str]] = (),
+) -> UInt8:
+    """Lay pictures out in rows, each with its caption above.
+
+    Parameters
+    ----------
+    images : sequence of (h, w, 3) uint8 ndarray
+        RGB, of any sizes, at least one.
+    captions : sequence of str
+        One an image.
+    columns : int
+        Pictures a row, at least 1.
+    title : str
+        Line above all.
+    cell_px : int
+        Longest side of a picture on the sheet.
+    legend : sequence of (RGB, str)
+        Colours and what they mean, below all.
+
+    Returns
+    -------
+    (H, W, 3) uint8 ndarray
+        RGB.
+
+    Raises
+    ------
+    InputError
+        When there is no picture, or not one caption for each.
+    """
+    if not images or len(images) != len(captions) or columns < 1:
+        raise InputError(
+            "grid sheet",
+            f"expected pictures and as many captions in at least one column, got {len(images)} pictures, "
+            f"{len(captions)} captions, {columns} columns",
+        )
+    cells = [
+        (caption, _fit(picture, cell_px / max(picture.shape[:2])))
+        for picture, caption in zip(images, captions, strict=True)
+    ]
+    return _lay_out(cells, title, min(columns, len(cells)), legend)
+
+
+def _overlay(pale: UInt8, labels: UInt8, palette: Palette, scale: float) -> UInt8:
+    picture = pale.copy()
+    for entry in palette.classes[1:]:
+        _paint(picture, labels == entry.number, entry.rgb, scale)
+    _paint(picture, labels == IGNORE, IGNORED, scale)
+    return picture
+
+
+def _difference(pale: UInt8, truth: UInt8, prediction: UInt8, scale: float) -> UInt8:
+    counted = truth != IGNORE
+    only_predicted = (truth == 0) & (prediction > 0)
+    only_true = counted & (truth > 0) & (prediction == 0)
+    both = counted & (truth > 0) & (prediction > 0)
+    picture = pale.copy()
+    _tint(picture, both & (truth == prediction), BOTH, 0.35)
+    for mask, colour in (
+        (only_predicted, ONLY_PREDICTED),
+        (only_true, ONLY_TRUE),
+        (both & (truth != prediction), OTHER_CLASS),
+        (~counted, IGNORED),
+    ):
+        _tint(picture, mask, colour, 0.75)
+    picture = _fit(picture, scale)
+    for mask, other, colour in (
+        ((prediction > 0) & counted, truth > 0, ONLY_PREDICTED),
+        ((truth > 0) & counted, prediction > 0, ONLY_TRUE),
+    ):
+        _ring_specks(picture, mask, other, colour, scale)
+    return picture
+
+
+def _ring_specks(
+    picture: UInt8, mask: NDArray[np.bool_], other: NDArray[np.bool_], colour: RGB, scale: float
+) -> None:
+    """Ring what the other mask does not touch and shrinking has all but swallowed."""
+    objects = find_objects(mask)
+    touched = np.unique(objects.ids[other])
+    for number, box in enumerate(objects.boxes, start=1):
+        if number in touched or max(box.height, box.width) * scale >= _SPECK_PX:
+            continue
+        centre = (
+            round((box.left + box.right) / 2 * scale),
+            round((box.top + box.bottom) / 2 * scale),
+        )
+        cv2.circle(picture, centre, _SPECK_PX // 2 + 2, colour, 1, cv2.LINE_AA)
+
+
+def _paint(picture: UInt8, mask: NDArray[np.bool_], colour: RGB, scale: float) -> None:
+    """Tint a region and draw its outline, about two pixels wide on the sheet."""
+    if not mask.any():
+        return
+    _tint(picture, mask, colour, _TINT)
+    width = max(1, round(2 / scale))
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, colour, width)
+
+
+def _tint(picture: UInt8, mask: NDArray[np.bool_], colour: RGB, strength: float) -> None:
+    mixed = picture[mask] * (1 - strength) + np.array(colour) * strength
+    picture[mask] = np.rint(mixed).astype(np.uint8)
+
+
+def _pale(image: UInt8) -> UInt8:
+    """Grey and light, so that a colour on it can only be a class."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    light = np.rint(grey * 0.65 + 255 * 0.35).astype(np.uint8)
+    return np.repeat(light[..., None], 3, axis=2)
+
+
+def _fit(picture: UInt8, scale: float) -> UInt8:
+    height, width = picture.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(picture, size, interpolation=how), dtype=np.uint8)
+
+
+def _lay_out(
+    cells: Sequence[tuple[str, UInt8]], title: str, columns: int, legend: Sequence[tuple[RGB, str]]
+) -> UInt8:
+    cell_h = max(picture.shape[0] for _, picture in cells)
+    cell_w = max(picture.shape[1] for _, picture in cells)
+    text_px = max(11, min(18, cell_w // 20))
+    title_px = round(text_px * 1.25)
+    head = 2 * title_px if title else 0
+    caption_h = round(text_px * 1.7)
+    rows = -(-len(cells) // columns)
+    width = 2 * _MARGIN + columns * cell_w + (columns - 1) * _GAP
+    row_h = caption_h + cell_h
+    foot_lines = _legend_lines(legend, width - 2 * _MARGIN, text_px)
+    foot = len(foot_lines) * 2 * text_px
+    height = 2 * _MARGIN + head + rows * row_h + (rows - 1) * _GAP + foot
+    sheet = np.full((height, width, 3), _PAPER, np.uint8)
+    texts: list[tuple[int, int, str, int, RGB, int]] = []
+    if title:
+        texts.append((_MARGIN, _MARGIN, title, title_px, _INK, width - 2 * _MARGIN))
+    for i, (caption, picture) in enumerate(cells):
+        top = _MARGIN + head + i // columns * (row_h + _GAP)
+        left = _MARGIN + i % columns * (cell_w + _GAP)
+        texts.append((left, top, caption, text_px, _QUIET, cell_w))
+        h, w = picture.shape[:2]
+        sheet[top + caption_h : top + caption_h + h, left : left + w] = picture
+        corner = (left + w - 1, top + caption_h + h - 1)
+        cv2.rectangle(sheet, (left, top + caption_h), corner, _FRAME, 1)
+    top = height - _MARGIN - foot + text_px
+    for line in foot_lines:
+        for x, colour, name in line:
+            left = _MARGIN + x
+            cv2.rectangle(sheet, (left, top), (left + text_px, top + text_px), colour, cv2.FILLED)
+            texts.append((left + round(1.5 * text_px), top - text_px // 8, name, text_px, _INK, width))
+        top += 2 * text_px
+    return _write(sheet, texts)
+
+
+def _legend_lines(
+    legend: Sequence[tuple[RGB, str]], width: int, text_px: int
+) -> list[list[tuple[int, RGB, str]]]:
+    lines: list[list[tuple[int, RGB, str]]] = []
+    x = width + 1
+    for colour, name in legend:
+        needed = round(1.5 * text_px + _text_width(name, text_px))
+        if not lines or x + needed > width:
+            lines.append([])
+            x = 0
+        lines[-1].append((x, colour, name))
+        x += needed + 2 * text_px
+    return lines
+
+
+def _write(sheet: UInt8, texts: Sequence[tuple[int, int, str, int, RGB, int]]) -> UInt8:
+    for left, top, text, size_px, colour, room in texts:
+        start = left, top + round(_ASCENT * size_px)
+        line = _shortened(text, size_px, room)
+        cv2.putText(sheet, line, start, colour, cv2.FontFace(_FONT), size_px, _WEIGHT)
+    return sheet
+
+
+def _shortened(text: str, size_px: int, room: int) -> str:
+    line = " ".join(text.split())
+    if _text_width(line, size_px) <= room:
+        return line
+    fits = bisect_right(range(len(line)), room, key=lambda end: _text_width(line[:end] + "…", size_px))
+    return line[: max(0, fits - 1)] + "…"
+
+
+def _text_width(text: str, size_px: int) -> int:
+    _, _, width, _ = cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace(_FONT), size_px, _WEIGHT)
+    return int(width)

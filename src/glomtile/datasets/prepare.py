@@ -1,0 +1,510 @@
+"""Tiled datasets cut from images and masks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from glomtile.datasets.annotations import holds_annotations
+from glomtile.datasets.pairing import LEFT_OUT, PREPARE_FILE, Pair, pair, read_groups
+from glomtile.datasets.slide_regions import SlidePictures, pictures_of_slides, refuse_unusable
+from glomtile.datasets.splitting import SPLITS, require_shares, split_groups, split_neighbours
+from glomtile.errors import ArgumentError, InputError, UsageError
+from glomtile.io.atomic import move_aside, replace_folder, require_space, sha256, storage_errors, write_json
+from glomtile.io.images import ArrayReader, encode_png, image_mpp, read_image, readable_size
+from glomtile.io.masks import Datatype, encode_mask, read_mask
+from glomtile.palette import GLOMERULI, Palette
+from glomtile.types import SILENT, Box, Progress, UInt8
+from glomtile.validation import choice_argument, number_argument, whole_argument
+
+BORDERS = ("reflect", "even")
+
+
+def tile_boxes(size_px: tuple[int, int], tile_px: int, border: str) -> Iterator[Box]:
+    """Tiles that cover an image, row by row.
+
+    Parameters
+    ----------
+    size_px : (int, int)
+        ``(H, W)`` of the image.
+    tile_px : int
+        Side of a tile.
+    border : "reflect" or "even"
+        The last tiles hang over the edge, for the tissue to be mirrored there; or as many tiles are
+        spaced evenly and overlap, and only those of an image smaller than a tile hang over.
+
+    Yields
+    ------
+    Box
+        ``ceil(H / tile_px) * ceil(W / tile_px)`` of them.
+
+    Raises
+    ------
+    ArgumentError
+        The border is neither of the two.
+    """
+    choice_argument("border", border, BORDERS)
+    rows, columns = (_starts(length, tile_px, border) for length in size_px)
+    for top in rows:
+        for left in columns:
+            yield Box(top, left, top + tile_px, left + tile_px)
+
+
+def _starts(length: int, tile_px: int, border: str) -> list[int]:
+    count = -(-length // tile_px)
+    if border == "even" and count > 1:
+        return [round(index * (length - tile_px) / (count - 1)) for index in range(count)]
+    return [index * tile_px for index in range(count)]
+
+
+PACKED = 0.25
+"""An RGB picture of tissue packs to half as PNG, to a quarter at best."""
+
+MINI_TEST_FILE = "mini_test.json"
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image with its mask and what becomes of it."""
+
+    pair: Pair
+    size_px: tuple[int, int]
+    group: str | None
+    split: str
+    mpp: float | None = None
+    classes: tuple[int, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    empty: tuple[bool, ...] = ()
+    kept: tuple[bool, ...] = ()
+
+
+def write_tiles(
+    sources: Sequence[Source],
+    folder: Path,
+    read: Callable[[Source], UInt8],
+    palette: Palette,
+    tile_px: int,
+    progress: Progress,
+) -> None:
+    """Write the kept tiles of every source and their masks into the folders of their splits."""
+    for split in SPLITS:
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+
+    def cut(source: Source) -> None:
+        if not any(source.kept):
+            return
+        picture, labels = ArrayReader(read_image(source.pair.image)), ArrayReader(read(source))
+        columns = -(-source.size_px[1] // tile_px)
+        for number, (box, kept) in enumerate(zip(source.boxes, source.kept, strict=True)):
+            if kept:
+                row, column = divmod(number, columns)
+                name = f"{source.pair.stem}_{row}x{column}.png"
+                place = folder / source.split
+                (place / "images" / name).write_bytes(encode_png(picture.read(box), source.mpp))
+                (place / "masks" / name).write_bytes(encode_mask(labels.read(box), palette, source.mpp))
+
+    progress.start("cutting tiles", len(sources))
+    for _ in in_threads(cut, sources, progress):
+        pass
+
+
+def write_mini_test(
+    sources: Sequence[Source], folder: Path, read: Callable[[Source], UInt8], palette: Palette
+) -> None:
+    """Whole images as they are, and their masks as palette PNGs."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+    for source in sources:
+        image = source.pair.image
+        (folder / "images" / image.name).write_bytes(image.read_bytes())
+        mask = encode_mask(read(source), palette, source.mpp)
+        (folder / "masks" / f"{source.pair.stem}.png").write_bytes(mask)
+    write_json(folder / MINI_TEST_FILE, {"format": 1, "stems": [source.pair.stem for source in sources]})
+
+
+def source_record(source: Source, out: Path) -> dict[str, Any]:
+    """What ``prepare.json`` says of a source; `out` is the dataset's folder."""
+    return {
+        "stem": source.pair.stem,
+        "image": relative_path(source.pair.image, out),
+        "mask": relative_path(source.pair.mask, out),
+        "size_px": list(source.size_px),
+        "mpp": source.mpp,
+        "image_sha256": sha256(source.pair.image),
+        "mask_sha256": sha256(source.pair.mask),
+        "group": source.group,
+        "split": source.split,
+        "classes": list(source.classes),
+        "tiles": sum(source.kept),
+        "empty_tiles_left_out": len(source.kept) - sum(source.kept),
+    }
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """From the dataset's folder, so that both may move together; absolute across drives."""
+    try:
+        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return Path(path).resolve().as_posix()
+
+
+def in_threads(work: Callable[[_In], _Out], things: Sequence[_In], progress: Progress) -> Iterable[_Out]:
+    """Results in the order of `things`; after the first error nothing new is begun."""
+    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 2))) as pool:
+        try:
+            for result in pool.map(work, things):
+                progress.advance()
+                yield result
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` made.
+
+    Attributes
+    ----------
+    dataset : Path
+        ``<dataset>/{train,valid,test}/{images,masks}`` and ``prepare.json``.
+    images, tiles : dict
+        How many of each split.
+    left_out : int
+        Tiles without any class that were left out.
+    mini_test : Path or None
+        The folder of whole test images and masks, where one was asked for.
+    moved_aside : list of Path
+        Older datasets that stood there before, under their new names.
+    """
+
+    dataset: Path
+    images: dict[str, int]
+    tiles: dict[str, int]
+    left_out: int
+    mini_test: Path | None = None
+    moved_aside: list[Path] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The folders made."""
+        return [self.dataset] + ([self.mini_test] if self.mini_test else [])
+
+
+def prepare(
+    images: Path,
+    masks: Path,
+    out: Path,
+    *,
+    tile_px: int = 512,
+    split: Sequence[float] = (0.7, 0.15, 0.15),
+    groups: Path | None = None,
+    seed: int = 137,
+    keep_empty: float = 1.0,
+    mini_test: Path | None = None,
+    palette: Palette = GLOMERULI,
+    border: str = "reflect",
+    tolerance: int = 0,
+    datatype: Datatype = "categorized",
+    mpp: float | None = None,
+    progress: Progress = SILENT,
+) -> PrepareResult:
+    """Cut images and masks into tiles without stretching them, and split them by image.
+
+    Parameters
+    ----------
+    images, masks : Path
+        Two folders whose files pair by name. `masks` may hold GeoJSON files, as QuPath exports them, in
+        place of masks; `images` may then hold slides. Pictures and masks of at most 4,096 px a side are cut
+        from them into ``<out>/pictures``, and tiles from these.
+    out : Path
+        The dataset's folder. A dataset that stands there is moved aside with its date; a folder
+        with anything else in it is refused.
+    tile_px : int
+        Side of a tile, at least 16.
+    split : three floats
+        Shares of train, valid and test images. A share above zero gets at least one image.
+    groups : Path, optional
+        CSV with the columns ``stem,group[,split]``: images of one group (slide, patient) stay
+        together; ``split`` fixes train, valid or test, or leaves images ``out`` of the dataset.
+        Without it images that are neighbours by name stay together. Of slides, `stem` is the slide's:
+        all that comes from a slide stays together.
+    seed : int
+        Of the split and of the choice among empty tiles.
+    keep_empty : float
+        Share, 0 to 1, of the tiles without any class but background to keep, in each split.
+    mini_test : Path, optional
+        Folder for the whole test images and masks, ``images/`` and ``masks/``; neither `out` nor in it nor
+        around it.
+    palette : Palette
+    border : "reflect" or "even"
+        Last tiles of a row or column are filled by mirroring the tissue (and its labels), or the
+        tiles are spaced evenly and overlap. An image smaller than a tile is mirrored either way.
+    tolerance : int
+        How far a mask's colour may be from its class's.
+    datatype : "categorized" or "indexed"
+        See `glomtile.io.masks.read_mask`.
+    mpp : float, optional
+        Micrometres per pixel at which annotated slides are read; pictures without it keep their own scale.
+    progress : Progress
+
+    Returns
+    -------
+    PrepareResult
+
+    Raises
+    ------
+    UsageError
+        An argument makes no sense, or `out` or `mini_test` holds other files or the other of the two.
+    InputError
+        See `glomtile.datasets.pairing.pair`, `read_image` and `read_mask`, and for slides
+        `glomtile.datasets.slide_regions.plan_slides`: unusable files are all named at once. `out` is then as
+        it was.
+    StorageError
+        The dataset or the mini test cannot be written. `out` is then as it was.
+
+    Notes
+    -----
+    The reference stretches images to a multiple of the tile and sorts tiles, not images, into
+    train, valid and test (reference §1, §5): pixels of one glomerulus then train and judge it.
+    """
+    images, masks, out = Path(images), Path(masks), Path(out)
+    _require_settings(tile_px, split, keep_empty, border, tolerance, mini_test)
+    _require_ours(out, PREPARE_FILE)
+    mini_test = None if mini_test is None else Path(mini_test)
+    if mini_test is not None:
+        _require_apart(mini_test, out)
+        _require_ours(mini_test, MINI_TEST_FILE)
+    annotated = holds_annotations(masks)
+    if mpp is not None and not annotated:
+        raise ArgumentError("mpp", "none, as it goes with GeoJSON files only and these are masks", mpp)
+    moved_aside: list[Path] = []
+    with (
+        _taking_the_place_of(out, moved_aside, progress) as folder,
+        _taking_the_place_of(mini_test, moved_aside, progress) if mini_test else nullcontext() as mini,
+    ):
+        drawn = (
+            pictures_of_slides(images, masks, folder, palette, mpp, tile_px, groups, split, seed, progress)
+            if annotated
+            else None
+        )
+        found = drawn.pairs if drawn else pair(images, masks)
+        sources = _deal(found, split, groups, seed, drawn)
+        dealt = {source.pair.stem for source in sources}
+        planned = [
+            replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border))) for source in sources
+        ]
+        require_space(out, round(PACKED * sum(3 * tile_px**2 * len(source.boxes) for source in planned)))
+
+        def read(source: Source) -> UInt8:
+            return read_mask(source.pair.mask, palette, datatype=datatype, tolerance=tolerance)
+
+        looked = _look(planned, read, masks, progress)
+        chosen = _choose(looked, keep_empty, seed)
+        settings = {
+            "tile_px": tile_px,
+            "split": [float(share) for share in split],
+            "seed": seed,
+            "keep_empty": keep_empty,
+            "border": border,
+            "tolerance": tolerance,
+            "datatype": datatype,
+            "mpp": mpp,
+            "groups": None if groups is None else relative_path(groups, out),
+            "images_left_out": drawn.left_out if drawn else [f.stem for f in found if f.stem not in dealt],
+            "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in palette.classes],
+        }
+        result = _summary(chosen, out, mini_test, moved_aside)
+        _warn(chosen, result, palette, progress)
+        write_tiles(chosen, folder, read, palette, tile_px, progress)
+        record = {
+            "format": 1,
+            "images_dir": relative_path(images, out),
+            "masks_dir": relative_path(masks, out),
+        }
+        listing = [source_record(source, folder if drawn else out) for source in chosen]
+        cut = {"pictures": drawn.records} if drawn else {}
+        write_json(folder / PREPARE_FILE, {**record, "settings": settings, **cut, "sources": listing})
+        if mini is not None:
+            with storage_errors(mini_test, inside=mini):
+                write_mini_test([s for s in chosen if s.split == "test"], mini, read, palette)
+    return result
+
+
+def _require_settings(
+    tile_px: int,
+    split: Sequence[float],
+    keep_empty: float,
+    border: str,
+    tolerance: int,
+    mini_test: Path | None,
+) -> None:
+    require_shares(split)
+    whole_argument("tile_px", tile_px, 16)
+    number_argument("keep_empty", keep_empty, 0, 1)
+    choice_argument("border", border, BORDERS)
+    whole_argument("tolerance", tolerance, 0, 255)
+    if mini_test is not None and split[2] <= 0:
+        raise ArgumentError("mini_test", "none where the share of test images is 0", str(mini_test))
+
+
+def _require_ours(folder: Path, record: str) -> None:
+    """Refuse a place where something stands that we did not make."""
+    folder = Path(folder)
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / record).is_file():
+            raise UsageError(
+                folder,
+                f"expected no folder, an empty one or one with {record}, got other files",
+                "choose another folder",
+            )
+    elif folder.exists():
+        raise UsageError(folder, "expected a folder, got a file", "choose another folder")
+
+
+def _require_apart(mini_test: Path, out: Path) -> None:
+    """Refuse two folders of which one would be moved aside with the other."""
+    one, other = mini_test.resolve(), out.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ArgumentError(
+            "mini_test",
+            f"a folder apart from the dataset's, {out}, neither in it nor around it",
+            str(mini_test),
+        )
+
+
+@contextmanager
+def _taking_the_place_of(folder: Path, moved_aside: list[Path], progress: Progress) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `folder` when whole; what stood there moves aside."""
+    older = None
+    try:
+        with replace_folder(folder) as partial:
+            yield partial
+            older = move_aside(folder)
+    except BaseException:
+        # A partial folder that still stands is whole: it takes the place when it is next asked for.
+        if older is not None and not folder.exists() and not partial.exists():
+            with storage_errors(folder):
+                older.rename(folder)
+        raise
+    if older is not None:
+        moved_aside.append(older)
+        progress.note(f"an earlier {folder.name} is now {older.name}")
+
+
+def _deal(
+    pairs: Sequence[Pair],
+    split: Sequence[float],
+    groups: Path | None,
+    seed: int,
+    drawn: SlidePictures | None,
+) -> list[Source]:
+    """Give every image its group and its split."""
+    names: list[str | None] = [None] * len(pairs)
+    if drawn is not None:
+        names = list(drawn.groups)
+        splits = split_groups(drawn.groups, split, seed, drawn.fixed)
+    elif groups is None:
+        splits = split_neighbours(len(pairs), split, seed)
+    else:
+        known, fixed = read_groups(groups, [found.stem for found in pairs])
+        pairs = [found for found in pairs if fixed.get(known[found.stem]) != LEFT_OUT]
+        if not pairs:
+            raise InputError(
+                groups, "expected images for the splits, got a table that leaves all of them out"
+            )
+        names = [known[found.stem] for found in pairs]
+        splits = split_groups([known[found.stem] for found in pairs], split, seed, fixed)
+    return [
+        Source(found, readable_size(found.image), group, dealt)
+        for found, group, dealt in zip(pairs, names, splits, strict=True)
+    ]
+
+
+def _look(
+    sources: Sequence[Source], read: Callable[[Source], UInt8], masks: Path, progress: Progress
+) -> list[Source]:
+    """Read every mask once: what cannot be used is told before anything is written."""
+
+    def look(source: Source) -> Source | InputError:
+        try:
+            labels = read(source)
+            reader = ArrayReader(labels)
+            return replace(
+                source,
+                mpp=image_mpp(source.pair.image, progress),
+                classes=tuple(int(number) for number in np.flatnonzero(np.bincount(labels.ravel()))),
+                empty=tuple(not reader.read(box).any() for box in source.boxes),
+            )
+        except InputError as error:
+            return error
+
+    progress.start("looking at the masks", len(sources))
+    looked = list(in_threads(look, sources, progress))
+    wrong = [found for found in looked if isinstance(found, InputError)]
+    refuse_unusable(wrong, masks, progress)
+    return [found for found in looked if isinstance(found, Source)]
+
+
+def _choose(sources: Sequence[Source], keep_empty: float, seed: int) -> list[Source]:
+    """Which tiles are kept: all with a class, and the wanted share of the empty ones of each split."""
+    rng = np.random.default_rng([seed, 1])
+    kept = {
+        (index, tile): not empty
+        for index, source in enumerate(sources)
+        for tile, empty in enumerate(source.empty)
+    }
+    for split in SPLITS:
+        empty = [at for at, full in kept.items() if not full and sources[at[0]].split == split]
+        for position in rng.permutation(len(empty))[: round(keep_empty * len(empty))]:
+            kept[empty[position]] = True
+    chosen = [
+        replace(source, kept=tuple(kept[index, tile] for tile in range(len(source.boxes))))
+        for index, source in enumerate(sources)
+    ]
+    for split in {source.split for source in sources}:
+        if not any(any(source.kept) for source in chosen if source.split == split):
+            raise InputError(
+                split, "expected at least one tile with a class, got only empty ones", "raise keep_empty"
+            )
+    return chosen
+
+
+def _summary(
+    sources: Sequence[Source], out: Path, mini_test: Path | None, moved_aside: list[Path]
+) -> PrepareResult:
+    return PrepareResult(
+        dataset=out,
+        images={split: sum(source.split == split for source in sources) for split in SPLITS},
+        tiles={split: sum(sum(s.kept) for s in sources if s.split == split) for split in SPLITS},
+        left_out=sum(len(source.kept) - sum(source.kept) for source in sources),
+        mini_test=None if mini_test is None else Path(mini_test),
+        moved_aside=moved_aside,
+    )
+
+
+def _warn(sources: Sequence[Source], result: PrepareResult, palette: Palette, progress: Progress) -> None:
+    trained = {number for source in sources if source.split == "train" for number in source.classes}
+    for entry in palette.classes[1:]:
+        if entry.number not in trained:
+            progress.warn(f"no training image holds class {entry.number}, {entry.name}")
+    scales = Counter(source.mpp for source in sources)
+    if len(scales) > 1:
+        listed = ", ".join(f"{count} of {mpp or 'unknown'}" for mpp, count in scales.most_common(5))
+        progress.warn(f"the images differ in µm per pixel: {listed}")
+    if result.left_out and result.tiles["test"]:
+        progress.note(
+            f"{result.left_out} empty tiles were left out, of the test tiles too: figures of these say less "
+            "about false alarms"
+        )

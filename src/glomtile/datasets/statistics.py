@@ -1,0 +1,393 @@
+"""Statistics of a dataset as tables and plots."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glomtile.config.load import load_config
+from glomtile.config.schema import Config
+from glomtile.contact_sheets import grid_sheet
+from glomtile.datasets.image_statistics import ObjectSize, Stain, class_pixels, object_sizes, stain_of
+from glomtile.datasets.pairing import PREPARE_FILE, Pair, pair, read_prepare_record, whole_pairs
+from glomtile.datasets.splitting import SPLITS
+from glomtile.errors import InputError, UsageError
+from glomtile.io.atomic import sha256, write_json
+from glomtile.io.images import image_mpp, read_image, write_png
+from glomtile.io.masks import Datatype, read_mask
+from glomtile.palette import GLOMERULI, Palette, PaletteClass
+from glomtile.plotting import draw_class_shares, draw_counts, draw_sizes, draw_stains, require_charts
+from glomtile.training.sample_sheet import augmented_sheet, legend_of, outlined
+from glomtile.types import SILENT, Progress, UInt8
+
+__all__ = ["StatsResult", "stats"]
+
+_SHEET_PICTURES, _SHEET_COLUMNS = 24, 6
+_EMPTY_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class StatsResult:
+    """What `stats` wrote.
+
+    Attributes
+    ----------
+    paths : list of Path
+        Charts, sheets and ``stats.json``.
+    figures : dict
+        What ``stats.json`` holds; empty for ``augmented``.
+    """
+
+    paths: list[Path]
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """The pairs of each split and how to read them."""
+
+    name: str
+    splits: dict[str, list[Pair]]
+    wholes: dict[str, list[Pair]]
+    palette: Palette
+    datatype: Datatype = "categorized"
+    tolerance: int = 0
+    mpp: float | None = None
+
+
+@dataclass(frozen=True)
+class _Census:
+    """One file, counted."""
+
+    stem: str
+    size_px: tuple[int, int]
+    pixels: list[int]
+    stain: Stain
+    sha256: str
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.pixels[1:])
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """The objects of one whole picture."""
+
+    objects: list[ObjectSize]
+    mpp: float | None
+
+
+def stats(
+    target: Path, out: Path | None = None, augmented: bool = False, *, progress: Progress = SILENT
+) -> StatsResult:
+    """Count, measure and draw a dataset.
+
+    Parameters
+    ----------
+    target : Path
+        A folder ``{train,valid,test}/{images,masks}``, or a config that names such folders.
+    out : Path, optional
+        Where the charts go; without it ``<Name>_Statistics/`` beside `target`.
+    augmented : bool
+        Of a config: draw only a sheet of training samples as the network will see them.
+    progress : Progress
+
+    Returns
+    -------
+    StatsResult
+        ``<Name>_Statistics.png`` (the reference's bar chart), ``_Classes``, ``_Sizes``, ``_Stains``
+        and ``_Samples_<split>`` beside it, and ``stats.json``; with `augmented`
+        ``<Name>_Augmented.png``.
+
+    Raises
+    ------
+    UsageError
+        `augmented` without a config, or there is nothing at `target`.
+    InputError
+        There is no such dataset, or a file in it cannot be used.
+    MissingExtraError
+        The charts' library is not installed.
+
+    Notes
+    -----
+    Objects are measured on the whole images where ``prepare.json`` says which: tiles cut them.
+    """
+    target = Path(target)
+    if target.is_dir():
+        if augmented:
+            raise UsageError("--augmented", f"expected a config, got the folder {target}")
+        dataset = _of_folder(target)
+    elif not target.exists():
+        raise UsageError(target, "expected a dataset's folder or a config, got nothing there")
+    else:
+        config = load_config(target)
+        dataset = _of_config(config)
+        if augmented:
+            path = _folder(target, dataset, out) / f"{dataset.name}_Augmented.png"
+            write_png(path, augmented_sheet(config, dataset.name, progress))
+            return StatsResult([path])
+    return _describe(dataset, _folder(target, dataset, out), progress)
+
+
+def _folder(target: Path, dataset: _Dataset, out: Path | None) -> Path:
+    return Path(out) if out is not None else target.resolve().parent / f"{dataset.name}_Statistics"
+
+
+def _of_folder(folder: Path) -> _Dataset:
+    folder = folder.resolve()
+    places = {
+        split: (folder / split / "images", folder / split / "masks")
+        for split in SPLITS
+        if (folder / split / "images").is_dir()
+    }
+    if not places:
+        expected = "expected train/, valid/ or test/ with images/ and masks/ in it, got none"
+        raise InputError(folder, expected, "run prepare first")
+    splits = {split: pair(*both) for split, both in places.items() if _holds_files(split, folder)}
+    wholes = {split: whole_pairs(*both) or [] for split, both in places.items()}
+    if not (folder / PREPARE_FILE).is_file():
+        return _Dataset(folder.name, splits, wholes, GLOMERULI)
+    settings = read_prepare_record(folder).get("settings", {})
+    try:
+        classes = [PaletteClass(c["number"], c["name"], tuple(c["rgb"])) for c in settings["classes"]]
+        ways = settings["datatype"], settings["tolerance"]
+    except (KeyError, TypeError) as error:
+        raise InputError(folder / PREPARE_FILE, f"expected what prepare writes, got no {error}") from error
+    return _Dataset(folder.name, splits, wholes, Palette(tuple(classes)), *ways)
+
+
+def _holds_files(split: str, folder: Path) -> bool:
+    """A prepared split of no share is an empty folder, and no mistake."""
+    return any((folder / split / "images").iterdir()) or not (folder / PREPARE_FILE).is_file()
+
+
+def _of_config(config: Config) -> _Dataset:
+    suffix = config.mask.mask_file_format if config.mask.given("mask_file_format") else None
+    splits, wholes = {}, {}
+    for split in SPLITS:
+        if split == "train" or config.section(split).given("images_dir"):
+            places = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
+            splits[split] = pair(*places, suffix)
+            wholes[split] = whole_pairs(*places) or []
+    name = _name_of(config.folder("train", "images_dir"), config)
+    ways = config.mask.mask_datatype, config.mask.tolerance, config.dataset.image_mpp
+    return _Dataset(name, splits, wholes, config.palette(), *ways)
+
+
+def _name_of(images_dir: Path, config: Config) -> str:
+    """``Name`` of ``dataset/Name/train/images``, else of the config's folder."""
+    path = Path(os.path.normpath(images_dir))
+    named = path.parent.parent.name if path.parent.name in SPLITS else ""
+    return named or config.base_dir.name or "Dataset"
+
+
+def _describe(dataset: _Dataset, out: Path, progress: Progress) -> StatsResult:
+    require_charts()
+    counted = {split: _count(split, pairs, dataset, progress) for split, pairs in dataset.splits.items()}
+    tiled = any(dataset.wholes.values())
+    sized = {
+        split: _measure(split, dataset.wholes.get(split) or pairs, dataset, progress)
+        for split, pairs in dataset.splits.items()
+    }
+    warnings = _warnings(dataset, counted)
+    for text in warnings:
+        progress.warn(text)
+    figures = {
+        "format": 1,
+        "name": dataset.name,
+        "unit": "tiles" if tiled else "images",
+        "classes": [
+            {"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in dataset.palette.classes
+        ],
+        "splits": {split: _figures(dataset, split, counted[split], sized[split]) for split in counted},
+        "warnings": warnings,
+    }
+    progress.start("drawing", None)
+    paths = _draw(dataset, counted, sized, out, tiled)
+    write_json(out / "stats.json", figures)
+    return StatsResult([*paths, out / "stats.json"], figures)
+
+
+def _count(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[_Census]:
+    def count(found: Pair) -> _Census:
+        labels = _labels(found, dataset)
+        image = read_image(found.image)
+        pixels = class_pixels(labels, dataset.palette.num_classes)
+        size_px = image.shape[0], image.shape[1]
+        return _Census(found.stem, size_px, pixels, stain_of(image), sha256(found.image))
+
+    progress.start(f"counting {split}", len(pairs))
+    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 2))) as pool:
+        counted = []
+        for census in pool.map(count, pairs):
+            progress.advance()
+            counted.append(census)
+    return counted
+
+
+def _measure(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[_Sized]:
+    def measure(found: Pair) -> _Sized:
+        sizes = object_sizes(_labels(found, dataset), dataset.palette.num_classes)
+        return _Sized(sizes, image_mpp(found.image) or dataset.mpp)
+
+    progress.start(f"measuring {split}", len(pairs))
+    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 2))) as pool:
+        sized = []
+        for found in pool.map(measure, pairs):
+            progress.advance()
+            sized.append(found)
+    return sized
+
+
+def _labels(found: Pair, dataset: _Dataset) -> UInt8:
+    return read_mask(found.mask, dataset.palette, datatype=dataset.datatype, tolerance=dataset.tolerance)
+
+
+def _warnings(dataset: _Dataset, counted: dict[str, list[_Census]]) -> list[str]:
+    """What one would rather know before training than after."""
+    warnings = []
+    for entry in dataset.palette.classes[1:]:
+        without = [
+            split for split, files in counted.items() if not any(file.pixels[entry.number] for file in files)
+        ]
+        if without:
+            warnings.append(f"class {entry.number}, {entry.name}, does not occur in {', '.join(without)}")
+    places: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split, files in counted.items():
+        for file in files:
+            places[file.sha256].append((split, file.stem))
+    shared = [found for found in places.values() if len({split for split, _ in found}) > 1]
+    if shared:
+        first = " and ".join(f"{split}/{stem}" for split, stem in shared[0])
+        warnings.append(
+            f"{len(shared)} pictures stand in more than one split, as {first}: scores will flatter"
+        )
+    return warnings
+
+
+def _figures(
+    dataset: _Dataset, split: str, files: Sequence[_Census], sized: Sequence[_Sized]
+) -> dict[str, Any]:
+    pixels = np.sum([file.pixels for file in files], axis=0)
+    sizes = Counter(f"{file.size_px[1]}x{file.size_px[0]}" for file in files)
+    classes = {
+        entry.name: {
+            "pixels": int(pixels[entry.number]),
+            "share": float(pixels[entry.number] / pixels.sum()),
+            "files": sum(file.pixels[entry.number] > 0 for file in files),
+            **({"objects": _object_figures(sized, entry.number)} if entry.number else {}),
+        }
+        for entry in dataset.palette.classes
+    }
+    return {
+        "files": len(files),
+        "whole_images": len(dataset.wholes.get(split) or files),
+        "files_without_class": sum(file.empty for file in files),
+        "sizes_px": dict(sizes.most_common()),
+        "classes": classes,
+        "tissue": {
+            "brightness": _spread([file.stain.brightness for file in files]),
+            "saturation": _spread([file.stain.saturation for file in files]),
+            "glass": _spread([file.stain.glass for file in files]),
+        },
+    }
+
+
+def _object_figures(sized: Sequence[_Sized], number: int) -> dict[str, Any]:
+    """Counts of all objects; areas of those that no border cuts."""
+    whole = [(size.area_px, found.mpp) for found in sized for size in found.objects
+             if size.number == number and not size.cut]  # fmt: skip
+    cut = sum(size.cut for found in sized for size in found.objects if size.number == number)
+    known = [area * mpp**2 for area, mpp in whole if mpp is not None]
+    return {
+        "count": len(whole) + cut,
+        "cut_by_border": cut,
+        "area_px": _spread([area for area, _ in whole]),
+        "area_um2": _spread(known) if len(known) == len(whole) else None,
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return {"p5": float(low), "median": float(middle), "p95": float(high), "mean": float(np.mean(values))}
+
+
+def _draw(
+    dataset: _Dataset,
+    counted: dict[str, list[_Census]],
+    sized: dict[str, list[_Sized]],
+    out: Path,
+    tiled: bool,
+) -> list[Path]:
+    name, unit = dataset.name, "tiles" if tiled else "images"
+    counts = {split: len(files) for split, files in counted.items()}
+    cut_from = {split: len(dataset.wholes[split]) for split in counted} if tiled else None
+    paths = [draw_counts(out / f"{name}_Statistics.png", name, counts, cut_from)]
+    pixels: dict[str, dict[str, float]] = {}
+    holding: dict[str, dict[str, float]] = {}
+    for entry in dataset.palette.classes[1:]:
+        for split, files in counted.items():
+            total = sum(sum(file.pixels) for file in files)
+            part = sum(file.pixels[entry.number] for file in files)
+            holds = sum(file.pixels[entry.number] > 0 for file in files)
+            pixels.setdefault(entry.name, {})[split] = part / total
+            holding.setdefault(entry.name, {})[split] = holds / len(files)
+    if pixels:
+        paths.append(draw_class_shares(out / f"{name}_Classes.png", name, pixels, holding, unit))
+    sizes, area_unit = _areas(dataset, [found for files in sized.values() for found in files])
+    if any(whole or cut for whole, cut in sizes.values()):
+        paths.append(draw_sizes(out / f"{name}_Sizes.png", name, sizes, area_unit))
+    stains = {split: [file.stain for file in files] for split, files in counted.items()}
+    paths.append(draw_stains(out / f"{name}_Stains.png", name, stains, unit))
+    for split, files in counted.items():
+        path = out / f"{name}_Samples_{split}.png"
+        write_png(path, _samples(dataset, split, files))
+        paths.append(path)
+    return paths
+
+
+def _areas(
+    dataset: _Dataset, sized: Sequence[_Sized]
+) -> tuple[dict[str, tuple[list[float], list[float]]], str]:
+    """Areas of whole and of cut objects by class: in µm² where every picture's scale is known, else in px."""
+    known = all(found.mpp is not None for found in sized if found.objects)
+    areas: dict[str, tuple[list[float], list[float]]] = {
+        entry.name: ([], []) for entry in dataset.palette.classes[1:]
+    }
+    for found in sized:
+        factor = found.mpp**2 if known and found.mpp is not None else 1.0
+        for size in found.objects:
+            areas[dataset.palette.names[size.number]][size.cut].append(size.area_px * factor)
+    return areas, "µm²" if known else "px"
+
+
+def _samples(dataset: _Dataset, split: str, files: Sequence[_Census]) -> UInt8:
+    """Pictures with their masks' outlines, evenly spaced over the split, most of them with a class."""
+    full = [index for index, file in enumerate(files) if not file.empty]
+    bare = [index for index, file in enumerate(files) if file.empty]
+    bare_wanted = max(round(_EMPTY_SHARE * _SHEET_PICTURES), _SHEET_PICTURES - len(full))
+    chosen = _spaced(bare, bare_wanted)
+    chosen = sorted(_spaced(full, _SHEET_PICTURES - len(chosen)) + chosen)
+    pictures, captions = [], []
+    for index in chosen:
+        found, pixels = dataset.splits[split][index], files[index].pixels
+        pictures.append(outlined(read_image(found.image), _labels(found, dataset), dataset.palette))
+        share = 100 * sum(pixels[1:]) / sum(pixels)
+        captions.append(f"{found.stem}  {share:.3g} %" if share else f"{found.stem}  empty")
+    title = f"{dataset.name}, {split}: {len(chosen)} of {len(files)}, with the share that is not background"
+    return grid_sheet(pictures, captions, _SHEET_COLUMNS, title=title, legend=legend_of(dataset.palette))
+
+
+def _spaced(items: Sequence[int], count: int) -> list[int]:
+    count = min(count, len(items))
+    return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]

@@ -1,0 +1,404 @@
+"""Reading and writing of QuPath GeoJSON annotations."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glomtile.errors import InputError
+from glomtile.io.atomic import atomic_write
+from glomtile.palette import RGB
+from glomtile.types import SILENT, Progress
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon, Polygon
+
+_DECIMALS = 2
+_GRID = 10.0**-_DECIMALS
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "glomtile/annotation")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One outline with what is known of it.
+
+    Parameters
+    ----------
+    polygon : shapely Polygon or MultiPolygon
+        x and y in full-resolution pixels, pixel corners at integers.
+    name : str, optional
+        Its classification; QuPath's derived classes are written ``"Tumor: Positive"``.
+    rgb : (int, int, int), optional
+        The classification's colour.
+    measurements : mapping of str to float
+        Shown by QuPath in its tables.
+    object_type : str
+        QuPath's kind of object: ``annotation``, ``detection``, …
+    id : str
+        A UUID; where it is empty `write_annotations` makes one.
+    """
+
+    polygon: Polygon | MultiPolygon
+    name: str | None = None
+    rgb: RGB | None = None
+    measurements: Mapping[str, float] = field(default_factory=dict)
+    object_type: str = "annotation"
+    id: str = ""
+
+
+def annotation_id(identity: str, number: int) -> str:
+    """The UUID of the annotation of that number among those of `identity`, the same every time."""
+    return str(uuid.uuid5(_NAMESPACE, f"{identity}#{number}"))
+
+
+def write_annotations(path: Path, annotations: Iterable[Annotation], *, identity: str) -> int:
+    """Write a FeatureCollection as QuPath 0.4 and later read it, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Usually ``<stem>.geojson``.
+    annotations : iterable of Annotation
+        Taken one by one; never all in memory. Measurements that are not finite are left out.
+    identity : str
+        What the annotations come from; ids follow from it and their number.
+
+    Returns
+    -------
+    int
+        How many were written. An outline that vanishes at two decimals of a pixel is not.
+
+    Raises
+    ------
+    InputError
+        A polygon holds a coordinate that is not finite; it names the annotation's number, from 1.
+    StorageError
+        The file cannot be written.
+
+    Notes
+    -----
+    Coordinates have two decimals. Where rounding makes an outline cross itself, it is snapped to that
+    grid as a whole instead. Rings are closed, exteriors run counter-clockwise (RFC 7946, section 3.1.6).
+    """
+    written = 0
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write('{"type": "FeatureCollection", "features": [')
+        for number, annotation in enumerate(annotations, 1):
+            feature = _feature(annotation, annotation.id or annotation_id(identity, number), path, number)
+            if feature is None:
+                continue
+            stream.write(",\n" if written else "\n")
+            stream.write(json.dumps(feature, ensure_ascii=False, allow_nan=False))
+            written += 1
+        stream.write("\n]}\n")
+    return written
+
+
+def _feature(annotation: Annotation, uid: str, path: Path, number: int) -> dict[str, Any] | None:
+    import shapely
+
+    if not np.isfinite(shapely.get_coordinates(annotation.polygon)).all():
+        raise InputError(path, f"annotation {number}: expected finite coordinates, got NaN or infinity")
+    polygon = _rounded(annotation.polygon)
+    if polygon is None:
+        return None
+    properties: dict[str, Any] = {"objectType": annotation.object_type}
+    if annotation.name is not None:
+        properties["classification"] = {"name": annotation.name}
+        if annotation.rgb is not None:
+            properties["classification"]["color"] = [int(part) for part in annotation.rgb]
+    finite = {key: float(value) for key, value in annotation.measurements.items() if math.isfinite(value)}
+    if finite:
+        properties["measurements"] = finite
+    return {"type": "Feature", "id": uid, "geometry": _geometry(polygon), "properties": properties}
+
+
+def _rounded(polygon: Polygon | MultiPolygon) -> Polygon | MultiPolygon | None:
+    """At two decimals, valid and with an area; ``None`` where nothing is left."""
+    import shapely
+
+    plain = shapely.transform(polygon, _to_grid)
+    if plain.is_valid and plain.area > 0:
+        return plain
+    # Snapping cuts anew where lines come to cross, so that a second rounding moves nothing.
+    snapped = shapely.transform(shapely.set_precision(shapely.make_valid(polygon), _GRID), _to_grid)
+    kept = polygons_of(snapped if snapped.is_valid else shapely.make_valid(snapped))
+    if kept is None or kept.is_valid:
+        return kept
+    raise InputError("geojson", f"expected a polygon that can be rounded, got {polygon.wkt[:200]}")
+
+
+def _to_grid(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.round(places, _DECIMALS) + 0.0  # adding 0 turns -0.0 into 0.0
+
+
+def polygons_of(shape: Any) -> Polygon | MultiPolygon | None:
+    """The polygons with an area of any geometry, as one; ``None`` where there are none."""
+    import shapely
+
+    parts = [
+        part
+        for piece in shapely.get_parts(shape)
+        for part in shapely.get_parts(piece)
+        if part.geom_type == "Polygon" and part.area > 0
+    ]
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def _geometry(polygon: Polygon | MultiPolygon) -> dict[str, Any]:
+    import shapely
+    from shapely.geometry.polygon import orient
+
+    rings = [
+        [shapely.get_coordinates(ring).tolist() for ring in (part.exterior, *part.interiors)]
+        for part in (orient(part, 1.0) for part in shapely.get_parts(polygon))
+    ]
+    single = polygon.geom_type == "Polygon"
+    return {"type": polygon.geom_type, "coordinates": rings[0] if single else rings}
+
+
+_FEWEST_PLACES = 4
+
+
+def read_annotations(path: Path, progress: Progress = SILENT) -> list[Annotation]:
+    """Polygons of a GeoJSON file as QuPath exports it.
+
+    Parameters
+    ----------
+    path : Path
+        A FeatureCollection, a list of Features or a single Feature, UTF-8.
+    progress : Progress
+        Is warned, a line a kind, of what was passed over (points, lines, collections, rings without
+        area) and what was repaired (outlines that cross themselves).
+
+    Returns
+    -------
+    list of Annotation
+        In the file's order; every polygon is valid and has an area. Classifications may be text, an
+        object with ``name`` or ``names``, and ``color`` or, before QuPath 0.4, a packed ``colorRGB``.
+
+    Raises
+    ------
+    InputError
+        The file is missing, is no GeoJSON, or a feature (its number is named, from 1) has coordinates
+        that are no finite numbers or properties of a wrong type.
+    """
+    path = Path(path)
+    seen = _Seen()
+    found = []
+    for number, feature in enumerate(_features(_parsed(path), path), 1):
+        try:
+            annotation = _annotation(feature, seen)
+        except _Wrong as wrong:
+            raise InputError(path, f"feature {number}: {wrong}") from None
+        if annotation is not None:
+            found.append(annotation)
+    seen.tell(path, progress)
+    return found
+
+
+class _Wrong(Exception):  # noqa: N818
+    """``expected …, got …`` of one feature."""
+
+
+@dataclass
+class _Seen:
+    """What a file held that is worth a warning."""
+
+    passed_over: Counter[str] = field(default_factory=Counter)
+    repaired: int = 0
+    empty_rings: int = 0
+
+    def tell(self, path: Path, progress: Progress) -> None:
+        if self.passed_over:
+            listed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.passed_over.items()))
+            progress.warn(f"{path}: only polygons are read; passed over: {listed}")
+        if self.repaired:
+            progress.warn(f"{path}: {self.repaired} outlines crossed themselves and were repaired")
+        if self.empty_rings:
+            progress.warn(f"{path}: {self.empty_rings} rings without area were dropped")
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(path, "expected a GeoJSON file, got nothing there") from None
+    except IsADirectoryError:
+        raise InputError(path, "expected a GeoJSON file, got a folder") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(path, f"expected a GeoJSON file that can be read, got: {reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, f"expected GeoJSON, got: {error}") from error
+
+
+def _features(data: Any, path: Path) -> list[Any]:
+    if isinstance(data, list):
+        return data
+    kind = data.get("type") if isinstance(data, dict) else None
+    if kind == "FeatureCollection" and isinstance(data.get("features"), list):
+        return list(data["features"])
+    if kind == "Feature":
+        return [data]
+    if kind == "GeometryCollection":
+        return [{"type": "Feature", "geometry": data}]
+    got = f"an object of type {kind!r}" if isinstance(data, dict) else _what(data)
+    raise InputError(path, f"expected a FeatureCollection, a list of Features or a Feature, got {got}")
+
+
+def _annotation(feature: Any, seen: _Seen) -> Annotation | None:
+    if not isinstance(feature, dict) or feature.get("type") != "Feature":
+        got = f"type {feature.get('type')!r}" if isinstance(feature, dict) else _what(feature)
+        raise _Wrong(f'expected an object of type "Feature", got {got}')
+    properties = _object(feature.get("properties"), "properties")
+    polygon = _polygon(feature.get("geometry"), seen)
+    if polygon is None:
+        return None
+    name, rgb = _classification(properties.get("classification"))
+    kind = properties.get("objectType", properties.get("object_type", "annotation"))
+    return Annotation(
+        polygon=polygon,
+        name=name,
+        rgb=rgb,
+        measurements=_measurements(properties.get("measurements")),
+        object_type=_text(kind, "objectType"),
+        id=str(feature["id"]) if isinstance(feature.get("id"), str | int) else "",
+    )
+
+
+def _polygon(geometry: Any, seen: _Seen) -> Polygon | MultiPolygon | None:
+    import shapely
+
+    geometry = _object(geometry, "geometry")
+    kind = geometry.get("type")
+    if kind not in ("Polygon", "MultiPolygon"):
+        if geometry and not isinstance(kind, str):
+            raise _Wrong(f"expected a type of geometry, got {_what(kind)}")
+        seen.passed_over[kind if isinstance(kind, str) else "feature without a geometry"] += 1
+        return None
+    coordinates = _list(geometry.get("coordinates"), "coordinates")
+    parts = [_part(rings, seen) for rings in ([coordinates] if kind == "Polygon" else coordinates)]
+    drawn = [part for part in parts if part is not None]
+    if not drawn:
+        return None
+    shape = shapely.MultiPolygon(drawn) if kind == "MultiPolygon" else drawn[0]
+    if shape.is_valid:
+        return shape
+    repaired = polygons_of(shapely.make_valid(shape, method="structure", keep_collapsed=False))
+    if repaired is None:
+        seen.empty_rings += 1
+        return None
+    seen.repaired += 1
+    return repaired
+
+
+def _part(rings: Any, seen: _Seen) -> Polygon | None:
+    """One polygon of its exterior and its holes, ``None`` where the exterior is empty."""
+    import shapely
+
+    exterior, *holes = [_ring(ring) for ring in _list(rings, "a polygon")] or [np.empty((0, 2))]
+    full = [hole for hole in holes if _has_area(hole)]
+    seen.empty_rings += len(holes) - len(full)
+    if not _has_area(exterior):
+        seen.empty_rings += 1
+        return None
+    return shapely.Polygon(exterior, full)
+
+
+def _ring(places: Any) -> NDArray[np.float64]:
+    """``(N, 2)``; a third number, a height, is passed over."""
+    pairs = [_list(place, "a place")[:2] for place in _list(places, "a ring")]
+    for pair in pairs:
+        if len(pair) != 2 or not all(_is_number(value) for value in pair):
+            raise _Wrong(f"expected places of two finite numbers, got {json.dumps(pair)[:80]}")
+    return np.array(pairs, np.float64).reshape(-1, 2)
+
+
+def _has_area(ring: NDArray[np.float64]) -> bool:
+    """Whether it has three places that lie on no common line; the ring may be open."""
+    places = np.unique(ring, axis=0)
+    if len(places) < _FEWEST_PLACES - 1:
+        return False
+    x, y = (places[1:] - places[0]).T
+    return bool((x[0] * y != y[0] * x).any())
+
+
+def _classification(value: Any) -> tuple[str | None, RGB | None]:
+    if value is None or isinstance(value, str):
+        return value or None, None
+    entry = _object(value, "classification")
+    packed, listed = entry.get("colorRGB"), entry.get("color")
+    rgb = _unpacked(packed if listed is None else listed)
+    if entry.get("names") is not None:
+        names = [_text(name, "a name") for name in _list(entry["names"], "names")]
+    else:
+        names = [] if entry.get("name") is None else [_text(entry["name"], "the classification's name")]
+    parent = _classification(entry.get("parentClass"))[0]
+    return ": ".join([parent, *names] if parent else names) or None, rgb
+
+
+def _unpacked(colour: Any) -> RGB | None:
+    """``[r, g, b]`` or Java's packed ``0xAARRGGBB``, which may be negative."""
+    if colour is None:
+        return None
+    if isinstance(colour, int) and not isinstance(colour, bool):
+        return colour >> 16 & 255, colour >> 8 & 255, colour & 255
+    parts = _list(colour, "a colour")
+    if len(parts) != 3 or not all(_is_number(part) and 0 <= part <= 255 for part in parts):
+        raise _Wrong(f"expected a colour of three numbers of 0 to 255, got {json.dumps(colour)[:80]}")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _measurements(value: Any) -> dict[str, float]:
+    """An object, or a list of names and values as before QuPath 0.4; what is not finite is left out."""
+    if isinstance(value, list):
+        entries = [_object(entry, "a measurement") for entry in value]
+        pairs: list[tuple[str, Any]] = [
+            (_text(entry.get("name"), "a measurement's name"), entry.get("value")) for entry in entries
+        ]
+    else:
+        pairs = list(_object(value, "measurements").items())
+    return {name: float(number) for name, number in pairs if _is_number(number)}
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _Wrong(f"expected an object for {what}, got {_what(value)}")
+    return value
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _Wrong(f"expected a list for {what}, got {_what(value)}")
+    return value
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise _Wrong(f"expected text for {what}, got {_what(value)}")
+    return value
+
+
+def _what(value: Any) -> str:
+    return json.dumps(value)[:80]

@@ -1,0 +1,350 @@
+"""Reading and writing of 8-bit images."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from glomtile.errors import InputError
+from glomtile.io.atomic import write_bytes
+from glomtile.io.resolution import picture_mpp, resize_to_mpp, size_at_mpp
+from glomtile.types import SILENT, Box, Progress, UInt8
+
+__all__ = [
+    "IMAGE_SUFFIXES", "MAX_PX", "ArrayReader", "encode_png", "image_mpp", "image_size", "list_images",
+    "mirrored_indices", "natural_key", "opened", "read_image", "readable_size", "resize_to_mpp",
+    "size_at_mpp", "write_png",
+]  # fmt: skip
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MAX_PX = 500_000_000
+"""Pictures of more pixels are refused from their header: they would fill the memory."""
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_READABLE = "PNG, JPEG, TIFF or BMP"
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
+_BITS_PER_SAMPLE = 258
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error,
+           MemoryError, Image.DecompressionBombError)  # fmt: skip
+_opening = threading.Lock()
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which ``tile9`` comes before ``tile10``."""
+    parts = re.findall(r"\d+|\D+", text)
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts)
+
+
+def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
+    """The picture files directly in `folder`, in natural order; hidden files are passed over.
+
+    Raises
+    ------
+    InputError
+        The folder is missing, cannot be read, is a file, or holds no picture.
+    """
+    folder = Path(folder)
+    try:
+        found = [entry for entry in folder.iterdir() if _is_picture(entry, suffixes)]
+    except FileNotFoundError:
+        raise InputError(folder, "expected a folder of images, got nothing there") from None
+    except NotADirectoryError:
+        raise InputError(folder, "expected a folder of images, got a file") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(folder, f"expected a folder that can be read, got: {reason}") from error
+    if not found:
+        raise InputError(folder, f"expected at least one of {', '.join(suffixes)}, got none")
+    return sorted(found, key=lambda path: (natural_key(path.stem), path.suffix))
+
+
+def _is_picture(entry: Path, suffixes: tuple[str, ...]) -> bool:
+    return entry.suffix.lower() in suffixes and not entry.name.startswith(".") and not entry.is_dir()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose header is read and whose pixels are not yet.
+
+    Raises
+    ------
+    InputError
+        The file is missing, cannot be read or is no such picture.
+    """
+    path = Path(path)
+    try:
+        picture = _open_header(path)
+    except FileNotFoundError:
+        raise InputError(path, "expected an image, got nothing there") from None
+    except UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        got = "an empty file" if empty else "a damaged file or another format"
+        raise InputError(path, f"expected {_READABLE}, got {got}") from None
+    except _BROKEN as error:
+        raise InputError(path, f"expected {_READABLE}, got: {_reason(error)}") from error
+    with picture:
+        yield picture
+
+
+def _open_header(path: Path) -> Image.Image:
+    # Pillow's own limit is one number for the whole process and far below a large microscope
+    # picture: it is lifted only while a header is read, and MAX_PX stands in its place.
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """``(H, W)`` from the header, without decoding a pixel.
+
+    Raises
+    ------
+    InputError
+        See `opened`.
+    """
+    with opened(path) as picture:
+        return picture.height, picture.width
+
+
+def readable_size(path: Path, max_px: int = MAX_PX) -> tuple[int, int]:
+    """``(H, W)`` of a picture that `read_image` takes, as far as its header tells.
+
+    Raises
+    ------
+    InputError
+        See `read_image`; only what shows in the pixels is not found out.
+    """
+    with opened(path) as picture:
+        require_plain(picture, Path(path), max_px)
+        return picture.height, picture.width
+
+
+def image_mpp(path: Path, progress: Progress = SILENT) -> float | None:
+    """Micrometres per pixel by the file's own tags, ``None`` where they say nothing plausible.
+
+    Read are PNG's pHYs, the resolution of JPEG, BMP and TIFF, and in a TIFF's description the words
+    of OME, ImageJ and Aperio. See `glomtile.io.resolution.picture_mpp` for the limits.
+
+    Raises
+    ------
+    InputError
+        See `opened`; also when rows and columns differ by more than 10 %.
+    """
+    with opened(path) as picture:
+        return picture_mpp(picture, Path(path), progress)
+
+
+def read_image(path: Path, max_px: int = MAX_PX) -> UInt8:
+    """A picture as 8-bit RGB.
+
+    Parameters
+    ----------
+    path : Path
+        PNG, JPEG, TIFF (first page) or BMP: RGB, RGBA, grey or palette, 8 bits or fewer a sample.
+    max_px : int
+        Larger pictures are refused before they are decoded.
+
+    Returns
+    -------
+    (H, W, 3) uint8 ndarray
+        Grey is repeated; transparency lies on white, as glass does. Pixels come as they are
+        stored: an EXIF orientation is not applied, so that a mask drawn on the stored pixels fits.
+
+    Raises
+    ------
+    InputError
+        Missing, damaged or cut off; more than `max_px` pixels; more than 8 bits a sample; CMYK or
+        another colour space; several pages of the same size.
+    """
+    path = Path(path)
+    with opened(path) as picture:
+        require_plain(picture, path, max_px)
+        try:
+            return _rgb(picture)
+        except _BROKEN as error:
+            raise damaged(path, "image", error) from error
+
+
+def require_plain(picture: Image.Image, path: Path, max_px: int = MAX_PX) -> None:
+    """Refuse, by the header alone, what `read_image` does not take.
+
+    Raises
+    ------
+    InputError
+        See `read_image`.
+    """
+    width, height = picture.size
+    if width * height > max_px:
+        raise InputError(
+            path,
+            f"expected at most {max_px / 1e6:,.0f} Mpx, got {width:,} x {height:,} px "
+            f"({width * height / 1e6:,.0f} Mpx)",
+            hint="cut it into pieces, or store it as a pyramidal slide",
+        )
+    depth = _bits(picture, path)
+    if depth > 8:
+        raise InputError(
+            path,
+            f"expected 8 bits a sample, got {depth}",
+            hint="convert it to 8-bit RGB with the window you want",
+        )
+    if picture.mode not in _EIGHT_BIT_MODES:
+        raise InputError(
+            path, f"expected RGB, RGBA, grey or palette, got {picture.mode}", hint="convert it to 8-bit RGB"
+        )
+    _refuse_stack(picture, path)
+
+
+def _bits(picture: Image.Image, path: Path) -> int:
+    """Bits a sample as stored: Pillow narrows 16-bit RGB without a word."""
+    if picture.format == "PNG":
+        with path.open("rb") as stream:
+            header = stream.read(25)
+        return header[24] if len(header) == 25 else 8
+    if picture.format == "TIFF":
+        bits = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+        return int(max(bits) if isinstance(bits, tuple) else bits)
+    if picture.mode in _DEEP_MODES:
+        return 32 if picture.mode in ("I", "F") else 16
+    return 8
+
+
+def _refuse_stack(picture: Image.Image, path: Path) -> None:
+    """Further pages may be smaller copies (a pyramid, a thumbnail); a stack is not one picture."""
+    if picture.format != "TIFF":
+        return
+    first = picture.size
+    try:
+        pages = int(getattr(picture, "n_frames", 1))
+        if pages < 2:
+            return
+        picture.seek(1)
+        second = picture.size
+        picture.seek(0)
+    except _BROKEN as error:
+        raise damaged(path, "image", error) from error
+    if second == first:
+        raise InputError(
+            path, f"expected one picture, got a stack of {pages} pages", hint="save the page you want"
+        )
+
+
+def _rgb(picture: Image.Image) -> UInt8:
+    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        seen = picture.convert("RGBA")
+        glass = Image.new("RGBA", seen.size, (255, 255, 255, 255))
+        return np.array(Image.alpha_composite(glass, seen).convert("RGB"))
+    return np.array(picture.convert("RGB"))
+
+
+def damaged(path: Path, kind: str, error: BaseException) -> InputError:
+    """The error that tells of pixels that cannot be had: by the system's word, or last the decoder's own."""
+    if isinstance(error, OSError) and error.errno:
+        return InputError(path, f"expected a whole {kind}, got: {_reason(error)}")
+    return InputError(
+        path,
+        f"expected a whole {kind}, got: data that cannot be read; its decoder says: {_reason(error)}",
+        "the file may be damaged or cut off: copy it again",
+    )
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return (error.strerror or text) if isinstance(error, OSError) else text
+
+
+def encode_png(rgb: UInt8, mpp: float | None = None) -> bytes:
+    """A PNG file's bytes of an RGB or grey array; `mpp` is noted in its pHYs chunk."""
+    return png_bytes(Image.fromarray(np.ascontiguousarray(rgb)), mpp)
+
+
+def png_bytes(picture: Image.Image, mpp: float | None = None) -> bytes:
+    """A PNG file's bytes of a Pillow picture; `mpp` is noted in its pHYs chunk."""
+    buffer = io.BytesIO()
+    dots = {"dpi": (25_400 / mpp, 25_400 / mpp)} if mpp else {}
+    # Of zlib's strategies run lengths pack tissue as small as the default does, in half the time.
+    way = {"compress_level": 4} if picture.mode == "P" else {"compress_type": 3}
+    picture.save(buffer, "PNG", **way, **dots)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, rgb: UInt8, mpp: float | None = None) -> None:
+    """Write an RGB or grey array as PNG, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    rgb : (H, W, 3) or (H, W) uint8 ndarray
+    mpp : float, optional
+        Micrometres per pixel, noted in the file.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    write_bytes(path, encode_png(rgb, mpp))
+
+
+def mirrored_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Where ``start … stop − 1`` lie on an axis of `size` that is mirrored at both ends, for ever.
+
+    The pixel at the edge is the mirror's axis and is not repeated; on an axis of one pixel every
+    index is 0.
+    """
+    if size == 1:
+        return np.zeros(stop - start, np.intp)
+    turn = np.arange(start, stop) % (2 * size - 2)
+    return np.minimum(turn, 2 * size - 2 - turn)
+
+
+class ArrayReader:
+    """A picture in memory, read piece by piece; over its edge, tissue is mirrored.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 ndarray
+        At least one pixel; label arrays ``(H, W)`` are read the same way.
+    mpp : float, optional
+        Micrometres per pixel.
+    """
+
+    def __init__(self, image: UInt8, mpp: float | None = None) -> None:
+        if image.ndim not in (2, 3) or 0 in image.shape:
+            raise InputError("image", f"expected (H, W, 3) with at least one pixel, got {image.shape}")
+        self._image = image
+        self._mpp = mpp
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """``(H, W)``."""
+        return self._image.shape[0], self._image.shape[1]
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel, ``None`` when nobody knows."""
+        return self._mpp
+
+    def read(self, box: Box) -> UInt8:
+        """The pixels of `box`, a copy where it hangs over the edge and a view elsewhere."""
+        top, left, bottom, right = box
+        height, width = self.size_px
+        if top >= 0 and left >= 0 and bottom <= height and right <= width:
+            return self._image[top:bottom, left:right]
+        rows, columns = mirrored_indices(top, bottom, height), mirrored_indices(left, right, width)
+        return self._image[rows[:, None], columns]

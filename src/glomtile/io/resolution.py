@@ -1,0 +1,232 @@
+"""Micrometres per pixel from the metadata of image files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from glomtile.errors import InputError
+from glomtile.types import SILENT, Progress, UInt8
+
+PLAUSIBLE_MPP = (0.05, 20.0)
+_UM_PER_UNIT = {
+    "nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0,
+    "mm": 1e3, "cm": 1e4, "inch": 25_400.0, "m": 1e6,
+}  # fmt: skip
+_DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 270, 282, 283, 296
+_WARN_APART, _REFUSE_APART = 0.01, 0.10
+
+
+def picture_mpp(picture: Image.Image, path: Path, progress: Progress = SILENT) -> float | None:
+    """Micrometres per pixel of an opened picture.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image
+        Only its header is looked at.
+    path : Path
+        Named in errors and warnings.
+    progress : Progress
+        Is warned when rows and columns differ by more than 1 %.
+
+    Returns
+    -------
+    float or None
+        Mean of x and y; ``None`` when the file says nothing or nothing plausible (0.05 to 20:
+        the 72 to 300 dpi of plain pictures are 85 to 353).
+
+    Raises
+    ------
+    InputError
+        Rows and columns differ by more than 10 %.
+    """
+    pair = _tiff_mpp(picture) if isinstance(picture, TiffImageFile) else _dots_mpp(picture)
+    return square_mpp(pair, path, progress)
+
+
+def square_mpp(pair: tuple[float, float] | None, path: Path, progress: Progress = SILENT) -> float | None:
+    """One scale from those of columns and rows.
+
+    Parameters
+    ----------
+    pair : (float, float) or None
+        Micrometres per pixel along x and along y.
+    path, progress : Path, Progress
+        See `picture_mpp`.
+
+    Returns
+    -------
+    float or None
+        Their mean; ``None`` when there is no pair or it is not plausible.
+
+    Raises
+    ------
+    InputError
+        They differ by more than 10 %.
+    """
+    if pair is None or not all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in pair):
+        return None
+    x_mpp, y_mpp = pair
+    apart = max(pair) / min(pair) - 1
+    if apart > _REFUSE_APART:
+        raise InputError(path, f"expected square pixels, got {x_mpp:.4g} x {y_mpp:.4g} µm (x, y) per pixel")
+    if apart > _WARN_APART:
+        progress.warn(f"{path}: pixels are {x_mpp:.4g} x {y_mpp:.4g} µm (x, y); their mean is used")
+    return (x_mpp + y_mpp) / 2
+
+
+def resize_to_mpp(image: UInt8, from_mpp: float, to_mpp: float) -> UInt8:
+    """The same tissue at another scale.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 ndarray
+    from_mpp, to_mpp : float
+        Micrometres per pixel now and wanted.
+
+    Returns
+    -------
+    (h, w, 3) uint8 ndarray
+        ``h = max(1, round(H * from_mpp / to_mpp))``; averaged over areas when shrinking, linear
+        when enlarging.
+    """
+    height, width = size_at_mpp((image.shape[0], image.shape[1]), from_mpp, to_mpp)
+    if (height, width) == image.shape[:2]:
+        return image
+    shrinking = height <= image.shape[0] and width <= image.shape[1]
+    way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=way).astype(image.dtype, copy=False)
+
+
+def size_at_mpp(size_px: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
+    """``(H, W)`` of a picture of `size_px` at `from_mpp` when it is brought to `to_mpp`."""
+    factor = from_mpp / to_mpp
+    return max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor))
+
+
+def _dots_mpp(picture: Image.Image) -> tuple[float, float] | None:
+    """From the dots per inch of PNG, JPEG and BMP."""
+    dpi = picture.info.get("dpi")
+    if not isinstance(dpi, tuple) or len(dpi) != 2:
+        return None
+    return _per_pixel(25_400.0, dpi[0], dpi[1])
+
+
+def _tiff_mpp(picture: TiffImageFile) -> tuple[float, float] | None:
+    """From OME's or ImageJ's or Aperio's words in the description, else from the resolution tags."""
+    tags = picture.tag_v2
+    words = words_of_page(str(tags.get(_DESCRIPTION, "")), picture.tell(), (picture.height, picture.width))
+    dots = tags.get(_X_RESOLUTION), tags.get(_Y_RESOLUTION)
+    return tiff_words_mpp(words, dots, int(tags.get(_RESOLUTION_UNIT, 2)))
+
+
+def words_of_page(words: str, page: int, size_px: tuple[int, int]) -> str:
+    """What a TIFF's description says of one of its pages.
+
+    Parameters
+    ----------
+    words : str
+        The image description; OME-XML tells of all pictures of a file, each with a scale of its own.
+    page : int
+        Number of the page in the file, from 0.
+    size_px : (int, int)
+        Its ``(H, W)``.
+
+    Returns
+    -------
+    str
+        Of OME-XML that tells of several pictures, what it says of the one whose data begin at this page, else
+        of the only one of its size, or nothing. Any other words are returned as they are.
+    """
+    pictures = re.split(r"<(?:\w+:)?Pixels(?=\s)", words)[1:]
+    if len(pictures) < 2:
+        return words
+    found = [told for told in pictures if page in _first_pages(told)]
+    if not found:
+        found = [told for told in pictures if _told_size(told) == size_px]
+    return found[0] if len(found) == 1 else ""
+
+
+def _first_pages(told: str) -> list[int]:
+    """The pages at which the data of an OME picture begin; 0 where none is named."""
+    blocks = re.findall(r"<(?:\w+:)?TiffData\b([^>]*)>", told)
+    named = [re.search(r'\bIFD="(\d+)"', block) for block in blocks]
+    return [int(match[1]) if match else 0 for match in named]
+
+
+def _told_size(told: str) -> tuple[int, ...]:
+    sides = [re.search(rf'\bSize{axis}="(\d+)"', told) for axis in "YX"]
+    return tuple(int(match[1]) for match in sides if match)
+
+
+def tiff_words_mpp(
+    words: str, dots: tuple[object | None, object | None], unit: int
+) -> tuple[float, float] | None:
+    """Micrometres per pixel along x and y by a TIFF's tags, as they are stored.
+
+    Parameters
+    ----------
+    words : str
+        The image description.
+    dots : (number or None, number or None)
+        XResolution and YResolution, pixels per unit.
+    unit : int
+        ResolutionUnit: 2 inch, 3 centimetre.
+    """
+    physical = [_ome_um(words, axis) for axis in "XY"]
+    if physical[0] and physical[1]:
+        return physical[0], physical[1]
+    aperio = re.search(r"\bMPP\s*=\s*([\d.]+)", words)
+    if aperio and (mpp := number(aperio[1])):
+        return mpp, mpp
+    if words.startswith("ImageJ="):
+        named = re.search(r"^unit=(\S+)", words, re.MULTILINE)
+        unit_um = _UM_PER_UNIT.get(named[1].lower()) if named else None
+    else:
+        unit_um = {2: 25_400.0, 3: 10_000.0}.get(unit)
+    if unit_um is None or dots[0] is None or dots[1] is None:
+        return None
+    return _per_pixel(unit_um, *dots)
+
+
+def _ome_um(words: str, axis: str) -> float | None:
+    size = re.search(rf'PhysicalSize{axis}="([\d.eE+-]+)"', words)
+    unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', words)
+    um = _UM_PER_UNIT.get(unit[1].lower()) if unit else 1.0
+    try:
+        return float(size[1]) * um if size and um else None
+    except ValueError:
+        return None
+
+
+def _per_pixel(unit_um: float, x_count: object, y_count: object) -> tuple[float, float] | None:
+    try:
+        x, y = float(x_count), float(y_count)  # type: ignore[arg-type]
+        return (unit_um / x, unit_um / y) if x > 0 and y > 0 else None
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def both_numbers(x: object, y: object) -> tuple[float, float] | None:
+    """Two values as numbers, or `None` where one is none."""
+    first, second = number(x), number(y)
+    return (first, second) if first is not None and second is not None else None
+
+
+def number(value: object) -> float | None:
+    """A value as a number, or `None` where it is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def ratio(value: object) -> float | None:
+    """A TIFF's rational, which tifffile gives as two numbers."""
+    if isinstance(value, tuple) and len(value) == 2:
+        return value[0] / value[1] if value[1] else None
+    return number(value)

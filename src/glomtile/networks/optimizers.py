@@ -1,0 +1,126 @@
+"""Optimizers and learning rate schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from glomtile.config.schema import ModelSettings, TrainSettings
+from glomtile.errors import ConfigError
+from glomtile.networks.layers import Total
+
+COSINE_FLOOR = 0.01
+"""Share of the peak learning rate that the cosine schedule ends with."""
+
+OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
+    "Adam": keras.optimizers.Adam,
+    "AdamW": keras.optimizers.AdamW,
+    "SGD": keras.optimizers.SGD,
+}
+"""Names that `[model] optimizer` may give."""
+
+
+def build_optimizer(
+    settings: ModelSettings,
+    train_settings: TrainSettings,
+    steps_per_epoch: int,
+    total: Total | None = None,
+    copies: int = 1,
+) -> keras.optimizers.Optimizer:
+    """The optimizer that a config describes.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        `optimizer`, `learning_rate`, `clipvalue`, `clipnorm`, `weight_decay`.
+    train_settings : TrainSettings
+        `epochs`, `schedule`, `warmup_epochs`, `ema_decay`.
+    steps_per_epoch : int
+        Batches an epoch, which turn epochs into the schedule's steps.
+    total : callable, optional
+        Adds up sums over the devices that share a batch.
+    copies : int
+        How many copies of the model have a gradient each, which Keras adds up.
+
+    Returns
+    -------
+    keras.optimizers.Optimizer
+        With the schedule "constant" its `learning_rate` can be assigned to, as reducing on a plateau
+        needs.
+
+    Raises
+    ------
+    ConfigError
+        When the optimizer or schedule is unknown.
+
+    Notes
+    -----
+    Keras clips in one way at a time: a `clipnorm` takes the place of `clipvalue`. Weight decay
+    (AdamW) spares biases and normalisation. SGD has momentum 0.9. Copies of a model each clip before
+    Keras adds up; what is clipped here is the gradient of the whole batch, as on one device.
+    """
+    kind = OPTIMIZERS.get(settings.optimizer)
+    if kind is None:
+        raise ConfigError(
+            "[model] optimizer", f"expected one of {', '.join(OPTIMIZERS)}, got {settings.optimizer!r}"
+        )
+    options: dict[str, Any] = {"learning_rate": learning_rate(settings, train_settings, steps_per_epoch)}
+    if settings.clipnorm:
+        options["clipnorm"] = settings.clipnorm / copies
+    elif settings.clipvalue:
+        options["clipvalue"] = settings.clipvalue / copies
+    if total is not None and copies > 1 and (settings.clipnorm or settings.clipvalue):
+        kind = _of_the_whole_batch(kind, total, copies)
+    if train_settings.ema_decay > 0:
+        options |= {"use_ema": True, "ema_momentum": train_settings.ema_decay}
+    if settings.optimizer == "SGD":
+        options["momentum"] = 0.9
+    if settings.optimizer == "AdamW":
+        options["weight_decay"] = settings.weight_decay
+    optimizer = kind(**options)
+    if settings.optimizer == "AdamW":
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _of_the_whole_batch(
+    kind: type[keras.optimizers.Optimizer], total: Total, copies: int
+) -> type[keras.optimizers.Optimizer]:
+    """An optimizer each of whose copies clips its equal share of the whole batch's gradient."""
+
+    class OfTheWholeBatch(kind):  # type: ignore[misc]
+        def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
+            super().apply([total(gradient) / copies for gradient in grads], trainable_variables)
+
+    return OfTheWholeBatch
+
+
+def learning_rate(
+    settings: ModelSettings, train_settings: TrainSettings, steps_per_epoch: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """A number for a constant rate, a schedule over steps otherwise.
+
+    Of a cosine, the warm-up rises in a line over its epochs to `learning_rate`, from where the rate falls
+    to 1 % of it at the end of the last epoch. A constant rate has no warm-up.
+    """
+    peak = settings.learning_rate
+    if train_settings.schedule == "constant":
+        return peak
+    if train_settings.schedule != "cosine":
+        raise ConfigError(
+            "[train] schedule", f"expected 'constant' or 'cosine', got {train_settings.schedule!r}"
+        )
+    total = max(1, train_settings.epochs * steps_per_epoch)
+    warmup = min(round(train_settings.warmup_epochs * steps_per_epoch), total - 1)
+    if warmup == 0:
+        return keras.optimizers.schedules.CosineDecay(peak, decay_steps=total, alpha=COSINE_FLOOR)
+    return keras.optimizers.schedules.CosineDecay(
+        # Not 0: a first step that changes nothing would be a step lost.
+        initial_learning_rate=peak / (warmup + 1),
+        decay_steps=total - warmup,
+        alpha=COSINE_FLOOR,
+        warmup_target=peak,
+        warmup_steps=warmup,
+    )

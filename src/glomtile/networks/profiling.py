@@ -1,0 +1,102 @@
+"""Parameters, operations and memory of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from glomtile.networks.layers import BilinearUpsample
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer at one input size, batch 1.
+
+    Parameters
+    ----------
+    name, kind : str
+        Its own name and its class's.
+    sources : tuple of str
+        Names of the layers it takes its input from.
+    shape : tuple of int
+        ``(H, W, C)`` of its answer.
+    parameters : int
+    flop : float
+        Two for each multiplication with its addition; only convolutions are counted.
+    answer_bytes : float
+        Size of its answer.
+    """
+
+    name: str
+    kind: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    parameters: int
+    flop: float
+    answer_bytes: float
+
+
+def layer_costs(model: keras.Model, size_px: tuple[int, int]) -> list[LayerCost]:
+    """The cost of every layer of a functional model, in the order they run.
+
+    Parameters
+    ----------
+    model : keras.Model
+        One input ``(N, H, W, C)``.
+    size_px : tuple of int
+        ``(H, W)``, multiples of the network's stride.
+    """
+    shapes: dict[int, tuple[int, ...]] = {id(model.input): (1, *size_px, model.input.shape[-1])}
+    givers: dict[int, str] = {id(model.input): "image"}
+    costs = []
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        sources = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
+        given = [shapes[id(tensor)] for tensor in sources]
+        shape = tuple(layer.compute_output_shape(given if len(given) > 1 else given[0]))
+        shapes[id(layer.output)], givers[id(layer.output)] = shape, layer.name
+        width = 2 if layer.compute_dtype in ("float16", "bfloat16") else 4
+        costs.append(
+            LayerCost(
+                name=layer.name,
+                kind=type(layer).__name__,
+                sources=tuple(givers[id(tensor)] for tensor in sources),
+                shape=shape[1:],
+                parameters=layer.count_params(),
+                flop=_flop(layer, given[0], shape),
+                answer_bytes=float(np.prod(shape)) * width,
+            )
+        )
+    return costs
+
+
+def _flop(layer: Any, given: tuple[int, ...], shape: tuple[int, ...]) -> float:
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        # Every input pixel is multiplied into a kernel's worth of the answer.
+        return 2.0 * float(np.prod(given[1:3])) * float(np.prod(layer.kernel.shape))
+    if isinstance(layer, keras.layers.Conv2D):
+        return 2.0 * float(np.prod(shape[1:3])) * float(np.prod(layer.kernel.shape))
+    if isinstance(layer, BilinearUpsample):
+        return 2.0 * 9 * float(np.prod(shape[1:]))
+    return 0.0
+
+
+def training_bytes(model: keras.Model, size_px: tuple[int, int], batch_size: int, slots: int = 2) -> float:
+    """Memory of a training step: every layer's answer, kept for the gradient, and the weights' copies.
+
+    Parameters
+    ----------
+    slots : int
+        Numbers the optimizer keeps for each weight: 2 for Adam, 3 with averaged weights.
+
+    Returns
+    -------
+    float
+        An estimate from below: a backend's own buffers come on top.
+    """
+    kept = sum(cost.answer_bytes for cost in layer_costs(model, size_px))
+    return float(batch_size * kept + 4.0 * model.count_params() * (2 + slots))

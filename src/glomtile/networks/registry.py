@@ -1,0 +1,118 @@
+"""Registry of network architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+
+from glomtile.config.schema import NETWORK_NAMES, NORMS_OF_THE_WINDOW, ModelSettings
+from glomtile.errors import ConfigError
+from glomtile.networks import flexunet
+from glomtile.networks.layers import Total
+from glomtile.validation import typed_argument
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a network looks at pixels.
+
+    Parameters
+    ----------
+    stride_px : int
+        Shifting the input by a multiple of this shifts the answer and changes nothing else.
+    context_px : int
+        How far from a pixel the network can see, per side.
+    local : bool
+        False where every pixel of the window matters beyond `context_px` (group normalisation):
+        such a network gives each window size its own answer.
+    """
+
+    stride_px: int
+    context_px: int
+    local: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """One family of networks: how to build it and how it looks at pixels."""
+
+    build: Callable[..., keras.Model]
+    geometry: Callable[[ModelSettings], Geometry]
+
+
+def _flexunet_geometry(settings: ModelSettings) -> Geometry:
+    return Geometry(
+        stride_px=flexunet.stride_px(settings),
+        context_px=flexunet.context_px(settings),
+        local=settings.norm not in NORMS_OF_THE_WINDOW,
+    )
+
+
+_FLEXUNET = Network(flexunet.build_flexunet, _flexunet_geometry)
+
+NETWORKS: dict[str, Network] = {"FlexUNet": _FLEXUNET, "TensorFlowFlexUNet": _FLEXUNET}
+"""Networks by the name `[model] model` gives."""
+
+NOT_BUILT_HERE = tuple(name for name in NETWORK_NAMES if name not in NETWORKS)
+"""The reference's other networks, known by name only."""
+
+
+def network(name: str) -> Network:
+    """The network of that name.
+
+    Raises
+    ------
+    ConfigError
+        When the name is the reference's but not built here, or nobody's.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    hint = f"networks built here: {', '.join(NETWORKS)}"
+    if name in NOT_BUILT_HERE:
+        raise ConfigError("[model] model", f"expected a network built here, got {name!r}, which is not", hint)
+    raise ConfigError("[model] model", f"expected the name of a network, got {name!r}", hint)
+
+
+def build_model(
+    settings: ModelSettings,
+    *,
+    precision: str = "float32",
+    seed: int | None = None,
+    total: Total | None = None,
+) -> keras.Model:
+    """Build the network that a config describes.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        The ``[model]`` section.
+    precision : {"float32", "mixed_float16", "mixed_bfloat16"}
+        Keras dtype policy of the inner layers. The output is float32 under each.
+    seed : int, optional
+        Makes initial weights and dropout the same on every call; ``None`` draws from Keras' global seed.
+    total : callable, optional
+        Adds up sums over the devices that share a batch. A network with batch normalisation then is one to
+        train only: it has a second input, ``(N,) float32``, 0 for samples that do not count.
+
+    Returns
+    -------
+    keras.Model
+        ``(N, H, W, C)`` uint8 or float in 0 to 255, H and W any multiple of the stride, to
+        probabilities ``(N, H, W, K) float32``: softmax over K classes, or `final_activation` when K = 1.
+
+    Raises
+    ------
+    ArgumentError
+        When the settings are none of a model.
+    ConfigError
+        When the network is not built here or the settings contradict each other.
+    """
+    typed_argument("settings", settings, ModelSettings, "[model] of a config, as load_config(…).model")
+    return network(settings.model).build(settings, precision=precision, seed=seed, total=total)
+
+
+def geometry(settings: ModelSettings) -> Geometry:
+    """How the network that a config describes looks at pixels, without building it."""
+    return network(settings.model).geometry(settings)

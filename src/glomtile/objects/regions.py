@@ -1,0 +1,298 @@
+"""Connected components of label images read in bands."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from glomtile.errors import InputError
+from glomtile.types import Box, UInt8
+
+Bands = Callable[[], Iterable[UInt8]]
+"""Gives the same ``(h, w) uint8`` bands of labels, top to bottom, each time it is called."""
+
+_BAND_PX = 4 * 2**20
+"""Most pixels labelled at once: a band's numbers take four bytes each."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One 8-connected region of one class.
+
+    Attributes
+    ----------
+    class_number : int
+        At least 1; background makes no region.
+    box : Box
+        The smallest box around it, in pixels of the label picture.
+    area_px : int
+        How many pixels it has.
+    seed : (int, int)
+        Row and column of its first pixel in reading order; no two regions share one.
+    """
+
+    class_number: int
+    box: Box
+    area_px: int
+    seed: tuple[int, int]
+
+
+class Regions:
+    """Finds the regions of a label picture that is handed over in bands, top to bottom.
+
+    Parameters
+    ----------
+    width_px : int
+        Width of the picture, at least 1.
+    num_classes : int
+        Number of classes, background included; labels from this number on (as `glomtile.types.IGNORE`)
+        make no region.
+
+    Raises
+    ------
+    InputError
+        When the width or the number of classes is below 1.
+
+    Notes
+    -----
+    Every band is labelled on its own (`cv2.connectedComponentsWithStats`) and joined to the row above it by
+    union-find. Memory grows with the band and with the regions that can still grow, never with the height.
+    """
+
+    def __init__(self, width_px: int, num_classes: int) -> None:
+        if width_px < 1 or num_classes < 1:
+            raise InputError(
+                "regions",
+                f"expected a width and a number of classes of at least 1, got {width_px}, {num_classes}",
+            )
+        self._width_px = width_px
+        self._num_classes = num_classes
+        self._next_row = 0
+        self._open: list[Region] = []
+        self._last_row = np.zeros(width_px, np.int64)
+        """Per column: 0, or 1 + the position in `_open` of the region that ends the last band there."""
+
+    def add(self, labels: UInt8) -> list[Region]:
+        """Take the next band and give back the regions that can no longer grow.
+
+        Parameters
+        ----------
+        labels : (h, W) uint8 ndarray
+            Class numbers; any height, 0 included.
+
+        Returns
+        -------
+        list of Region
+            Sorted by seed. A region is given once, by the call whose band no longer touches it, or by
+            `finish`.
+
+        Raises
+        ------
+        InputError
+            When the band is no plane of the picture's width.
+        """
+        if labels.ndim != 2 or labels.shape[1] != self._width_px:
+            raise InputError("regions", f"expected a band (h, {self._width_px}), got {labels.shape}")
+        rows = max(1, _BAND_PX // self._width_px)
+        done = [
+            region for top in range(0, len(labels), rows) for region in self._add(labels[top : top + rows])
+        ]
+        return sorted(done, key=lambda region: region.seed)
+
+    def finish(self) -> list[Region]:
+        """Give back the regions that reach the last row, sorted by seed; the picture ends here."""
+        ended, self._open = self._open, []
+        self._last_row[:] = 0
+        return sorted(ended, key=lambda region: region.seed)
+
+    @property
+    def settled(self) -> tuple[int, int]:
+        """Row and column before which every region's first pixel has been given back."""
+        return min((region.seed for region in self._open), default=(self._next_row, 0))
+
+    def _add(self, labels: UInt8) -> list[Region]:
+        parts = list(self._open)
+        first_row = np.zeros(self._width_px, np.int64)
+        last_row = np.zeros(self._width_px, np.int64)
+        # A column of background parts what lies on its sides: what is between two such is labelled alone.
+        for left, right in _runs(np.bitwise_or.reduce(labels, axis=0) > 0):
+            for class_number in range(1, self._num_classes):
+                mask = labels[:, left:right] == class_number
+                if not mask.any():
+                    continue
+                ids, found = _label_band(mask, class_number, self._next_row, left)
+                for row, edge in ((first_row[left:right], ids[0]), (last_row[left:right], ids[-1])):
+                    row[edge > 0] = edge[edge > 0] + len(parts)
+                parts.extend(found)
+        joined = _Union(len(parts))
+        classes = np.array([0, *(part.class_number for part in parts)])
+        for above, below in touching(self._last_row, first_row):
+            if classes[above] == classes[below]:
+                joined.join(above - 1, below - 1)
+        self._next_row += len(labels)
+        return self._settle(parts, joined, last_row)
+
+    def _settle(self, parts: list[Region], joined: _Union, last_row: NDArray[np.int64]) -> list[Region]:
+        """Merge what touches, keep what reaches the last row, hand out the rest."""
+        roots = np.array([joined.root(i) for i in range(len(parts))], np.int64)
+        merged: dict[int, Region] = {}
+        for root, part in zip(roots.tolist(), parts, strict=True):
+            merged[root] = _merge(merged[root], part) if root in merged else part
+        at_edge = last_row > 0
+        alive = np.unique(roots[last_row[at_edge] - 1])
+        self._last_row = np.zeros_like(last_row)
+        self._last_row[at_edge] = np.searchsorted(alive, roots[last_row[at_edge] - 1]) + 1
+        self._open = [merged.pop(int(root)) for root in alive]
+        return list(merged.values())
+
+
+def regions_in_order(bands: Iterable[UInt8], width_px: int, num_classes: int) -> Iterator[Region]:
+    """The regions of a picture in the order of their first pixels, each as soon as that is certain.
+
+    Parameters
+    ----------
+    bands : iterable of (h, W) uint8 ndarray
+        Class numbers from top to bottom.
+    width_px, num_classes : int
+        As for `Regions`.
+
+    Yields
+    ------
+    Region
+        Once it can no longer grow, nor any whose first pixel lies before its own; all of it is in the bands
+        taken so far.
+    """
+    regions, waiting = Regions(width_px, num_classes), list[tuple[tuple[int, int], Region]]()
+    for band in bands:
+        for region in regions.add(band):
+            heapq.heappush(waiting, (region.seed, region))
+        while waiting and waiting[0][0] < regions.settled:
+            yield heapq.heappop(waiting)[1]
+    for region in regions.finish():
+        heapq.heappush(waiting, (region.seed, region))
+    while waiting:
+        yield heapq.heappop(waiting)[1]
+
+
+def own_pixels(bands: Bands, region: Region) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Tell which pixels of a region's box are the region's own, band by band, in bounded memory.
+
+    Parameters
+    ----------
+    bands : callable
+        Gives, each time it is called, the labels of the region's box from its top to its bottom, as
+        ``(h, w) uint8`` bands; it is called twice and must give the same bands.
+    region : Region
+
+    Yields
+    ------
+    top : int
+        First row of the band, from the top of the region's box.
+    own : (h, w) bool ndarray
+        True where a pixel is 8-connected to the region's seed.
+    """
+    joined = _Union(0)
+    offsets: list[int] = []
+    above = np.zeros(region.box.width, np.int64)
+    for labels in bands():
+        count, ids = cv2.connectedComponents(_as_bytes(labels == region.class_number), connectivity=8)
+        offsets.append(len(joined))
+        joined.grow(count - 1)
+        first, last = (np.where(edge > 0, edge + offsets[-1], 0) for edge in (ids[0], ids[-1]))
+        for upper, lower in touching(above, first):
+            joined.join(upper - 1, lower - 1)
+        above = last
+    top, own_root = 0, -1
+    for offset, labels in zip(offsets, bands(), strict=True):
+        count, ids = cv2.connectedComponents(_as_bytes(labels == region.class_number), connectivity=8)
+        if top == 0:
+            own_root = joined.root(offset + int(ids[0, region.seed[1] - region.box.left]) - 1)
+        is_own = np.array([False, *(joined.root(offset + i) == own_root for i in range(count - 1))])
+        yield top, is_own[ids]
+        top += len(labels)
+
+
+def touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Pairs of numbers above 0 that are 8-neighbours across the seam of two rows, each pair once.
+
+    Parameters
+    ----------
+    above, below : (W,) int64 ndarray
+        Numbers of the components along the seam; 0 is none.
+
+    Yields
+    ------
+    (int, int)
+        A number of `above` and one of `below`.
+    """
+    width = len(above)
+    met = []
+    for shift in (-1, 0, 1):
+        upper, lower = (
+            above[max(0, -shift) : width - max(0, shift)],
+            below[max(0, shift) :][: width - abs(shift)],
+        )
+        both = (upper > 0) & (lower > 0)
+        met.append(np.stack([upper[both], lower[both]], axis=1))
+    yield from np.unique(np.concatenate(met), axis=0).tolist()
+
+
+def _runs(filled: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Half-open stretches of a line that are True."""
+    steps = np.flatnonzero(np.diff(np.concatenate([[False], filled, [False]]).view(np.int8)))
+    return [(int(start), int(stop)) for start, stop in steps.reshape(-1, 2)]
+
+
+def _label_band(
+    mask: NDArray[np.bool_], class_number: int, top: int, first_column: int
+) -> tuple[NDArray[np.int32], list[Region]]:
+    """Components of one class in part of a band, numbered from 1, in coordinates of the whole picture."""
+    _, ids, stats, _ = cv2.connectedComponentsWithStats(_as_bytes(mask), connectivity=8, ltype=cv2.CV_32S)
+    found = []
+    for number, (left, row, width, height, area) in enumerate(stats[1:].tolist(), start=1):
+        column = first_column + left + int(np.argmax(ids[row, left : left + width] == number))
+        box = Box(top + row, first_column + left, top + row + height, first_column + left + width)
+        found.append(Region(class_number, box, area, (top + row, column)))
+    return np.asarray(ids, dtype=np.int32), found
+
+
+def _merge(a: Region, b: Region) -> Region:
+    box = Box(
+        min(a.box.top, b.box.top),
+        min(a.box.left, b.box.left),
+        max(a.box.bottom, b.box.bottom),
+        max(a.box.right, b.box.right),
+    )
+    return Region(a.class_number, box, a.area_px + b.area_px, min(a.seed, b.seed))
+
+
+def _as_bytes(mask: NDArray[np.bool_]) -> UInt8:
+    return np.ascontiguousarray(mask).view(np.uint8)
+
+
+class _Union:
+    """Sets that merge; the smallest member stands for its set, so the outcome has no order."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def grow(self, count: int) -> None:
+        self._parent.extend(range(len(self), len(self) + count))
+
+    def root(self, member: int) -> int:
+        while self._parent[member] != member:
+            self._parent[member] = self._parent[self._parent[member]]
+            member = self._parent[member]
+        return member
+
+    def join(self, a: int, b: int) -> None:
+        low, high = sorted((self.root(a), self.root(b)))
+        self._parent[high] = low

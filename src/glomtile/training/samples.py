@@ -1,0 +1,366 @@
+"""Training samples: augmented batches from images and masks.
+
+Nothing holds the whole dataset: decoded pictures live in a cache of stated size, and because a sample's
+randomness depends on nothing but its number, a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from glomtile.datasets.pairing import Pair
+from glomtile.training.augmentation import Augmentation, augment
+from glomtile.types import IGNORE, UInt8
+
+Sample = tuple[UInt8, UInt8]
+"""Image ``(h, w, 3)`` and labels ``(h, w)``."""
+
+Decode = Callable[[Pair], Sample]
+"""Reads a pair at the working resolution."""
+
+
+class Source(Protocol):
+    """Samples by number."""
+
+    def __len__(self) -> int:
+        """Samples in one epoch."""
+        ...
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """Sample `index` of `epoch`, the same at every call."""
+        ...
+
+    def origin(self, epoch: int, index: int) -> str:
+        """The image file that this sample is made from."""
+        ...
+
+
+class DecodedPairs:
+    """Decoded images and labels, the latest used kept up to a memory cap.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    decode : callable
+        ``pair -> (image, labels)``.
+        Where processes make samples, it can be pickled; kept arrays are not.
+    cache_mb : int
+        Cap in MiB over all kept arrays; the one being handed out is not counted.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], decode: Decode, cache_mb: int) -> None:
+        self.pairs = list(pairs)
+        self._decode = decode
+        self._cap = cache_mb * 2**20
+        self._held: OrderedDict[int, Sample] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __reduce__(self) -> tuple[type[DecodedPairs], tuple[list[Pair], Decode, int]]:
+        return type(self), (self.pairs, self._decode, self._cap // 2**20)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    def __getitem__(self, index: int) -> Sample:
+        with self._lock:
+            if index in self._held:
+                self._held.move_to_end(index)
+                return self._held[index]
+        image, labels = self._decode(self.pairs[index])
+        size = image.nbytes + labels.nbytes
+        with self._lock:
+            if index not in self._held and size <= self._cap:
+                self._held[index] = image, labels
+                self._held_bytes += size
+                while self._held_bytes > self._cap:
+                    _, (old_image, old_labels) = self._held.popitem(last=False)
+                    self._held_bytes -= old_image.nbytes + old_labels.nbytes
+        return image, labels
+
+
+@dataclass(frozen=True)
+class TileSource:
+    """Every picture once a lap, in an order drawn anew; an epoch is one lap unless `samples` says otherwise.
+
+    Parameters
+    ----------
+    decoded : DecodedPairs
+    size_px : (int, int)
+        Height and width of a sample; a picture of another size is resampled to it.
+    augmentation : Augmentation or None
+        ``None``: pictures as they are, in their own order (validation and test).
+    seed : int
+    samples : int, optional
+        Samples in one epoch.
+    """
+
+    decoded: DecodedPairs
+    size_px: tuple[int, int]
+    augmentation: Augmentation | None
+    seed: int
+    samples: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.decoded) if self.samples is None else self.samples
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        image, labels = fit_to(self.decoded[self._picture(epoch, index)], self.size_px)
+        if self.augmentation is None:
+            return image, labels
+        rng = np.random.default_rng([self.seed, epoch, index, 1])
+        return augment(image, labels, rng=rng, settings=self.augmentation)
+
+    def origin(self, epoch: int, index: int) -> str:
+        return str(self.decoded.pairs[self._picture(epoch, index)].image)
+
+    def _picture(self, epoch: int, index: int) -> int:
+        if self.augmentation is None:
+            return index
+        lap, place = divmod(index, len(self.decoded))
+        order = np.random.default_rng([self.seed, epoch, lap]).permutation(len(self.decoded))
+        return int(order[place])
+
+
+class CropSource:
+    """Random crops straight from whole images, a stated share of them centred near foreground.
+
+    Each image gives as many crops an epoch as the others, give or take one, unless `weights` says
+    otherwise. Geometry is composed with the crop, so that a rotated crop shows the tissue beside it
+    and not its own mirror. Centres lie anywhere in the image: crops hang over its edge and see mirrored
+    tissue there, as the windows of tiled inference do (docs/experiments.md has what that is worth).
+
+    Parameters
+    ----------
+    decoded : DecodedPairs
+        Whole images at the working resolution.
+    size_px : (int, int)
+    samples : int
+        Crops in one epoch.
+    foreground_share : float
+        Share of crops, 0 to 1, whose centre is drawn near a pixel of a class above 0.
+    augmentation : Augmentation
+    seed : int
+    edge_share : float
+        Share of crops, 0 to 1, for which the image is cut off somewhere within the crop, and mirrored
+        there as at its own edge: few objects are cut by the edges of a few images, and those are the hardest.
+    weights : sequence of float, optional
+        One number >= 0 an image, not all 0: its crops in proportion to the others', in every epoch to
+        within one.
+    """
+
+    def __init__(
+        self,
+        decoded: DecodedPairs,
+        size_px: tuple[int, int],
+        samples: int,
+        foreground_share: float,
+        augmentation: Augmentation,
+        seed: int,
+        edge_share: float = 0.0,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self._decoded = decoded
+        self._size_px = size_px
+        self._samples = samples
+        self._foreground_share = foreground_share
+        self._augmentation = augmentation
+        self._seed = seed
+        self._edge_share = edge_share
+        self._ends = None if weights is None else _ends(weights)
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        image, labels = self._decoded[self._picture(epoch, index)]
+        rng = np.random.default_rng([self._seed, epoch, index, 1])
+        centre = self._centre(labels, rng)
+        if self._edge_share > 0 and rng.random() < self._edge_share:
+            image, labels, centre = self._cut_off(image, labels, centre, rng)
+        return augment(
+            image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
+        )
+
+    def origin(self, epoch: int, index: int) -> str:
+        return str(self._decoded.pairs[self._picture(epoch, index)].image)
+
+    def _picture(self, epoch: int, index: int) -> int:
+        """Which image sample `index` is cut from."""
+        if self._ends is None:
+            lap, place = divmod(index, len(self._decoded))
+            order = np.random.default_rng([self._seed, epoch, lap]).permutation(len(self._decoded))
+            return int(order[place])
+        # Systematic sampling: evenly spaced points on the weights laid end to end, taken in random order.
+        rng = np.random.default_rng([self._seed, epoch])
+        place = (rng.random() + rng.permutation(self._samples)[index]) / self._samples
+        return int(np.searchsorted(self._ends, place, side="right"))
+
+    def _cut_off(
+        self, image: UInt8, labels: UInt8, centre: tuple[float, float], rng: np.random.Generator
+    ) -> tuple[UInt8, UInt8, tuple[float, float]]:
+        """The image up to a line within half a crop of the centre, which stays on the kept side."""
+        axis = int(rng.integers(2))
+        away = rng.uniform(0, 0.5) * self._size_px[axis]
+        if rng.random() < 0.5:
+            kept = slice(min(max(int(centre[axis] - away), 0), labels.shape[axis] - 1), None)
+        else:
+            kept = slice(None, max(int(centre[axis] + away), 1))
+        place = (kept, slice(None)) if axis == 0 else (slice(None), kept)
+        moved = [centre[0], centre[1]]
+        moved[axis] -= kept.start or 0
+        return image[place], labels[place], (moved[0], moved[1])
+
+    def _centre(self, labels: UInt8, rng: np.random.Generator) -> tuple[float, float]:
+        """Where the crop's middle lies: anywhere, or within a quarter crop of a foreground pixel."""
+        extent = np.array(labels.shape, dtype=np.float64)
+        centre = rng.random(2) * extent
+        if rng.random() < self._foreground_share:
+            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:IGNORE]) + 1
+            if present.size:
+                rows, columns = np.nonzero(labels == rng.choice(present))
+                pick = int(rng.integers(len(rows)))
+                jitter = rng.uniform(-0.25, 0.25, 2) * self._size_px
+                centre = np.clip(np.array([rows[pick], columns[pick]]) + jitter, 0, extent)
+        return float(centre[0]), float(centre[1])
+
+
+def _ends(weights: Sequence[float]) -> np.ndarray:
+    """Where each weight ends when they lie end to end from 0 to 1; the last one above 0 has no end.
+
+    A draw below 1 may be rounded to it, and rounded sums may fall short of it.
+    """
+    ends = np.cumsum(weights)
+    return np.where(ends < ends[-1], ends / ends[-1], np.inf)
+
+
+class GridSource:
+    """Evenly spaced windows over whole images, without chance: what validation sees in crops mode.
+
+    Labels of a window's part beyond its image are `IGNORE`.
+    """
+
+    def __init__(self, decoded: DecodedPairs, size_px: tuple[int, int]) -> None:
+        self._decoded = decoded
+        self._size_px = size_px
+        self._places: list[tuple[int, int, int]] = []
+        for number in range(len(decoded)):
+            height, width = decoded[number][1].shape
+            self._places += [
+                (number, top, left)
+                for top in _even_starts(height, size_px[0])
+                for left in _even_starts(width, size_px[1])
+            ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        number, top, left = self._places[index]
+        image, labels = self._decoded[number]
+        h, w = self._size_px
+        image, labels = image[top : top + h, left : left + w], labels[top : top + h, left : left + w]
+        below, beside = h - labels.shape[0], w - labels.shape[1]
+        if below or beside:
+            image = np.pad(image, ((0, below), (0, beside), (0, 0)), mode="symmetric")
+            labels = np.pad(labels, ((0, below), (0, beside)), constant_values=IGNORE)
+        return image, labels
+
+    def origin(self, epoch: int, index: int) -> str:
+        return str(self._decoded.pairs[self._places[index][0]].image)
+
+
+def _even_starts(length: int, window: int) -> list[int]:
+    if length <= window:
+        return [0]
+    count = -(-length // window)
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def fit_to(sample: Sample, size_px: tuple[int, int]) -> Sample:
+    """Resample to `size_px`: the image by area when shrinking, labels by nearest neighbour."""
+    image, labels = sample
+    if labels.shape == tuple(size_px):
+        return sample
+    shrinks = size_px[0] <= labels.shape[0] and size_px[1] <= labels.shape[1]
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    target = (size_px[1], size_px[0])
+    small = cv2.resize(image, target, interpolation=kind)
+    small_labels = cv2.resize(labels, target, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(small, np.uint8), np.asarray(small_labels, np.uint8)
+
+
+def batches(
+    source: Source, batch_size: int, epoch: int, *, start: int = 0, workers: int = 2, ahead: int = 3
+) -> Iterator[tuple[UInt8, UInt8]]:
+    """The batches of one epoch in order, prepared ahead by threads.
+
+    Parameters
+    ----------
+    source : Source
+    batch_size : int
+        The last batch holds what is left.
+    epoch : int
+    start : int
+        Batches to leave out at the beginning (a resumed epoch).
+    workers : int
+        Threads; the heavy parts of a sample release the interpreter's lock, and where processes make the
+        samples (`engine.processes`) a thread only waits for its own. 0: made when asked for, by who asks.
+    ahead : int
+        Batches under way at most, which bounds the memory.
+
+    Yields
+    ------
+    images : (N, h, w, 3) uint8
+    labels : (N, h, w) uint8
+    """
+    count = -(-len(source) // batch_size)
+
+    def numbers(batch: int) -> range:
+        return range(batch * batch_size, min((batch + 1) * batch_size, len(source)))
+
+    if workers == 0:
+        for batch in range(start, count):
+            yield _stacked([source.sample(epoch, i) for i in numbers(batch)])
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="samples") as pool:
+        waiting: OrderedDict[int, list[Future[Sample]]] = OrderedDict()
+
+        def order(batch: int) -> None:
+            waiting[batch] = [pool.submit(source.sample, epoch, i) for i in numbers(batch)]
+
+        try:
+            for batch in range(start, min(start + ahead, count)):
+                order(batch)
+            for batch in range(start, count):
+                samples = [future.result() for future in waiting.pop(batch)]
+                if batch + ahead < count:
+                    order(batch + ahead)
+                yield _stacked(samples)
+        finally:
+            for futures in waiting.values():
+                for future in futures:
+                    future.cancel()
+
+
+def _stacked(samples: Sequence[Sample]) -> tuple[UInt8, UInt8]:
+    return np.stack([image for image, _ in samples]), np.stack([labels for _, labels in samples])
+
+
+def samples_that_cover(decoded: DecodedPairs, size_px: tuple[int, int], batch_size: int) -> int:
+    """Crops whose area is that of all images together, in whole batches."""
+    area = sum(decoded[i][1].size for i in range(len(decoded)))
+    crops = max(1, round(area / (size_px[0] * size_px[1])))
+    return -(-crops // batch_size) * batch_size

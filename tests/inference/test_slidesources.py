@@ -1,0 +1,168 @@
+"""Slides behind addresses: the same results as of files, fetched once, and nothing of them left here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glomtile.inference.batch import segment, survey
+from glomtile.inference.slide_task import Request, sources_of
+from glomtile.io import remote
+
+pytestmark = pytest.mark.usefixtures("threshold_network")
+
+
+@pytest.fixture(autouse=True)
+def in_the_bucket(store: Any, pictures: list[Path]) -> None:
+    """The pictures are in the bucket, too."""
+    for path in pictures:
+        store.put_file(str(path), f"/study/{path.name}")
+
+
+REQUEST = Request(None, 2.0)
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """What lies in a folder of results, times and names of inputs apart."""
+    own = ("run.json", "report.html", "summary.csv")
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and ".glomtile" not in path.parts and path.name not in own
+    }
+
+
+def forbid_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_fetch", lambda *_: pytest.fail("a finished slide was fetched"))
+
+
+def test_results_are_those_of_files_and_name_the_address(pictures: list[Path], tmp_path: Path) -> None:
+    here, there = tmp_path / "out-here", tmp_path / "out-there"
+    segment(pictures, here, REQUEST)
+    told = segment(["memory://study/*.png"], there, REQUEST)
+    assert [str(source) for source in told.done] == [
+        "memory:///study/a.png", "memory:///study/ein Schnitt [ü].png",
+    ]  # fmt: skip
+    assert results(there) == results(here)
+    assert sorted(path.name for path in (there / ".glomtile").iterdir()) == [
+        "a.json", "ein Schnitt [ü].json", "lock",
+    ]  # fmt: skip
+    note = json.loads((there / ".glomtile/a.json").read_text("utf-8"))
+    assert note["input"] == "memory:///study/a.png"
+    assert note["origin"]["address"] == note["input"]
+    assert note["origin"]["bytes"] == pictures[0].stat().st_size
+    assert note["origin"]["version"]
+    assert note["identity"] == json.loads((here / ".glomtile/a.json").read_text("utf-8"))["identity"]
+    run = json.loads((there / "run.json").read_text("utf-8"))
+    assert run["done"][0] == note["input"]
+    assert run["inputs"][note["input"]]["origin"] == note["origin"]
+
+
+def test_a_finished_slide_is_known_without_being_fetched(
+    pictures: list[Path], store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    segment(["memory://study"], out, REQUEST)
+    with monkeypatch.context() as patched:
+        forbid_fetching(patched)
+        assert len(segment(["memory://study"], out, REQUEST).skipped) == 2
+        failed = segment(["memory://study"], out, Request(None, 1.0)).failed
+        assert all("--overwrite" in why for _, why in failed)
+    assert len(failed) == 2
+    # The same bytes put there anew are another version: fetched once, found the same, and known from then on.
+    store.put_file(str(pictures[0]), "/study/a.png")
+    assert len(segment(["memory://study"], out, REQUEST).skipped) == 2
+    forbid_fetching(monkeypatch)
+    assert len(segment(["memory://study"], out, REQUEST).skipped) == 2
+
+
+def test_other_content_at_the_same_address_is_no_finished_slide(
+    pictures: list[Path], store: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    segment(["memory://study/a.png"], out, REQUEST)
+    store.put_file(str(pictures[1]), "/study/a.png")
+    ((source, why),) = segment(["memory://study/a.png"], out, REQUEST).failed
+    assert str(source) == "memory:///study/a.png"
+    assert why.startswith("expected the content of memory:///study/a.png")
+
+
+def test_results_of_files_are_taken_for_those_of_the_same_bytes_elsewhere(
+    pictures: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    segment(pictures, out, REQUEST)
+    assert len(segment(["memory://study"], out, REQUEST).skipped) == 2
+
+
+def test_what_cannot_be_had_is_named_by_its_address_and_the_others_are_done(
+    pictures: list[Path], store: Any, tmp_path: Path
+) -> None:
+    store.pipe_file("/study/broken.svs", b"II*\0")
+    store.pipe_file("/study/several.mrxs", b"x")
+    store.pipe_file("/other/A.PNG", b"x")
+    inputs = ["memory://study", "memory://none/*.svs", "sss://bucket/x", "memory://study/gone.svs",
+              "memory://other/A.PNG"]  # fmt: skip
+    result = segment(inputs, tmp_path / "out", REQUEST)
+    assert len(result.done) == 2
+    told = {str(source): why for source, why in result.failed}
+    assert set(told) == {
+        "memory:///study/broken.svs", "memory:///study/several.mrxs", "memory://none/*.svs", "sss://bucket/x",
+        "memory://study/gone.svs", "memory:///other/A.PNG",
+    }  # fmt: skip
+    assert all(why.startswith("expected") for why in told.values()), told
+    assert "copy all of them to a folder" in told["memory:///study/several.mrxs"]
+    assert "their results would mix" in told["memory:///other/A.PNG"]
+    assert not list((tmp_path / "out" / ".glomtile").glob("*.fetched"))
+
+
+def test_copies_lie_in_the_scratch_folder_that_was_given_and_leave_it_as_it_was(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    fetch = remote._fetch
+    monkeypatch.setattr(remote, "_fetch", lambda *given: (seen.append(given[1]), fetch(*given)))
+    (scratch := tmp_path / "scratch").mkdir()
+    segment(["memory://study"], tmp_path / "out", Request(None, 2.0, scratch=scratch))
+    assert len(seen) == 2
+    assert all(path.is_relative_to(scratch) for path in seen)
+    assert not list(scratch.iterdir())
+
+
+def test_the_dry_run_tells_of_slides_behind_addresses(pictures: list[Path], tmp_path: Path) -> None:
+    plans, failed = survey(["memory://study"], tmp_path / "out", REQUEST)
+    assert not failed
+    assert [str(plan.input) for plan in plans] == [
+        "memory:///study/a.png", "memory:///study/ein Schnitt [ü].png",
+    ]  # fmt: skip
+    assert plans[0].to_dict()["input"] == "memory:///study/a.png"
+
+
+def test_addresses_of_this_machine_are_the_paths_they_name(pictures: list[Path], tmp_path: Path) -> None:
+    folder = pictures[0].parent
+    (folder / "notes.txt").write_text("none")
+    everything = (tuple(pictures), [])
+    for name in ("", "/*", "/**", "/*.[p]ng"):
+        files, failed = sources_of([folder.as_uri() + name])
+        assert (tuple(files), failed) == everything, name
+    assert sources_of([path.as_uri() for path in pictures]) == ([*pictures], [])
+    files, failed = sources_of([f"{folder.as_uri()}/*.svs", f"{folder.as_uri()}/gone.svs"])
+    assert files == [folder / "gone.svs"]
+    assert "expected at least one of" in failed[0][1]
+
+
+def test_results_at_an_address_of_this_machine_lie_in_the_folder(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for a store whose credentials are missing."""
+    monkeypatch.setenv("GLOMTILE_CACHE_DIR", str(tmp_path / "cache"))
+    out = tmp_path / "new folder"
+    told = segment([path.as_uri() for path in pictures], out.as_uri(), REQUEST)
+    assert told.done == tuple(pictures)
+    assert told.folder == out
+    assert out / "summary.csv" in told.paths
+    assert not list((tmp_path / "cache").glob("results-*"))
+    assert segment(pictures, out, REQUEST).skipped == tuple(pictures)
