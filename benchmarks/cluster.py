@@ -32,7 +32,7 @@ import numpy as np
 
 from glomtile.cluster import Cluster, crew_of
 from glomtile.inference.batch import segment
-from glomtile.inference.slide_task import Request
+from glomtile.inference.slide_task import SegmentOptions
 from glomtile.inference.window_size import Settings
 from glomtile.system import cores, processor
 from glomtile.types import Progress
@@ -81,7 +81,7 @@ def wait_for(address: str, count: int) -> None:
         client.wait_for_workers(count, timeout=120)
 
 
-def timed(slides: list[Path], out: Path, request: Request, cluster: Cluster | None) -> float:
+def timed(slides: list[Path], out: Path, request: SegmentOptions, cluster: Cluster | None) -> float:
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
     done = segment(slides, out, request, cluster=cluster)
@@ -104,7 +104,7 @@ def speed(told: argparse.Namespace) -> None:
     for _ in range(told.rounds):
         for count in seconds:
             with workers(count) as (cluster, _):
-                seconds[count].append(timed(slides, told.work / "out", Request(), cluster))
+                seconds[count].append(timed(slides, told.work / "out", SegmentOptions(), cluster))
     ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
     print(f"{len(slides)} slides of {told.side:,} px: one worker {statistics.median(seconds[1]):.1f} s, "
           f"two {statistics.median(seconds[2]):.1f} s, ratio {statistics.median(ratios):.2f} "
@@ -216,7 +216,7 @@ def kills(told: argparse.Namespace) -> None:
     """Kill -9 whichever worker holds a slide, at random moments, and compare with an undisturbed run."""
     slides = painted(told.work, told.slides, told.side)
     whole, out = told.work / "whole", told.work / "killed"
-    timed(slides, whole, Request(settings=Settings(window_px=384)), None)
+    timed(slides, whole, SegmentOptions(settings=Settings(window_px=384)), None)
     expected = outputs(whole)
     line = [sys.executable, "-m", "glomtile", "segment", *map(str, slides), "-o", str(out)]
     rng, killed = random.Random(7), 0
@@ -255,7 +255,7 @@ def holder(out: Path, run: subprocess.Popen[bytes], rng: random.Random) -> int |
 def memory(told: argparse.Namespace) -> None:
     slides = painted(told.work, 2, told.side)
     with workers(2) as (cluster, ids):
-        timed(slides, told.work / "out", Request(), cluster)
+        timed(slides, told.work / "out", SegmentOptions(), cluster)
         peaks = [peak_mb(process) for process in ids]
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import cluster; cluster.alone()"
     line = [sys.executable, "-c", code, *map(str, slides), str(told.work / "out")]
@@ -266,7 +266,7 @@ def memory(told: argparse.Namespace) -> None:
 
 def alone() -> None:
     *slides, out = map(Path, sys.argv[1:])
-    timed(slides, out, Request(settings=Settings(network_threads=1)), None)
+    timed(slides, out, SegmentOptions(settings=Settings(network_threads=1)), None)
     print(peak_mb(os.getpid()))
 
 

@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from glomtile.evaluation.seams import grid_sensitivity, seam_ratio
 from glomtile.inference.image import Tiling, segment_image
-from glomtile.inference.predictor import Asking, KerasPredictor
+from glomtile.inference.predictor import KerasPredictor, PredictionSettings
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.models.folder import load_model_folder
@@ -46,7 +46,7 @@ def main() -> None:
         assert loaded.card.mpp is not None
         given = {name: getattr(told, name) for name in ("tta", "threshold", "smoothing_px")}
         given = {name: value for name, value in given.items() if value is not None}
-        asking = replace(Asking.of_card(loaded.card), **given)
+        asking = replace(PredictionSettings.of_card(loaded.card), **given)
         predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, asking)
         side = round(FORCED_TILE_PX * told.mpp / loaded.card.mpp)
         tiling = Tiling(split_size=side, overlapping=predictor.context_px)

@@ -24,7 +24,7 @@ from glomtile.evaluation.bootstrap import Figure
 from glomtile.evaluation.metrics import ImageScore, paired_difference, score_image, summarise
 from glomtile.evaluation.seams import grid_sensitivity, seam_ratio
 from glomtile.inference.image import Tiling, segment_image
-from glomtile.inference.predictor import Asking, KerasPredictor
+from glomtile.inference.predictor import KerasPredictor, PredictionSettings
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.models.folder import load_model_folder
@@ -60,7 +60,9 @@ def main() -> None:
     palette = config.palette()
     image_mpp = config.dataset.image_mpp or 0.5
     loaded = load_model_folder(config.resolve(config.train.model_dir) / config.train.use)
-    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, Asking.of_config(config))
+    predictor = KerasPredictor(
+        loaded.model, loaded.geometry, loaded.card.mpp, PredictionSettings.of_config(config)
+    )
     tiling = forced(config, image_mpp, predictor.context_px)
     half = round(tiling.split_size / 2)
 

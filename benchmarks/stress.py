@@ -31,7 +31,7 @@ from glomtile.config.load import load_config
 from glomtile.contact_sheets import BOTH, ONLY_PREDICTED, ONLY_TRUE, grid_sheet
 from glomtile.datasets.loading import split_pairs
 from glomtile.evaluation.metrics import ClassScore, ImageScore, score_image, summarise
-from glomtile.inference.quality_control import Doubts
+from glomtile.inference.quality_control import QualityFlags
 from glomtile.inference.segmenter import Segmenter
 from glomtile.io.images import read_image, write_png
 from glomtile.io.masks import read_mask
@@ -72,7 +72,7 @@ class Case:
     condition: str
     family: str
     score: ImageScore
-    doubts: Doubts
+    doubts: QualityFlags
     marked: UInt8
 
     @property
@@ -217,7 +217,7 @@ def given(case: Case, kind: str) -> bool:
 
 def write_cases(cases: Sequence[Case], out: Path) -> None:
     failed = {id(case) for case in failures(cases)}
-    doubts = list(Doubts().figures())
+    doubts = list(QualityFlags().figures())
     rows = []
     for case in cases:
         counts, figures = case.counts, case.doubts.figures()

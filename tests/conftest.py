@@ -94,7 +94,7 @@ def threshold_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model folder holds a network that takes purple for glomeruli."""
     from tests.fakes import ThresholdNetwork, threshold_card
 
-    from glomtile.inference.predictor import with_asking
+    from glomtile.inference.predictor import override_settings
     from glomtile.inference.segmenter import Segmenter
 
     card = threshold_card()
@@ -107,7 +107,7 @@ def threshold_network(monkeypatch: pytest.MonkeyPatch) -> None:
         threshold: float | None = None,
         runtime: str = "auto",
     ) -> Any:
-        return Segmenter(ThresholdNetwork(), with_asking(card, tta, threshold, None), settings)
+        return Segmenter(ThresholdNetwork(), override_settings(card, tta, threshold, None), settings)
 
     monkeypatch.setattr(Segmenter, "load", load)
 

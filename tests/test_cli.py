@@ -21,9 +21,9 @@ import glomtile
 import glomtile.cli.main
 import glomtile.evaluation.score
 from glomtile.__main__ import main
-from glomtile.cli.flags import NO_FLAGS, Flags, take_flags
+from glomtile.cli.flags import NO_FLAGS, Flags, parse_global_options
 from glomtile.cli.main import run
-from glomtile.cli.progress import LINE_EVERY_S, PlainProgress, shown, watching
+from glomtile.cli.progress import LINE_EVERY_S, PlainProgress, progress_display, shown
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import ConfigError, InputError
@@ -31,7 +31,7 @@ from glomtile.formatting import duration
 from glomtile.io.images import write_png
 from glomtile.io.masks import read_mask
 from glomtile.palette import GLOMERULI
-from glomtile.system import greeting_held_back
+from glomtile.system import quiet_import
 from glomtile.types import SILENT
 
 COMMANDS = (
@@ -447,10 +447,10 @@ def test_options_reach_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_switches_may_stand_anywhere(place: int) -> None:
     line = list(SCORE)
     line.insert(place, "-q")
-    assert take_flags(line) == (SCORE, Flags(quiet=True))
-    assert take_flags([*SCORE, "--", "-q"]) == ([*SCORE, "--", "-q"], NO_FLAGS)
+    assert parse_global_options(line) == (SCORE, Flags(quiet=True))
+    assert parse_global_options([*SCORE, "--", "-q"]) == ([*SCORE, "--", "-q"], NO_FLAGS)
     line[place : place + 1] = ["-v", "--json", "--debug"]
-    assert take_flags(line) == (SCORE, Flags(debug=True, verbose=True, json=True))
+    assert parse_global_options(line) == (SCORE, Flags(debug=True, verbose=True, json=True))
 
 
 # --- config -------------------------------------------------------------------------------------------
@@ -576,7 +576,7 @@ def test_a_terminal_gets_a_live_bar_with_titles_as_they_are(monkeypatch: pytest.
     master, slave = os.openpty()
     with ThreadPoolExecutor(1) as reader:
         shown_text = reader.submit(_read_all, master)
-        with os.fdopen(slave, "w") as terminal, watching(terminal) as progress:
+        with os.fdopen(slave, "w") as terminal, progress_display(terminal) as progress:
             progress.start("reading [images]", 3)
             progress.advance(2, loss=0.5)
             progress.note("a note [bold]")
@@ -656,7 +656,7 @@ def test_info_names_versions_backend_devices_and_formats(capfd: pytest.CaptureFi
 
 
 def test_a_greeting_is_dropped_and_an_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    with greeting_held_back():
+    with quiet_import():
         os.write(2, b"I0000 00:00:1.2 3 port.cc:153] oneDNN custom operations are on.\n")
         os.write(2, b"libcuda.so.1: cannot open shared object file\n")
     os.write(2, b"after\n")

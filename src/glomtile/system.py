@@ -71,7 +71,7 @@ _GREETING = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|.*Unab
 
 
 @contextmanager
-def greeting_held_back() -> Iterator[None]:
+def quiet_import() -> Iterator[None]:
     """Keep what native code writes on stderr inside the block, and pass on what is no greeting."""
     import tempfile  # with `random` and OpenSSL behind it: not for --help
 
@@ -94,7 +94,7 @@ def greeting_held_back() -> Iterator[None]:
 BACKENDS = ("keras", "tensorflow", "jax", "torch")
 
 
-def wake_backend() -> None:
+def import_backend() -> None:
     """Import the code that knows Keras.
 
     Raises
@@ -103,7 +103,7 @@ def wake_backend() -> None:
         When Keras or the backend it is set to use is not installed.
     """
     try:
-        with greeting_held_back():
+        with quiet_import():
             import_module("glomtile.networks.registry")
     except ModuleNotFoundError as error:
         if error.name not in BACKENDS:

@@ -13,7 +13,7 @@ import pytest
 from skimage.draw import disk
 from tests.fakes import ThresholdNetwork, threshold_card
 
-from glomtile.inference.batch import Request, segment
+from glomtile.inference.batch import SegmentOptions, segment
 from glomtile.inference.segmenter import Segmenter
 from glomtile.io.images import write_png
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_png(root / "in" / f"{name}.png".replace("/", "|"), pixels)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Segmenter, "load", lambda *_, **__: Segmenter(ThresholdNetwork(), card))
-        result = segment([root / "in"], root / "out", Request(root, mpp=2.0))
+        result = segment([root / "in"], root / "out", SegmentOptions(root, mpp=2.0))
     assert not result.failed
     assert result.paths[-1] == root / "out/report.html"
     return root / "out"

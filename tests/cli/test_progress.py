@@ -15,7 +15,7 @@ from glomtile.cli import flags
 from glomtile.cli.livebar import LiveProgress
 from glomtile.cli.outcome import show_tables, terminal_width
 from glomtile.cli.pace import SPAN_S, Pace
-from glomtile.cli.progress import LINE_EVERY_S, VERBOSE_EVERY_S, PlainProgress, WarningsOnly, watching
+from glomtile.cli.progress import LINE_EVERY_S, VERBOSE_EVERY_S, PlainProgress, WarningsOnly, progress_display
 from glomtile.cli.summaries import Table
 from glomtile.cli.tables import Column
 from glomtile.formatting import duration
@@ -212,7 +212,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
     def work(stream: object) -> None:
-        with watching(stream) as progress:  # type: ignore[arg-type]
+        with progress_display(stream) as progress:  # type: ignore[arg-type]
             progress.start("windows", 3)
             progress.advance(2)
             progress.warn("look out")
@@ -228,7 +228,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TERM", "dumb")
 
     def work(stream: object) -> None:
-        with watching(stream) as progress:  # type: ignore[arg-type]
+        with progress_display(stream) as progress:  # type: ignore[arg-type]
             progress.start("windows", 3)
             progress.note("a note")
         show_tables([TABLE], stream)  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ def test_a_finished_stage_leaves_a_line_where_that_was_asked_for(monkeypatch: py
     monkeypatch.setenv("TERM", "xterm-256color")
 
     def work(stream: object) -> None:
-        with watching(stream) as progress:  # type: ignore[arg-type]
+        with progress_display(stream) as progress:  # type: ignore[arg-type]
             progress.start("windows", 2)
             progress.advance(2)
 

@@ -27,7 +27,7 @@ from docsite.blocks import Block, Command, commands, read_blocks, spans
 from docsite.record import tidy
 from docsite.reference import command_tree
 from glomtile.cli.commands import app
-from glomtile.cli.flags import take_flags
+from glomtile.cli.flags import parse_global_options
 from glomtile.cli.main import run
 from glomtile.config.load import check_config
 from glomtile.io.images import write_png
@@ -335,7 +335,7 @@ def test_every_command_line_parses() -> None:
 
 def _refused(words: tuple[str, ...]) -> Iterator[str]:
     try:
-        found, rest, context = _resolve(list(take_flags(words)[0]))
+        found, rest, context = _resolve(list(parse_global_options(words)[0]))
         if rest != ["--version"]:
             found.make_context(found.name, [LETTERS.get(word, word) for word in rest], parent=context)
     except typer.Exit:
@@ -368,7 +368,7 @@ def test_every_command_in_the_running_text_exists() -> None:
 
 
 def _unknown(words: list[str], tree: dict[str, Any]) -> Iterator[str]:
-    words = take_flags([word.rstrip(",.") for word in words if word not in ("…", "|")])[0]
+    words = parse_global_options([word.rstrip(",.") for word in words if word not in ("…", "|")])[0]
     if not words or words[0] in ("COMMAND", "--version", "--help"):
         return
     name = " ".join(words[:2]) if words[0] == "config" and len(words) > 1 else words[0]

@@ -19,7 +19,7 @@ from glomtile.datasets.prepare import prepare
 from glomtile.errors import InputError, UsageError
 from glomtile.evaluation import cross_validation as module
 from glomtile.evaluation.cross_validation import crossval, predictions
-from glomtile.inference.quality_control import Doubts
+from glomtile.inference.quality_control import QualityFlags
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.palette import GLOMERULI
@@ -176,9 +176,9 @@ def test_answers_are_doubted_from_where_the_config_says_now(
     pairs = module.read_pool(config_of(project), None).pairs[:1]
     limits: list[float] = []
 
-    def doubts(card: ModelCard, *_: object, **__: object) -> Doubts:
+    def doubts(card: ModelCard, *_: object, **__: object) -> QualityFlags:
         limits.append(card.least_expected_dice)
-        return Doubts()
+        return QualityFlags()
 
     monkeypatch.setattr(segmenter_module, "doubts_of", doubts)
     for tiled in ({"least_expected_dice": 0.55}, {}):

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from glomtile.errors import InputError
 from glomtile.inference.ood import (
-    Familiar,
-    Ruler,
+    ReferenceDistribution,
+    ScaleEstimator,
     appearance,
     distances,
     expected_dice,
-    familiar_of,
-    octaves_off,
-    ruler_of,
+    fit_reference,
+    fit_scale_estimator,
+    scale_offset,
 )
 from glomtile.synthetic import paint
 from glomtile.types import UInt8
@@ -33,14 +33,14 @@ def biopsy(seed: int) -> UInt8:
 
 
 @cache
-def known() -> dict[str, Familiar]:
-    found = familiar_of([features(biopsy(seed)) for seed in range(16)], list(range(16)))
+def known() -> dict[str, ReferenceDistribution]:
+    found = fit_reference([features(biopsy(seed)) for seed in range(16)], list(range(16)))
     assert found is not None
     return found
 
 
 @cache
-def ruler() -> Ruler:
+def ruler() -> ScaleEstimator:
     owners, octaves, seen = [], [], []
     for seed in range(12):
         for factor in (0.5, 0.7, 1.0, 1.4, 2.0):
@@ -49,7 +49,7 @@ def ruler() -> Ruler:
                 seen.append(features(blurred(image, sigma) if sigma else image))
                 owners.append(seed)
                 octaves.append(np.log2(factor))
-    found = ruler_of(seen, owners, octaves, (-0.2, 0.2))
+    found = fit_scale_estimator(seen, owners, octaves, (-0.2, 0.2))
     assert found is not None
     return found
 
@@ -162,36 +162,39 @@ def test_one_colour_all_over_is_no_error(value: int) -> None:
     away = distances(known(), seen)
     assert all(np.isfinite(list(away.values())))
     assert away["sharpness"] > 1
-    assert np.isfinite(octaves_off(ruler(), seen))
+    assert np.isfinite(scale_offset(ruler(), seen))
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.7, 1.0, 1.4, 2.0])
 def test_the_ruler_tells_the_scale_of_tissue_that_it_has_not_seen(factor: float) -> None:
-    told = [octaves_off(ruler(), features(at_scale(seed, factor))) for seed in range(300, 306)]
+    told = [scale_offset(ruler(), features(at_scale(seed, factor))) for seed in range(300, 306)]
     assert np.median(told) == pytest.approx(np.log2(factor), abs=0.3)
 
 
 def test_the_ruler_calls_its_own_scale_familiar_and_a_double_not() -> None:
     own, double, half = (
-        [ruler().distance(octaves_off(ruler(), features(at_scale(seed, factor)))) for seed in range(300, 306)]
+        [
+            ruler().distance(scale_offset(ruler(), features(at_scale(seed, factor))))
+            for seed in range(300, 306)
+        ]
         for factor in (1.0, 2.0, 0.5)
     )
     assert np.median(own) < 1 < min(np.median(double), np.median(half))
 
 
 def test_the_ruler_is_not_deceived_by_a_slight_blur() -> None:
-    told = [octaves_off(ruler(), features(blurred(biopsy(seed), 0.75))) for seed in range(300, 306)]
+    told = [scale_offset(ruler(), features(blurred(biopsy(seed), 0.75))) for seed in range(300, 306)]
     assert abs(np.median(told)) < 0.3
 
 
 def test_few_images_are_not_enough_and_equal_images_are_no_error() -> None:
     one = features(biopsy(0))
-    assert familiar_of([one] * 12, [0, 1, 2] * 4) is None
-    assert ruler_of([one] * 12, [0, 1, 2] * 4, [0.0] * 12, (0, 0)) is None
-    level = ruler_of([one] * 6, range(6), [0.0] * 6, (0, 0))
+    assert fit_reference([one] * 12, [0, 1, 2] * 4) is None
+    assert fit_scale_estimator([one] * 12, [0, 1, 2] * 4, [0.0] * 12, (0, 0)) is None
+    level = fit_scale_estimator([one] * 6, range(6), [0.0] * 6, (0, 0))
     assert level is not None
-    assert level.low < octaves_off(level, one) < level.high
-    same = familiar_of([one] * 6, range(6))
+    assert level.low < scale_offset(level, one) < level.high
+    same = fit_reference([one] * 6, range(6))
     assert same is not None
     assert distances(same, one)["stain"] <= 1
     assert distances(same, features(turned(biopsy(0), 30)))["stain"] > 1
@@ -201,9 +204,9 @@ def test_a_picture_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match=r"expected \(h, w, 3\) uint8"):
         appearance([np.zeros((30, 30), np.uint8)])
     with pytest.raises(InputError, match="owner"):
-        familiar_of([np.zeros(16)], [])
+        fit_reference([np.zeros(16)], [])
     with pytest.raises(InputError, match="scale"):
-        ruler_of([np.zeros(16)], [1], [], (0, 0))
+        fit_scale_estimator([np.zeros(16)], [1], [], (0, 0))
 
 
 def counts(**pixels: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from glomtile.config.model_card import FamiliarTissue, ModelCard, ObjectSettings
 from glomtile.config.schema import Config, ModelSettings
 from glomtile.datasets.pairing import Pair
 from glomtile.errors import InputError, ModelError
-from glomtile.inference.quality_control import Doubts, sampled_boxes
+from glomtile.inference.quality_control import QualityFlags, sampled_boxes
 from glomtile.inference.segmenter import Segmenter
 from glomtile.inference.window_size import Settings
 from glomtile.io.images import write_png
@@ -146,13 +146,13 @@ def test_a_wrong_scale_is_told_of(familiar: FamiliarTissue, factor: float) -> No
 
 def test_a_model_that_says_nothing_of_its_training_has_no_doubts() -> None:
     found = segmenter(None, Reddish(0.6)).segment(Slide(silver(biopsy(2)), plain=True))
-    assert found.doubts == Doubts()
+    assert found.doubts == QualityFlags()
     assert found.figures()["doubt"] == found.figures()["stain_distance"] == ""
 
 
 def test_a_model_of_another_edition_has_no_doubts(familiar: FamiliarTissue) -> None:
     later = familiar.model_copy(update={"edition": familiar.edition + 1})
-    assert segmenter(later).segment(Slide(silver(biopsy(2)), plain=True)).doubts == Doubts()
+    assert segmenter(later).segment(Slide(silver(biopsy(2)), plain=True)).doubts == QualityFlags()
 
 
 def test_bare_glass_has_neither_distance_nor_promise(familiar: FamiliarTissue) -> None:

@@ -14,9 +14,9 @@ import pytest
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import ModelError, UsageError
 from glomtile.inference.predictor import (
-    Asking,
     KerasPredictor,
     Network,
+    PredictionSettings,
     TilePredictor,
     activation_bytes,
     largest_window,
@@ -95,7 +95,9 @@ def test_one_output_is_presented_as_background_and_foreground():
 def test_color_order_bgr_shows_the_network_blue_first():
     image = picture(6, 9)
     rgb = KerasPredictor(red_network(), POINT)(image[None])[0, ..., 1]
-    bgr = KerasPredictor(red_network(), POINT, None, Asking(color_order="BGR"))(image[None])[0, ..., 1]
+    bgr = KerasPredictor(red_network(), POINT, None, PredictionSettings(color_order="BGR"))(image[None])[
+        0, ..., 1
+    ]
     assert np.abs(rgb - image[..., 0] / 255).max() < 1e-6
     assert np.abs(bgr - image[..., 2] / 255).max() < 1e-6
 
@@ -104,7 +106,7 @@ def test_color_order_bgr_shows_the_network_blue_first():
 @pytest.mark.parametrize("size", [(24, 24), (16, 40)])
 def test_turned_copies_come_back_upright(tta, size):
     image = picture(*size)
-    answer = KerasPredictor(red_network(), POINT, None, Asking(tta=tta))(image[None])[0]
+    answer = KerasPredictor(red_network(), POINT, None, PredictionSettings(tta=tta))(image[None])[0]
     assert np.abs(answer[..., 1] - image[..., 0] / 255).max() < 1e-6
 
 
@@ -117,7 +119,10 @@ def test_an_answer_averaged_over_turns_turns_with_the_picture(unet, geometry, tt
         array = np.rot90(array, turns)
         return np.ascontiguousarray(array[:, ::-1] if flip else array)
 
-    predictor, plain = KerasPredictor(unet, geometry, None, Asking(tta=tta)), KerasPredictor(unet, geometry)
+    predictor, plain = (
+        KerasPredictor(unet, geometry, None, PredictionSettings(tta=tta)),
+        KerasPredictor(unet, geometry),
+    )
     image = picture(24, 40)
     assert np.abs(turned(predictor(image[None])[0]) - predictor(turned(image)[None])[0]).max() < 1e-5
     assert np.abs(turned(plain(image[None])[0]) - plain(turned(image)[None])[0]).max() > 1e-3
@@ -128,7 +133,9 @@ def test_averaging_is_over_as_many_copies_as_it_says(unet, geometry):
     plain = KerasPredictor(unet, geometry)
     mean = np.mean([np.rot90(plain(np.rot90(image, k)[None].copy())[0], -k) for k in range(4)], axis=0)
     assert (
-        np.abs(KerasPredictor(unet, geometry, None, Asking(tta="rotations"))(image[None])[0] - mean).max()
+        np.abs(
+            KerasPredictor(unet, geometry, None, PredictionSettings(tta="rotations"))(image[None])[0] - mean
+        ).max()
         < 1e-6
     )
 
@@ -143,7 +150,9 @@ def test_the_network_is_asked_by_one_thread_at_a_time():
         asking.discard(get_ident())
         return np.zeros((*batch.shape[:3], 2), np.float32)
 
-    predictor = TilePredictor(Network(forward, 3, 2, lambda: 1.0, "none"), POINT, asking=Asking(tta="all"))
+    predictor = TilePredictor(
+        Network(forward, 3, 2, lambda: 1.0, "none"), POINT, asking=PredictionSettings(tta="all")
+    )
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(predictor, [picture(4, 4)[None]] * 8))
     assert len(most) == 64
@@ -171,13 +180,13 @@ def test_other_channels_and_unknown_words_are_refused():
     with pytest.raises(ModelError, match="3 colour channels, got one of 1"):
         KerasPredictor(grey, POINT)
     with pytest.raises(UsageError, match="none, flips, rotations, all, got 'mirror'"):
-        KerasPredictor(red_network(), POINT, None, Asking(tta="mirror"))  # type: ignore[arg-type]
+        KerasPredictor(red_network(), POINT, None, PredictionSettings(tta="mirror"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="RGB or BGR, got 'GRB'"):
-        KerasPredictor(red_network(), POINT, None, Asking(color_order="GRB"))
+        KerasPredictor(red_network(), POINT, None, PredictionSettings(color_order="GRB"))
     with pytest.raises(UsageError, match=r"smoothing_px.*from 0 to 3.0, got 4"):
-        Asking(smoothing_px=4)
+        PredictionSettings(smoothing_px=4)
     with pytest.raises(UsageError, match="threshold"):
-        KerasPredictor(red_network(), POINT, None, Asking(threshold=1.0))
+        KerasPredictor(red_network(), POINT, None, PredictionSettings(threshold=1.0))
 
 
 def test_activations_alive_at_once_are_counted_by_hand_the_same():
@@ -234,7 +243,9 @@ def test_a_network_that_normalises_over_the_window_gets_no_automatic_window():
 def test_a_threshold_is_where_both_classes_are_equally_likely(threshold):
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     before = KerasPredictor(red_network(), POINT)(image[None])[0]
-    after = KerasPredictor(red_network(), POINT, None, Asking(threshold=threshold))(image[None])[0]
+    after = KerasPredictor(red_network(), POINT, None, PredictionSettings(threshold=threshold))(image[None])[
+        0
+    ]
     assert after.sum(axis=-1) == pytest.approx(np.ones((16, 16)), abs=1e-6)
     np.testing.assert_array_equal(after[..., 1] > 0.5, before[..., 1] > threshold)
     inner = (before[..., 1] > 0.01) & (before[..., 1] < 0.99)
@@ -245,7 +256,8 @@ def test_a_threshold_is_where_both_classes_are_equally_likely(threshold):
 def test_a_threshold_leaves_the_other_classes_as_likely_to_each_other(unet, geometry):
     image = picture(16, 16)
     before, after = (
-        KerasPredictor(unet, geometry, None, Asking(threshold=t))(image[None])[0] for t in (0.5, 0.2)
+        KerasPredictor(unet, geometry, None, PredictionSettings(threshold=t))(image[None])[0]
+        for t in (0.5, 0.2)
     )
     assert (after[..., 0] < before[..., 0]).all()
     np.testing.assert_allclose(after[..., 1] / after[..., 2], before[..., 1] / before[..., 2], rtol=1e-4)
@@ -254,7 +266,7 @@ def test_a_threshold_leaves_the_other_classes_as_likely_to_each_other(unet, geom
 def test_smoothing_is_a_gaussian_of_its_width_and_leaves_colours_apart():
     point = np.full((1, 21, 21, 3), 0, np.uint8)
     point[0, 10, 10] = (250, 0, 120)
-    seen = Asking(smoothing_px=0.8).smoothed(point)[0].astype(float)
+    seen = PredictionSettings(smoothing_px=0.8).smoothed(point)[0].astype(float)
     assert not seen[..., 1].any()
     places = np.arange(21) - 10
     for channel in (0, 2):
@@ -266,7 +278,7 @@ def test_smoothing_is_a_gaussian_of_its_width_and_leaves_colours_apart():
 
 
 def test_smoothing_does_not_depend_on_the_tile_and_is_told_as_context():
-    predictor = KerasPredictor(red_network(), POINT, None, Asking(smoothing_px=0.5))
+    predictor = KerasPredictor(red_network(), POINT, None, PredictionSettings(smoothing_px=0.5))
     assert predictor.context_px == KerasPredictor(red_network(), POINT).context_px + 2
     image = picture(40, 40)
     whole, part = predictor(image[None])[0], predictor(image[None, 10:30, 12:34])[0]

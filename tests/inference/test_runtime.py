@@ -18,7 +18,7 @@ import pytest
 from glomtile.errors import MissingExtraError, ModelError, UsageError
 from glomtile.inference import runtime
 from glomtile.inference.export import export
-from glomtile.inference.predictor import Asking, KerasPredictor, TilePredictor
+from glomtile.inference.predictor import KerasPredictor, PredictionSettings, TilePredictor
 from glomtile.inference.runtime import OpenVinoPredictor, chosen_runtime, openvino_forward
 from glomtile.inference.segmenter import Segmenter
 from glomtile.models import folder as modelfolder
@@ -35,7 +35,7 @@ def pictures(height: int, width: int, count: int = 1, seed: int = 5) -> np.ndarr
 def both(folder: Path) -> tuple[KerasPredictor, OpenVinoPredictor]:
     loaded = load_model_folder(folder)
     card = loaded.card
-    slow = KerasPredictor(loaded.model, loaded.geometry, card.mpp, Asking.of_card(card))
+    slow = KerasPredictor(loaded.model, loaded.geometry, card.mpp, PredictionSettings.of_card(card))
     return slow, OpenVinoPredictor(folder, card)
 
 

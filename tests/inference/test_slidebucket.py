@@ -12,7 +12,7 @@ from tests.fakes import RecordingProgress
 from glomtile.cluster import Cluster
 from glomtile.errors import PlaceError, StorageError, UsageError
 from glomtile.inference.batch import segment
-from glomtile.inference.slide_task import Request
+from glomtile.inference.slide_task import SegmentOptions
 from glomtile.inference.slidebucket import place_of
 from glomtile.io.remote import RemoteFolder
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("threshold_network", "store")
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> Request:
-    return Request(None, 2.0, zarr=True, scratch=tmp_path / "scratch")
+def request_(tmp_path: Path) -> SegmentOptions:
+    return SegmentOptions(None, 2.0, zarr=True, scratch=tmp_path / "scratch")
 
 
 def in_bucket(store: Any) -> dict[str, bytes]:
@@ -43,7 +43,7 @@ def steady(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_the_bucket_holds_what_a_folder_would(
-    pictures: list[Path], request_: Request, store: Any, tmp_path: Path
+    pictures: list[Path], request_: SegmentOptions, store: Any, tmp_path: Path
 ) -> None:
     segment(pictures, tmp_path / "out", request_)
     expected = in_folder(tmp_path / "out")
@@ -63,11 +63,11 @@ def test_the_bucket_holds_what_a_folder_would(
 
 
 def test_a_run_on_another_machine_knows_what_is_finished(
-    pictures: list[Path], request_: Request, store: Any, tmp_path: Path
+    pictures: list[Path], request_: SegmentOptions, store: Any, tmp_path: Path
 ) -> None:
     segment(pictures[:1], OUT, request_)
     before = steady(in_bucket(store))
-    elsewhere = Request(None, 2.0, zarr=True, scratch=tmp_path / "elsewhere")
+    elsewhere = SegmentOptions(None, 2.0, zarr=True, scratch=tmp_path / "elsewhere")
     result = segment(pictures, OUT, elsewhere)
     assert (result.skipped, result.done) == ((pictures[0],), (pictures[1],))
     assert segment(pictures, OUT, elsewhere).paths == result.paths
@@ -79,7 +79,7 @@ def test_a_run_on_another_machine_knows_what_is_finished(
 
 
 def test_a_slide_of_which_a_file_is_missing_is_done_again(
-    pictures: list[Path], request_: Request, store: Any
+    pictures: list[Path], request_: SegmentOptions, store: Any
 ) -> None:
     segment(pictures, OUT, request_)
     expected = steady(in_bucket(store))
@@ -92,7 +92,7 @@ def test_a_slide_of_which_a_file_is_missing_is_done_again(
 
 
 def test_a_note_comes_last(
-    pictures: list[Path], request_: Request, store: Any, monkeypatch: pytest.MonkeyPatch
+    pictures: list[Path], request_: SegmentOptions, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slide whose upload was cut off is no finished slide."""
     put = RemoteFolder.put
@@ -116,7 +116,7 @@ def test_a_note_comes_last(
 
 
 def test_a_run_that_another_took_over_stops_and_says_who(
-    pictures: list[Path], request_: Request, store: Any, monkeypatch: pytest.MonkeyPatch
+    pictures: list[Path], request_: SegmentOptions, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = "/results/out/.glomtile/lock"
     other = {"process": 7, "host": "other", "since": "2026-01-01 00:00:00", "token": "t"}
@@ -137,7 +137,7 @@ def test_a_run_that_another_took_over_stops_and_says_who(
 
 
 def test_a_run_elsewhere_that_did_not_say_its_end_is_told(
-    pictures: list[Path], request_: Request, store: Any
+    pictures: list[Path], request_: SegmentOptions, store: Any
 ) -> None:
     store.pipe_file(
         "/results/out/.glomtile/lock", b'{"process": 7, "host": "other", "since": "x", "token": "t"}'
@@ -150,7 +150,7 @@ def test_a_run_elsewhere_that_did_not_say_its_end_is_told(
 
 @pytest.mark.parametrize("address", ["sss://bucket/out", "https://host/out"])
 def test_a_place_that_takes_no_files_ends_the_run_at_once(
-    pictures: list[Path], request_: Request, address: str
+    pictures: list[Path], request_: SegmentOptions, address: str
 ) -> None:
     with pytest.raises(PlaceError) as told:
         segment(pictures, address, request_)
@@ -165,6 +165,6 @@ def test_each_bucket_has_a_place_of_its_own_that_is_named_like_it(tmp_path: Path
     assert place_of("s3://lab/a/out/", tmp_path) == places[0]
 
 
-def test_workers_share_no_memory_to_put_results_into(pictures: list[Path], request_: Request) -> None:
+def test_workers_share_no_memory_to_put_results_into(pictures: list[Path], request_: SegmentOptions) -> None:
     with pytest.raises(UsageError, match="expected a folder, or an address that lasts"):
         segment(pictures, OUT, request_, cluster=Cluster(workers=1))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from glomtile.inference.batch import segment, survey
-from glomtile.inference.slide_task import Request, sources_of
+from glomtile.inference.slide_task import SegmentOptions, expand_inputs
 from glomtile.io import remote
 
 pytestmark = pytest.mark.usefixtures("threshold_network")
@@ -22,7 +22,7 @@ def in_the_bucket(store: Any, pictures: list[Path]) -> None:
         store.put_file(str(path), f"/study/{path.name}")
 
 
-REQUEST = Request(None, 2.0)
+REQUEST = SegmentOptions(None, 2.0)
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -69,7 +69,7 @@ def test_a_finished_slide_is_known_without_being_fetched(
     with monkeypatch.context() as patched:
         forbid_fetching(patched)
         assert len(segment(["memory://study"], out, REQUEST).skipped) == 2
-        failed = segment(["memory://study"], out, Request(None, 1.0)).failed
+        failed = segment(["memory://study"], out, SegmentOptions(None, 1.0)).failed
         assert all("--overwrite" in why for _, why in failed)
     assert len(failed) == 2
     # The same bytes put there anew are another version: fetched once, found the same, and known from then on.
@@ -126,7 +126,7 @@ def test_copies_lie_in_the_scratch_folder_that_was_given_and_leave_it_as_it_was(
     fetch = remote._fetch
     monkeypatch.setattr(remote, "_fetch", lambda *given: (seen.append(given[1]), fetch(*given)))
     (scratch := tmp_path / "scratch").mkdir()
-    segment(["memory://study"], tmp_path / "out", Request(None, 2.0, scratch=scratch))
+    segment(["memory://study"], tmp_path / "out", SegmentOptions(None, 2.0, scratch=scratch))
     assert len(seen) == 2
     assert all(path.is_relative_to(scratch) for path in seen)
     assert not list(scratch.iterdir())
@@ -146,10 +146,10 @@ def test_addresses_of_this_machine_are_the_paths_they_name(pictures: list[Path],
     (folder / "notes.txt").write_text("none")
     everything = (tuple(pictures), [])
     for name in ("", "/*", "/**", "/*.[p]ng"):
-        files, failed = sources_of([folder.as_uri() + name])
+        files, failed = expand_inputs([folder.as_uri() + name])
         assert (tuple(files), failed) == everything, name
-    assert sources_of([path.as_uri() for path in pictures]) == ([*pictures], [])
-    files, failed = sources_of([f"{folder.as_uri()}/*.svs", f"{folder.as_uri()}/gone.svs"])
+    assert expand_inputs([path.as_uri() for path in pictures]) == ([*pictures], [])
+    files, failed = expand_inputs([f"{folder.as_uri()}/*.svs", f"{folder.as_uri()}/gone.svs"])
     assert files == [folder / "gone.svs"]
     assert "expected at least one of" in failed[0][1]
 

@@ -15,7 +15,7 @@ import pytest
 
 from glomtile.errors import PlaceError, StorageError, UsageError
 from glomtile.io import atomic as lock
-from glomtile.io.atomic import sole_run
+from glomtile.io.atomic import run_lock
 from glomtile.types import SILENT
 
 HOLD = """
@@ -34,7 +34,7 @@ def test_a_second_run_is_told_who_holds_the_folder_and_a_killed_one_holds_nothin
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match=f"got process {holder.pid} on ") as told, sole_run(folder):
+        with pytest.raises(UsageError, match=f"got process {holder.pid} on ") as told, run_lock(folder):
             pass
         assert "choose another folder" in str(told.value)
     finally:
@@ -43,25 +43,25 @@ def test_a_second_run_is_told_who_holds_the_folder_and_a_killed_one_holds_nothin
         assert holder.stdout is not None
         holder.stdout.close()
     assert (folder / lock.LOCK_FILE).exists()
-    with sole_run(folder):
+    with run_lock(folder):
         assert f'"process": {os.getpid()}' in (folder / lock.LOCK_FILE).read_text("utf-8")
 
 
 def test_a_run_that_ended_lets_the_next_in_and_one_that_runs_does_not(tmp_path: Path) -> None:
     for _ in range(2):
-        with sole_run(tmp_path), pytest.raises(UsageError, match="no other run"), sole_run(tmp_path):
+        with run_lock(tmp_path), pytest.raises(UsageError, match="no other run"), run_lock(tmp_path):
             pass
-    with pytest.raises(ZeroDivisionError), sole_run(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
         raise ZeroDivisionError
-    with sole_run(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"process": 3}'])
 def test_a_note_that_says_nothing_does_not_hide_the_lock(tmp_path: Path, text: str) -> None:
-    with sole_run(tmp_path):
+    with run_lock(tmp_path):
         (tmp_path / lock.LOCK_FILE).write_text(text)
-        with pytest.raises(UsageError, match="got one that holds it"), sole_run(tmp_path):
+        with pytest.raises(UsageError, match="got one that holds it"), run_lock(tmp_path):
             pass
 
 
@@ -69,7 +69,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: p
     told: list[str] = []
     monkeypatch.setattr(lock, "_lock", _no_locks)
     monkeypatch.setattr(SILENT, "warn", told.append)
-    with sole_run(tmp_path):
+    with run_lock(tmp_path):
         pass
     assert len(told) == 1
     assert "let no second run write here" in told[0]
@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with (
         pytest.raises(StorageError, match="a part of the path is a file"),
-        sole_run(tmp_path / "file" / "out"),
+        run_lock(tmp_path / "file" / "out"),
     ):
         pass
 
@@ -93,10 +93,10 @@ def test_who_waits_for_a_part_is_next_and_leaves_no_file(tmp_path: Path) -> None
             told.append(text)
 
     def wait_for_it() -> None:
-        with sole_run(tmp_path, Listening(), name="a.lock", wait=True):  # type: ignore[arg-type]
+        with run_lock(tmp_path, Listening(), name="a.lock", wait=True):  # type: ignore[arg-type]
             order.append("second")
 
-    with sole_run(tmp_path, name="a.lock", wait=True), sole_run(tmp_path, name="b.lock", wait=True):
+    with run_lock(tmp_path, name="a.lock", wait=True), run_lock(tmp_path, name="b.lock", wait=True):
         second = threading.Thread(target=wait_for_it)
         second.start()
         held.wait(1.5 * lock._ASK_AGAIN_S)
@@ -112,9 +112,9 @@ def test_errors_name_the_folder_that_was_given(tmp_path: Path, monkeypatch: pyte
     given = tmp_path / "out"
     own = given / ".glomtile"
     with (
-        sole_run(own, given=given),
+        run_lock(own, given=given),
         pytest.raises(UsageError, match="no other run") as held,
-        sole_run(own, given=given),
+        run_lock(own, given=given),
     ):
         pass
     assert held.value.where == str(given)
@@ -123,14 +123,14 @@ def test_errors_name_the_folder_that_was_given(tmp_path: Path, monkeypatch: pyte
             patched.setattr(os, function, _denied)
             with (
                 pytest.raises(PlaceError, match="permission denied") as denied,
-                sole_run(folder / ".glomtile", given=folder),
+                run_lock(folder / ".glomtile", given=folder),
             ):
                 pass
             assert denied.value.where == str(folder)
     told: list[str] = []
     monkeypatch.setattr(lock, "_lock", _no_locks)
     monkeypatch.setattr(SILENT, "warn", told.append)
-    with sole_run(own, given=given):
+    with run_lock(own, given=given):
         pass
     assert told[0].startswith(f"{given}: cannot be locked")
 
@@ -139,7 +139,7 @@ def test_a_folder_in_the_place_of_the_lock_is_named_itself(tmp_path: Path) -> No
     (tmp_path / ".glomtile" / "lock").mkdir(parents=True)
     with (
         pytest.raises(StorageError, match="it is a folder") as told,
-        sole_run(tmp_path / ".glomtile", given=tmp_path),
+        run_lock(tmp_path / ".glomtile", given=tmp_path),
     ):
         pass
     assert told.value.where == str(tmp_path / ".glomtile" / "lock")

@@ -9,9 +9,9 @@ import pytest
 
 from glomtile.errors import InputError
 from glomtile.io.image_list import (
-    Film,
+    ImageRecord,
     PictureList,
-    Trio,
+    PreviewSeries,
     preview_films,
     read_picture_list,
     write_picture_list,
@@ -26,9 +26,9 @@ PLANE = np.zeros((8, 9), np.uint8)
 def listed(root: Path) -> PictureList:
     for kind in ("truth", "predictions"):
         write_mask(root / "data" / kind / "a.png", PLANE, GLOMERULI)
-    trio = Trio("a", root / "data/a.png", root / "data/truth/a.png", root / "data/predictions/a.png")
-    bare = Trio("b", None, root / "data/truth/a.png", root / "data/predictions/a.png")
-    film = Film("a", root / "data/a.png", ((1, root / "one.png"), (9, root / "nine.png")))
+    trio = ImageRecord("a", root / "data/a.png", root / "data/truth/a.png", root / "data/predictions/a.png")
+    bare = ImageRecord("b", None, root / "data/truth/a.png", root / "data/predictions/a.png")
+    film = PreviewSeries("a", root / "data/a.png", ((1, root / "one.png"), (9, root / "nine.png")))
     return PictureList(GLOMERULI, (trio, bare), (film,), "indexed", 3)
 
 

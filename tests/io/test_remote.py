@@ -25,7 +25,7 @@ from glomtile.io.remote import (  # noqa: E402
     is_address,
     list_remote,
     local_path,
-    require_lasting,
+    require_persistent,
     require_store,
 )
 
@@ -91,9 +91,9 @@ def test_an_address_of_this_machine_says_the_whole_path(address: str) -> None:
 
 def test_only_what_lasts_is_taken_for_results() -> None:
     for address in ("s3://bucket/out", "gs://b/out", "file:///a", "out"):
-        require_lasting(address)
+        require_persistent(address)
     with pytest.raises(UsageError, match=r"memory://x: expected .* s3://bucket/out, got a place in the mem"):
-        require_lasting("memory://x")
+        require_persistent("memory://x")
 
 
 def test_a_folder_a_pattern_and_a_file_give_what_they_mean(store: Any) -> None:

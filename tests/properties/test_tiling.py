@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from glomtile.io.images import ArrayReader
-from glomtile.tiling.blending import shares, taper
+from glomtile.tiling.blending import shares, window_profile
 from glomtile.tiling.grid import Axis, Span, plan_windows
 from glomtile.tiling.sliding_window import predict_tiled
 
@@ -72,7 +72,7 @@ def test_every_window_begins_at_a_multiple_of_the_stride(plan):
 @given(axes(), st.integers(0, 60), BLENDS)
 def test_every_pixel_has_a_weight_and_the_shares_make_one(axis, context, blend):
     raw, total = np.zeros(axis.length_px), np.zeros(axis.length_px)
-    profile = taper(axis.window_px, axis.overlap_px, context, blend)
+    profile = window_profile(axis.window_px, axis.overlap_px, context, blend)
     for k, share in enumerate(shares(axis, context, blend)):
         start = axis.read(k).start
         inside = np.arange(axis.length_px) - start

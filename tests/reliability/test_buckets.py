@@ -33,7 +33,7 @@ from tests.reliability.test_cluster import (  # noqa: E402
 from glomtile.cluster import Cluster  # noqa: E402
 from glomtile.inference import slidejob  # noqa: E402
 from glomtile.inference.batch import segment  # noqa: E402
-from glomtile.inference.slide_task import Request  # noqa: E402
+from glomtile.inference.slide_task import SegmentOptions  # noqa: E402
 from glomtile.inference.slidebucket import place_of  # noqa: E402
 from glomtile.io import remote  # noqa: E402
 
@@ -61,12 +61,12 @@ def s3() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def request_(exported_model: Path) -> Request:
-    return Request(exported_model, settings=SETTINGS, runtime="openvino")
+def request_(exported_model: Path) -> SegmentOptions:
+    return SegmentOptions(exported_model, settings=SETTINGS, runtime="openvino")
 
 
 @pytest.fixture(scope="module")
-def expected(s3: Any, request_: Request, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(s3: Any, request_: SegmentOptions, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What is made of the slides as files; they are put into the bucket."""
     folder, out = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("alone")
     slides = [write_slide(folder / f"{n}.ome.tif", i, HEIGHTS[n]) for i, n in enumerate(HEIGHTS)]
@@ -115,7 +115,7 @@ def command(model: Path, out: str | Path, *more: str) -> list[str]:
 
 
 def test_workers_fetch_their_slides_and_may_be_killed_amid_one(
-    expected: dict[str, bytes], request_: Request, tmp_path: Path
+    expected: dict[str, bytes], request_: SegmentOptions, tmp_path: Path
 ) -> None:
     out, slides = tmp_path / "out", ["s3://bucket/study"]
     with in_background(lambda: segment(slides, out, request_, cluster=Cluster(workers=2))) as run:
@@ -125,7 +125,7 @@ def test_workers_fetch_their_slides_and_may_be_killed_amid_one(
 
 
 def test_panels_of_one_slide_are_filled_from_copies_of_their_own(
-    expected: dict[str, bytes], request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    expected: dict[str, bytes], request_: SegmentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slidejob, "PANEL_PX", 512)
     out = tmp_path / "out"
@@ -136,7 +136,7 @@ def test_panels_of_one_slide_are_filled_from_copies_of_their_own(
 
 
 def test_a_run_that_was_killed_goes_on_and_fetches_nothing_twice_that_is_finished(
-    expected: dict[str, bytes], request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    expected: dict[str, bytes], request_: SegmentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     assert request_.model is not None
@@ -155,7 +155,7 @@ def test_a_run_that_was_killed_goes_on_and_fetches_nothing_twice_that_is_finishe
 
 
 def test_missing_buckets_and_keys_are_named_and_the_others_are_done(
-    expected: dict[str, bytes], request_: Request, tmp_path: Path
+    expected: dict[str, bytes], request_: SegmentOptions, tmp_path: Path
 ) -> None:
     assert request_.model is not None
     more = ["s3://nobucket/*.svs", "s3://bucket/study/gone.svs", "sss://bucket/a.svs"]
@@ -172,7 +172,7 @@ def test_missing_buckets_and_keys_are_named_and_the_others_are_done(
 def test_a_store_that_goes_away_costs_the_slides_that_were_not_fetched(
     expected: dict[str, bytes],
     s3: Any,
-    request_: Request,
+    request_: SegmentOptions,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -195,7 +195,7 @@ def test_a_store_that_goes_away_costs_the_slides_that_were_not_fetched(
 
 
 def test_without_credentials_nothing_begins_and_the_line_says_why(
-    request_: Request, tmp_path: Path, s3: Any
+    request_: SegmentOptions, tmp_path: Path, s3: Any
 ) -> None:
     assert request_.model is not None
     known = {k: v for k, v in os.environ.items() if k not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
@@ -211,7 +211,7 @@ def test_without_credentials_nothing_begins_and_the_line_says_why(
 
 
 def test_workers_put_results_into_a_bucket_and_may_be_killed_amid_a_slide(
-    expected: dict[str, bytes], s3: Any, request_: Request, tmp_path: Path
+    expected: dict[str, bytes], s3: Any, request_: SegmentOptions, tmp_path: Path
 ) -> None:
     there = replace(request_, scratch=tmp_path)
     work = place_of("s3://bucket/workers", tmp_path)
@@ -226,7 +226,7 @@ def test_workers_put_results_into_a_bucket_and_may_be_killed_amid_a_slide(
 
 @pytest.mark.parametrize("same_machine", [True, False])
 def test_a_run_into_a_bucket_that_was_killed_goes_on_here_and_elsewhere(
-    expected: dict[str, bytes], s3: Any, request_: Request, tmp_path: Path, same_machine: bool
+    expected: dict[str, bytes], s3: Any, request_: SegmentOptions, tmp_path: Path, same_machine: bool
 ) -> None:
     assert request_.model is not None
     name = f"killed-{same_machine}"
@@ -252,7 +252,7 @@ def test_a_run_into_a_bucket_that_was_killed_goes_on_here_and_elsewhere(
 
 
 def test_a_bucket_that_is_not_there_ends_the_run_at_once(
-    expected: dict[str, bytes], request_: Request, tmp_path: Path
+    expected: dict[str, bytes], request_: SegmentOptions, tmp_path: Path
 ) -> None:
     assert request_.model is not None
     line = command(request_.model, "s3://nobucket/out", "--scratch", str(tmp_path))

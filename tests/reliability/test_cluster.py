@@ -24,7 +24,7 @@ distributed = pytest.importorskip("distributed")
 from glomtile.cluster import Cluster  # noqa: E402
 from glomtile.inference import slidejob  # noqa: E402
 from glomtile.inference.batch import SegmentResult, segment  # noqa: E402
-from glomtile.inference.slide_task import Request  # noqa: E402
+from glomtile.inference.slide_task import SegmentOptions  # noqa: E402
 from glomtile.inference.window_size import Settings  # noqa: E402
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
@@ -54,13 +54,13 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def request_(exported_model: Path) -> Request:
-    return Request(exported_model, settings=SETTINGS, runtime="openvino")
+def request_(exported_model: Path) -> SegmentOptions:
+    return SegmentOptions(exported_model, settings=SETTINGS, runtime="openvino")
 
 
 @pytest.fixture(scope="module")
 def expected(
-    slides: list[Path], request_: Request, tmp_path_factory: pytest.TempPathFactory
+    slides: list[Path], request_: SegmentOptions, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
     """What this process alone makes of them."""
     out = tmp_path_factory.mktemp("alone")
@@ -122,7 +122,7 @@ def kill_amid(out: Path, slide: str, run: Future[SegmentResult], *, but: set[int
 
 
 def test_workers_killed_amid_a_slide_change_nothing(
-    slides: list[Path], request_: Request, expected: dict[str, bytes], tmp_path: Path
+    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     out, killed = tmp_path / "out", set[int]()
     with in_background(lambda: segment(slides, out, request_, cluster=Cluster(workers=2))) as run:
@@ -135,7 +135,7 @@ def test_workers_killed_amid_a_slide_change_nothing(
 
 def test_panels_of_a_wide_slide_on_several_workers_are_one_result(
     slides: list[Path],
-    request_: Request,
+    request_: SegmentOptions,
     expected: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,7 +161,7 @@ def command(model: Path, out: Path, scheduler: str, slides: list[Path]) -> list[
 
 
 def test_a_client_that_was_killed_is_taken_up_by_the_next_on_the_same_workers(
-    slides: list[Path], request_: Request, expected: dict[str, bytes], tmp_path: Path
+    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     with distributed.LocalCluster(
@@ -199,7 +199,7 @@ def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def test_a_scheduler_that_is_started_anew_is_found_again(
-    slides: list[Path], request_: Request, expected: dict[str, bytes], tmp_path: Path
+    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     with socket.socket() as free:
@@ -240,7 +240,7 @@ class Told:
 
 
 def test_bad_slides_and_a_worker_without_the_model_are_each_told(
-    slides: list[Path], request_: Request, expected: dict[str, bytes], tmp_path: Path
+    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     (broken := tmp_path / "broken.svs").write_bytes(b"II*\0")

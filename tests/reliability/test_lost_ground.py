@@ -24,10 +24,10 @@ from glomtile.errors import StorageError, UsageError
 from glomtile.inference.batch import SegmentResult, segment
 from glomtile.inference.label_store import SparsePlane
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.slide_task import Request
+from glomtile.inference.slide_task import SegmentOptions
 from glomtile.inference.window_size import Settings
 from glomtile.io import atomic as workspace
-from glomtile.io.atomic import sole_run
+from glomtile.io.atomic import run_lock
 from glomtile.slides import backends as slide_levels
 from glomtile.slides.backends import TiffPixels
 from glomtile.types import UInt8
@@ -66,7 +66,7 @@ def slide(path: Path, seed: int = 0) -> Path:
 
 
 def run(out: Path, *paths: Path) -> SegmentResult:
-    return segment(paths, out, Request(out))
+    return segment(paths, out, SegmentOptions(out))
 
 
 def outputs(out: Path, stem: str = "") -> dict[str, bytes]:
@@ -205,7 +205,7 @@ def test_a_picture_deleted_before_its_pixels_are_read_is_named(
         return read(self, level, box)
 
     monkeypatch.setattr(PicturePixels, "read", late)
-    result = segment([picture, tmp_path / "b.tif"], tmp_path / "out", Request(tmp_path, mpp=2.0))
+    result = segment([picture, tmp_path / "b.tif"], tmp_path / "out", SegmentOptions(tmp_path, mpp=2.0))
     assert result.done == (tmp_path / "b.tif",)
     ((path, reason),) = result.failed
     assert path == picture
@@ -398,7 +398,7 @@ def test_the_command_ends_with_2_where_another_run_works_and_with_1_where_a_slid
 ) -> None:
     a, b, out = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif"), tmp_path / "out"
     line = ["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]
-    with sole_run(out / ".glomtile"):
+    with run_lock(out / ".glomtile"):
         assert glomtile.cli.run(line) == 2
     assert "expected no other run in this folder" in capsys.readouterr().err
     assert outputs(out) == {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glomtile.evaluation.score import score
-from glomtile.io.image_list import Film, PictureList, Trio, read_picture_list
+from glomtile.io.image_list import ImageRecord, PictureList, PreviewSeries, read_picture_list
 from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.io.tables import read_csv
@@ -116,13 +116,13 @@ def test_a_film_has_a_frame_for_each_epoch(tmp_path):
     for epoch, labels in ((1, plane()), (5, plane(A))):
         write_mask(tmp_path / f"{epoch}.png", labels, GLOMERULI)
     frames = film_frames(
-        Film("a", tmp_path / "a.png", ((1, tmp_path / "1.png"), (5, tmp_path / "5.png"))), GLOMERULI
+        PreviewSeries("a", tmp_path / "a.png", ((1, tmp_path / "1.png"), (5, tmp_path / "5.png"))), GLOMERULI
     )
     assert [(frame.epoch, bool(frame.layers[0].prediction)) for frame in frames] == [(1, False), (5, True)]
 
 
 def test_a_list_without_rows_has_no_cards():
-    trio = Trio("a", None, Path("t.png"), Path("p.png"))
+    trio = ImageRecord("a", None, Path("t.png"), Path("p.png"))
     assert cards_and_crops(PictureList(GLOMERULI, (trio,)), [], [], {}, []) == ([], {})
 
 

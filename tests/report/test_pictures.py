@@ -13,8 +13,8 @@ from PIL import Image
 from glomtile.errors import InputError
 from glomtile.report.pictures import (
     LEAST_BYTES,
-    Album,
     Picture,
+    ThumbnailBudget,
     crop_around,
     crop_picture,
     most_pictures,
@@ -37,7 +37,7 @@ def decoded(picture: Picture) -> Image.Image:
 @pytest.mark.parametrize("strength", [5.0, 60.0, 400.0])
 @pytest.mark.parametrize("count", [3, 40])
 def test_an_album_keeps_below_its_size_whatever_is_in_the_pictures(strength, count):
-    album = Album(count * 30_000, shares_of(count))
+    album = ThumbnailBudget(count * 30_000, shares_of(count))
     pictures = [album.add(rough(512, seed, strength)) for seed in range(count)]
     total = sum(len(picture.source) for picture in pictures)
     assert total <= 1.1 * count * 30_000
@@ -45,20 +45,20 @@ def test_an_album_keeps_below_its_size_whatever_is_in_the_pictures(strength, cou
 
 
 def test_the_first_pictures_are_larger():
-    album = Album(24 * 20_000, shares_of(24))
+    album = ThumbnailBudget(24 * 20_000, shares_of(24))
     widths = [album.add(rough(512, seed)).width for seed in range(24)]
     assert min(widths[:12]) > max(widths[12:])
 
 
 def test_small_pictures_are_not_enlarged_and_their_room_goes_to_the_others():
-    album = Album(60_000, [1.0, 1.0])
+    album = ThumbnailBudget(60_000, [1.0, 1.0])
     assert album.add(rough(32)).width == 32
-    alone = Album(30_000, [1.0]).add(rough(900, 1))
+    alone = ThumbnailBudget(30_000, [1.0]).add(rough(900, 1))
     assert album.add(rough(900, 1)).width > alone.width
 
 
 def test_more_pictures_than_announced_are_refused():
-    album = Album(10_000, [1.0])
+    album = ThumbnailBudget(10_000, [1.0])
     album.add(rough(32))
     with pytest.raises(InputError, match="no more pictures than announced"):
         album.add(rough(32))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from glomtile.errors import UsageError
-from glomtile.tiling.blending import Strip, shares, taper
+from glomtile.tiling.blending import RowAccumulator, shares, window_profile
 from glomtile.tiling.grid import Axis, plan_windows
 
 
 def test_a_linear_taper_is_a_trapezium_over_the_shared_stretch():
-    assert taper(16, 2, 0, "linear").tolist() == [
+    assert window_profile(16, 2, 0, "linear").tolist() == [
         0.125,
         0.375,
         0.625,
@@ -25,14 +25,14 @@ def test_a_linear_taper_is_a_trapezium_over_the_shared_stretch():
 
 
 def test_a_hann_taper_rises_as_a_squared_sine():
-    rise = taper(64, 8, 0, "hann")[:16]
+    rise = window_profile(64, 8, 0, "hann")[:16]
     assert rise == pytest.approx(np.sin((np.arange(16) + 0.5) / 16 * np.pi / 2) ** 2)
     assert rise + rise[::-1] == pytest.approx(np.ones(16))
 
 
 @pytest.mark.parametrize("blend", ["hann", "linear"])
 def test_pixels_with_cut_context_weigh_nothing_where_the_margin_allows(blend):
-    weights = taper(64, 12, 5, blend)
+    weights = window_profile(64, 12, 5, blend)
     assert (weights[:5] == 0).all()
     assert (weights[5:32] > 0).all()
     assert (weights[-5:] == 0).all()
@@ -40,21 +40,21 @@ def test_pixels_with_cut_context_weigh_nothing_where_the_margin_allows(blend):
 
 @pytest.mark.parametrize("blend", ["hann", "linear"])
 def test_a_margin_as_wide_as_the_context_cuts_where_ownership_changes(blend):
-    assert taper(64, 12, 12, blend).tolist() == taper(64, 12, 0, "none").tolist()
-    assert taper(64, 12, 12, blend).tolist() == [0.0] * 12 + [1.0] * 40 + [0.0] * 12
+    assert window_profile(64, 12, 12, blend).tolist() == window_profile(64, 12, 0, "none").tolist()
+    assert window_profile(64, 12, 12, blend).tolist() == [0.0] * 12 + [1.0] * 40 + [0.0] * 12
 
 
 def test_a_context_wider_than_the_margin_blends_over_all_of_it():
-    assert taper(64, 12, 1000, "hann").tolist() == taper(64, 12, 0, "hann").tolist()
+    assert window_profile(64, 12, 1000, "hann").tolist() == window_profile(64, 12, 0, "hann").tolist()
 
 
 def test_without_margin_all_weights_are_one():
-    assert taper(8, 0, 3, "hann").tolist() == [1.0] * 8
+    assert window_profile(8, 0, 3, "hann").tolist() == [1.0] * 8
 
 
 def test_an_unknown_blend_is_refused():
     with pytest.raises(UsageError, match="expected one of hann, linear, none, got 'cosine'"):
-        taper(8, 1, 0, "cosine")  # type: ignore[arg-type]
+        window_profile(8, 1, 0, "cosine")  # type: ignore[arg-type]
 
 
 def test_weights_do_not_fall_towards_the_edge_of_the_picture():
@@ -65,7 +65,7 @@ def test_weights_do_not_fall_towards_the_edge_of_the_picture():
 
 def test_rows_are_given_away_as_soon_as_no_later_window_touches_them():
     plan = plan_windows((64, 16), 32, 8)
-    strip = Strip(plan, 2, context_px=0)
+    strip = RowAccumulator(plan, 2, context_px=0)
     ready = []
     for row in range(len(plan.rows)):
         for column in range(len(plan.columns)):
@@ -79,7 +79,7 @@ def test_rows_are_given_away_as_soon_as_no_later_window_touches_them():
 
 def test_rows_given_away_do_not_change_any_more():
     plan = plan_windows((96, 8), 32, 8)
-    strip = Strip(plan, 2, context_px=0)
+    strip = RowAccumulator(plan, 2, context_px=0)
     kept, copies = [], []
     for row in range(len(plan.rows)):
         strip.add(row, 0, np.full((32, 32, 2), row, np.float32))
@@ -91,7 +91,7 @@ def test_rows_given_away_do_not_change_any_more():
 
 def test_a_background_window_is_background_with_certainty():
     plan = plan_windows((10, 10), 32, 8)
-    strip = Strip(plan, 3, context_px=0)
+    strip = RowAccumulator(plan, 3, context_px=0)
     strip.add_background(0, 0)
     _, rows = strip.finish(0)
     assert rows.shape == (10, 10, 3)

@@ -22,7 +22,7 @@ from glomtile.config.toml import template
 from glomtile.errors import ConfigError, ModelError, UsageError
 from glomtile.evaluation.cross_validation import crossval
 from glomtile.models.folder import bundled_folder, load_model_folder, read_card
-from glomtile.models.pretrained import begin_with, beginning, named
+from glomtile.models.pretrained import apply_pretrained, beginning, named
 from glomtile.networks.registry import build_model
 from glomtile.training.train import train
 
@@ -88,7 +88,7 @@ def test_another_number_of_classes_begins_the_last_layer_alone_anew(project: Pat
     start, network, heard = beginning(config), build_model(config.model, seed=7), RecordingProgress()
     assert start is not None
     head = network.get_layer("logits").get_weights()
-    begin_with(network, start, config, heard)
+    apply_pretrained(network, start, config, heard)
     given = weights_of(project / "models/last")
     for layer in network.layers:
         for old, new in zip(
@@ -103,7 +103,7 @@ def test_another_scale_is_warned_of(project: Path) -> None:
     config = changed(going_on(project, project), model={"mpp": 2.0})
     start, heard = beginning(config), RecordingProgress()
     assert start is not None
-    begin_with(build_model(config.model, seed=7), start, config, heard)
+    apply_pretrained(build_model(config.model, seed=7), start, config, heard)
     (told,) = heard.warnings
     assert told.endswith("models/last was trained at 1 µm per pixel, [model] mpp says 2 µm per pixel")
 
@@ -239,7 +239,7 @@ def test_classes_of_other_names_are_warned_of(project: Path) -> None:
     config = changed(going_on(project, project), mask={"class_names": ("background", "tubule")})
     start, heard = beginning(config), RecordingProgress()
     assert start is not None
-    begin_with(build_model(config.model, seed=7), start, config, heard)
+    apply_pretrained(build_model(config.model, seed=7), start, config, heard)
     (told,) = heard.warnings
     assert told.endswith("knows the classes background, class 1, [mask] class_names says background, tubule")
 
@@ -270,7 +270,7 @@ def test_the_bundled_models_weights_are_taken_at_full_width(tmp_path: Path) -> N
     assert start is not None
     assert start.folder == bundled_folder()
     network = build_model(config.model, seed=1)
-    begin_with(network, start, config)
+    apply_pretrained(network, start, config)
     expected = keras.saving.load_model(start.folder / "model.keras", compile=False)
     assert all(variable.dtype == "float32" for variable in network.weights)
     for old, new in zip(expected.get_weights(), network.get_weights(), strict=True):

@@ -16,11 +16,11 @@ from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.configs import ConfigFile, Overrides
 from glomtile.cli.flags import FLAGS
 from glomtile.cli.numbers import plausible_mpp, share, shares
-from glomtile.cli.outcome import print_object, tell
-from glomtile.cli.progress import PlainProgress, watching
+from glomtile.cli.outcome import print_object, report_result
+from glomtile.cli.progress import PlainProgress, progress_display
 from glomtile.cli.slides import OutFolder
 from glomtile.errors import GlomtileError
-from glomtile.system import wake_backend
+from glomtile.system import import_backend
 
 if TYPE_CHECKING:
     from glomtile.cli.summaries import Table
@@ -121,7 +121,7 @@ def prepare(
     """Cut images and masks into a tiled, split dataset."""
     from glomtile.datasets.prepare import prepare as verb
 
-    with watching() as progress:
+    with progress_display() as progress:
         result = verb(
             images,
             masks,
@@ -140,7 +140,7 @@ def prepare(
             progress=progress,
         )
     facts = {"images": result.images, "tiles": result.tiles}
-    tell("prepare", result.paths, warnings=progress.warnings, facts=facts)
+    report_result("prepare", result.paths, warnings=progress.warnings, facts=facts)
 
 
 @app.command()
@@ -156,9 +156,9 @@ def stats(
     """Draw image counts, class shares, sizes, samples."""
     from glomtile.datasets.statistics import stats as verb
 
-    with watching() as progress:
+    with progress_display() as progress:
         result = verb(target, out, augmented=augmented, progress=progress)
-    tell("stats", result.paths, warnings=progress.warnings)
+    report_result("stats", result.paths, warnings=progress.warnings)
 
 
 @app.command()
@@ -185,7 +185,7 @@ def train(
         "reason": result.reason,
         "figures": result.history[result.best_epoch - 1] if result.history else {},
     }
-    tell("train", result.paths, warnings=progress.warnings, facts=facts)
+    report_result("train", result.paths, warnings=progress.warnings, facts=facts)
 
 
 @app.command()
@@ -197,7 +197,9 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
         result = verb(settings, progress=progress)
     outcome = _figures_of(result.paths)
     facts = {**outcome, "loss": result.loss, "metric": result.metric}
-    tell("evaluate", result.paths, warnings=progress.warnings, facts=facts, tables=_tables_of(outcome))
+    report_result(
+        "evaluate", result.paths, warnings=progress.warnings, facts=facts, tables=_tables_of(outcome)
+    )
 
 
 @app.command()
@@ -246,11 +248,13 @@ def crossval(
     if vary:
         from glomtile.cli.summaries import runs_table
 
-        tell("crossval", paths, warnings=progress.warnings, facts={"runs": told}, tables=[runs_table(told)])
+        report_result(
+            "crossval", paths, warnings=progress.warnings, facts={"runs": told}, tables=[runs_table(told)]
+        )
         return
     (facts,) = told.values()
     tables = [*_tables_of(facts), *_tables_of(facts["trusted"] or {}, "that are trained on too")]
-    tell("crossval", paths, warnings=progress.warnings, facts=facts, tables=tables)
+    report_result("crossval", paths, warnings=progress.warnings, facts=facts, tables=tables)
 
 
 def _crossval_facts(result: CrossvalResult) -> dict[str, Any]:
@@ -266,7 +270,7 @@ def infer(config: ConfigFile, overrides: Overrides = None) -> None:
         from glomtile.evaluation.evaluate import infer as verb
 
         result = verb(settings, progress=progress)
-    tell("infer", result.done, failed=result.failed, warnings=progress.warnings)
+    report_result("infer", result.done, failed=result.failed, warnings=progress.warnings)
 
 
 @app.command()
@@ -276,7 +280,7 @@ def tiled_infer(config: ConfigFile, overrides: Overrides = None) -> None:
         from glomtile.evaluation.evaluate import tiled_infer as verb
 
         result = verb(settings, progress=progress)
-    tell("tiled-infer", result.done, failed=result.failed, warnings=progress.warnings)
+    report_result("tiled-infer", result.done, failed=result.failed, warnings=progress.warnings)
 
 
 @app.command()
@@ -292,7 +296,7 @@ def inspect(
         from glomtile.cli.inspect import inspect as verb
 
         result = verb(settings, out)
-    tell("inspect", result.paths, warnings=progress.warnings)
+    report_result("inspect", result.paths, warnings=progress.warnings)
 
 
 app.command()(slides.segment)
@@ -322,7 +326,7 @@ def score(
     """Measure two folders of masks of any program."""
     from glomtile.evaluation.score import score as verb
 
-    with watching() as progress:
+    with progress_display() as progress:
         result = verb(
             predictions,
             truth,
@@ -336,7 +340,9 @@ def score(
             progress=progress,
         )
     outcome = _figures_of(result.paths)
-    tell("score", result.paths, warnings=progress.warnings, facts=outcome, tables=_tables_of(outcome))
+    report_result(
+        "score", result.paths, warnings=progress.warnings, facts=outcome, tables=_tables_of(outcome)
+    )
 
 
 @app.command()
@@ -346,7 +352,7 @@ def report(
     """Write the report.html of a folder of results again."""
     from glomtile.report.page import report as verb
 
-    tell("report", [verb(folder)])
+    report_result("report", [verb(folder)])
 
 
 app.command()(models.export)
@@ -357,12 +363,12 @@ app.command("import-weights")(models.import_weights)
 @app.command()
 def demo(out: OutFolder) -> None:
     """Do the whole job on painted biopsies, in minutes."""
-    wake_backend()
+    import_backend()
     from glomtile.cli.demo import demo as verb
 
-    with watching() as progress:
+    with progress_display() as progress:
         result = verb(out, progress=progress)
-    tell("demo", result.paths, warnings=progress.warnings)
+    report_result("demo", result.paths, warnings=progress.warnings)
 
 
 @app.command()
@@ -376,9 +382,9 @@ def info(
     from glomtile.cli import info as verb
 
     if not slides:
-        from glomtile.system import greeting_held_back
+        from glomtile.system import quiet_import
 
-        with greeting_held_back():
+        with quiet_import():
             result = verb.info()
         if FLAGS.get().json:
             print_object("info", {"exit_code": 0, "installation": asdict(result)})
@@ -391,7 +397,7 @@ def info(
             found.append(verb.slide_info(path))
         except GlomtileError as problem:
             failed.append((path, problem.message))
-    tell("info", (), found, failed=failed, facts={"slides": [asdict(one) for one in found]})
+    report_result("info", (), found, failed=failed, facts={"slides": [asdict(one) for one in found]})
 
 
 @contextmanager
@@ -401,7 +407,7 @@ def _at_work(
     """Load the settings, tell what is odd about them, look for the model it takes, and wake the backend."""
     from glomtile.config.load import load_config
 
-    with watching() as progress:
+    with progress_display() as progress:
         settings = load_config(config, overrides or ())
         for finding in settings.findings:
             progress.warn(str(finding))
@@ -409,7 +415,7 @@ def _at_work(
             from glomtile.models.folder import read_card, read_whole
 
             read_whole(settings.resolve(settings.train.model_dir) / settings.train.use, read_card)
-        wake_backend()
+        import_backend()
         yield settings, progress
 
 

@@ -29,7 +29,7 @@ _NAMES = {
 }
 
 
-def take_flags(argv: Sequence[str]) -> tuple[list[str], Flags]:
+def parse_global_options(argv: Sequence[str]) -> tuple[list[str], Flags]:
     """Take the switches out of a command line, before or behind the command's name.
 
     Examples

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from glomtile.cli.flags import FLAGS, take_flags
+from glomtile.cli.flags import FLAGS, parse_global_options
 from glomtile.errors import ArgumentError, GlomtileError, UsageError
 
 EXIT_FAILED = 1
@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     int
         The exit code: 0 done, 1 some inputs failed, 2 usage or config, 130 stopped by the user.
     """
-    arguments, flags = take_flags(argv)
+    arguments, flags = parse_global_options(argv)
     FLAGS.set(flags)
     if flags.quiet and flags.verbose:
         _say("error: --verbose: expected one of --quiet and --verbose, got both")

@@ -9,9 +9,9 @@ import typer
 
 from glomtile.cli.configs import ConfigFile
 from glomtile.cli.numbers import plausible_mpp
-from glomtile.cli.outcome import tell
-from glomtile.cli.progress import watching
-from glomtile.system import wake_backend
+from glomtile.cli.outcome import report_result
+from glomtile.cli.progress import progress_display
+from glomtile.system import import_backend
 
 
 def export(
@@ -38,8 +38,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a model for other runtimes, checked."""
-    with watching() as progress:
-        wake_backend()
+    with progress_display() as progress:
+        import_backend()
         from glomtile.inference.export import export as verb
 
         result = verb(
@@ -51,7 +51,7 @@ def export(
         "bytes": result.bytes,
         "largest_difference": result.parity.largest,
     }
-    tell("export", [result.path], warnings=progress.warnings, facts=facts)
+    report_result("export", [result.path], warnings=progress.warnings, facts=facts)
 
 
 def ensemble(
@@ -59,12 +59,12 @@ def ensemble(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to make.")],
 ) -> None:
     """Make one model of several: the mean of their answers."""
-    with watching() as progress:
-        wake_backend()
+    with progress_display() as progress:
+        import_backend()
         from glomtile.models.ensemble import ensemble as verb
 
         path = verb(models, out, progress=progress)
-    tell("ensemble", [path], warnings=progress.warnings)
+    report_result("ensemble", [path], warnings=progress.warnings)
 
 
 def import_weights(
@@ -73,14 +73,14 @@ def import_weights(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to make.")],
 ) -> None:
     """Make a model folder of an older weight file."""
-    with watching() as progress:
+    with progress_display() as progress:
         from glomtile.config.load import load_config
 
         settings = load_config(config, ())
         for finding in settings.findings:
             progress.warn(str(finding))
-        wake_backend()
+        import_backend()
         from glomtile.models.import_weights import import_weights as verb
 
         path = verb(weights, settings, out, progress=progress)
-    tell("import-weights", [path], warnings=progress.warnings)
+    report_result("import-weights", [path], warnings=progress.warnings)

@@ -25,7 +25,7 @@ FORMAT = 1
 Failed = Sequence[tuple[object, str]]
 
 
-def tell(
+def report_result(
     command: str,
     paths: Iterable[Path | str],
     lines: Iterable[object] = (),

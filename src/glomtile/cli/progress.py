@@ -22,7 +22,7 @@ VERBOSE_EVERY_S = 5.0
 
 
 @contextmanager
-def watching(stream: TextIO | None = None) -> Iterator[PlainProgress]:
+def progress_display(stream: TextIO | None = None) -> Iterator[PlainProgress]:
     """Show a verb's progress on stderr while the block runs.
 
     Parameters

@@ -9,9 +9,9 @@ import typer
 
 from glomtile.cli.clusters import Scheduler, Workers, cluster_of
 from glomtile.cli.numbers import plausible_mpp, probability
-from glomtile.cli.outcome import tell
-from glomtile.cli.progress import watching
-from glomtile.system import wake_backend
+from glomtile.cli.outcome import report_result
+from glomtile.cli.progress import progress_display
+from glomtile.system import import_backend
 
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
 
@@ -90,23 +90,23 @@ def segment(
 ) -> None:
     """Find, outline and measure glomeruli on slides."""
     from glomtile.inference import batch as verb
-    from glomtile.inference.slide_task import Request, runtime_of
+    from glomtile.inference.slide_task import SegmentOptions, runtime_of
     from glomtile.inference.window_size import Settings
-    from glomtile.io.remote import require_lasting
+    from glomtile.io.remote import require_persistent
 
-    require_lasting(out)
+    require_persistent(out)
     settings = Settings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = Request(model, mpp, settings, tta, overwrite, zarr, runtime, scratch, threshold)
+    request = SegmentOptions(model, mpp, settings, tta, overwrite, zarr, runtime, scratch, threshold)
     if runtime_of(request) == "keras":
-        wake_backend()
-    with watching() as progress:
+        import_backend()
+    with progress_display() as progress:
         if dry_run:
             cluster = cluster_of(scheduler, workers)
             plans, failed = verb.survey(inputs, out, request, cluster=cluster, progress=progress)
             facts = {"plan": [plan.to_dict() for plan in plans]}
-            tell("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
+            report_result("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
             return
         try:
             cluster = cluster_of(scheduler, workers)
@@ -118,7 +118,7 @@ def segment(
     from glomtile.inference.records import slides_outcome
 
     images = slides_outcome(result.folder)
-    tell(
+    report_result(
         "segment",
         result.paths,
         failed=result.failed,

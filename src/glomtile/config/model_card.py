@@ -78,7 +78,7 @@ class TrainingData(_Record):
     digest: str = ""
 
 
-class Ancestor(_Record):
+class ParentModel(_Record):
     """A model that another one's weights come from.
 
     Parameters
@@ -96,7 +96,7 @@ class Ancestor(_Record):
     name: str
     sha256: Digest
     data: TrainingData = TrainingData()
-    pretrained: Ancestor | None = None
+    pretrained: ParentModel | None = None
 
 
 class ObjectSettings(_Record):
@@ -153,7 +153,7 @@ class RuntimeFile(_Record):
 
 
 class FamiliarAspect(_Record):
-    """One aspect of the tissue seen in training; see `glomtile.inference.ood.Familiar`.
+    """One aspect of the tissue seen in training; see `glomtile.inference.ood.ReferenceDistribution`.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ class FamiliarAspect(_Record):
 
 
 class FamiliarScale(_Record):
-    """How the scale of tissue is told from its detail; see `glomtile.inference.ood.Ruler`.
+    """How the scale of tissue is told from its detail; see `glomtile.inference.ood.ScaleEstimator`.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ class FamiliarTissue(_Record):
     Parameters
     ----------
     edition : int
-        Of the features' definition, `glomtile.inference.ood.EDITION`.
+        Of the features' definition, `glomtile.inference.ood.FEATURE_VERSION`.
     images : int
         Training images that were looked at.
     stain, brightness, sharpness : FamiliarAspect
@@ -296,8 +296,8 @@ class ModelCard(_Record):
     bytes_per_px: float | None = Field(default=None, gt=0)
     runtime: RuntimeFile | None = None
     data: TrainingData = TrainingData()
-    pretrained: Ancestor | None = None
-    members: tuple[Ancestor, ...] = ()
+    pretrained: ParentModel | None = None
+    members: tuple[ParentModel, ...] = ()
     familiar: FamiliarTissue | None = None
     epoch: int = Field(default=0, ge=0)
     seed: int = Field(default=137, ge=0)

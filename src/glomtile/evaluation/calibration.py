@@ -17,7 +17,7 @@ from glomtile.types import IGNORE, Float32, UInt8
 if TYPE_CHECKING:
     from glomtile.config.model_card import ModelCard
     from glomtile.config.schema import Config
-    from glomtile.inference.quality_control import Doubts
+    from glomtile.inference.quality_control import QualityFlags
     from glomtile.palette import Palette
 
 LEVELS = 256
@@ -122,7 +122,7 @@ CALIBRATION, DOUBTS = "calibration.csv", "doubts.csv"
 
 
 @dataclass
-class Judged:
+class CalibrationAccumulator:
     """Adds up what all judged images say; `write` puts it beside the figures.
 
     Attributes
@@ -136,7 +136,7 @@ class Judged:
 
     palette: Palette
     levels: NDArray[np.int64] = field(init=False)
-    doubts: dict[str, Doubts] = field(default_factory=dict)
+    doubts: dict[str, QualityFlags] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.levels = no_levels(self.palette.num_classes)
@@ -183,7 +183,7 @@ class Judged:
 
 
 def join_judged(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
-    """Write what `Judged.write` wrote into `folders` into one: pixels added up, images in their order."""
+    """Join the calibration files of `folders`: pixel counts are summed, images keep their order."""
     written = []
     pixels: dict[tuple[str, ...], list[int]] = {}
     for row in _rows_of(folders, CALIBRATION):
@@ -226,7 +226,7 @@ def doubted_below(config: Config) -> float | None:
 
 def doubts_of_picture(
     path: Path, mpp: float | None, card: ModelCard, labels: UInt8, confidence: UInt8
-) -> Doubts | None:
+) -> QualityFlags | None:
     """What there is to doubt of a segmented picture; ``None`` where its scale or the model's is not known.
 
     Parameters
@@ -237,9 +237,9 @@ def doubts_of_picture(
         Its micrometres per pixel.
     card : ModelCard
     labels, confidence : (H, W) uint8 ndarray
-        See `glomtile.inference.quality_control.doubts_of`.
+        See `glomtile.inference.quality_control.assess_quality`.
     """
-    from glomtile.inference.quality_control import doubts_of
+    from glomtile.inference.quality_control import assess_quality
     from glomtile.slides.slide import open_slide
     from glomtile.slides.tissue import look_at
 
@@ -249,7 +249,7 @@ def doubts_of_picture(
         if slide.size_px != labels.shape:
             return None
         tissue = look_at(slide, mpp, 1.0).tissue
-        return doubts_of(card, slide, tissue, 1.0, labels, confidence)
+        return assess_quality(card, slide, tissue, 1.0, labels, confidence)
 
 
 _LEVEL_COLUMNS = ("class", "name", "probability", "pixels", "true_pixels")

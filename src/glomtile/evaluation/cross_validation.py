@@ -21,10 +21,10 @@ from glomtile.config.toml import to_toml
 from glomtile.datasets.pairing import group_rows
 from glomtile.datasets.splitting import deal_folds
 from glomtile.errors import ClusterError, InputError, MissingExtraError, ModelError, UsageError
-from glomtile.evaluation.calibration import Judged, doubted_below, join_judged
+from glomtile.evaluation.calibration import CalibrationAccumulator, doubted_below, join_judged
 from glomtile.evaluation.score import ScoreResult, score
 from glomtile.io import atomic
-from glomtile.io.atomic import sole_run
+from glomtile.io.atomic import run_lock
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask, write_mask
 from glomtile.io.tables import Cell, read_csv, write_csv
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from glomtile.cluster import Cluster
     from glomtile.datasets.pairing import Pair
     from glomtile.evaluation.bootstrap import Figure
-    from glomtile.inference.quality_control import Doubts
-    from glomtile.models.pretrained import Beginning
+    from glomtile.inference.quality_control import QualityFlags
+    from glomtile.models.pretrained import PretrainedWeights
     from glomtile.palette import Palette
 
 MOST_RUNS = 1000
@@ -232,7 +232,7 @@ class FoldJob:
             f"fold {fold + 1} of {max(self.dealt) + 1}: {', '.join(pair.stem for pair in held)} held out"
         )
         own = self.run / ".glomtile"
-        with sole_run(own, progress, name=f"{folder.name}.lock", wait=True, given=self.run):
+        with run_lock(own, progress, name=f"{folder.name}.lock", wait=True, given=self.run):
             _run_fold(self, held, folder, progress)
 
 
@@ -264,12 +264,12 @@ class FoldJobs:
         MissingExtraError
             The worker has no Keras to train with.
         """
-        from glomtile.system import greeting_held_back, limit_threads
+        from glomtile.system import limit_threads, quiet_import
 
         if find_spec("keras") is None:
             raise MissingExtraError("worker", "expected Keras to train with, got an installation without it",
                                     "pip install 'glomtile[cpu]'")  # fmt: skip
-        with greeting_held_back():
+        with quiet_import():
             limit_threads(threads, "keras")
         return self.run_fold
 
@@ -302,7 +302,7 @@ def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, prog
     progress.note(f"{len(items)} folds{of_runs} for {cluster}")
     with ExitStack() as held:
         for job in jobs:
-            held.enter_context(sole_run(job.run / ".glomtile", progress, given=job.run))
+            held.enter_context(run_lock(job.run / ".glomtile", progress, given=job.run))
         crew = held.enter_context(crew_of(cluster, FoldJobs(tuple(jobs)), progress))
         progress.start("folds", len(items))
         for number, answer in crew.answers(items):
@@ -336,7 +336,7 @@ def _run_fold(job: FoldJob, held: Sequence[Pair], folder: Path, progress: Progre
     train(fold_config, resume=begun, progress=progress)
     out = folder.parent
     progress.start("held-out images", len(held))
-    judged = Judged(palette)
+    judged = CalibrationAccumulator(palette)
     for pair, said in predictions(config, folder / "models" / "last", held):
         truth, mpp = _truth(pair, config, palette), scale_of_picture(config, pair.image)
         write_mask(out / "predictions" / f"{pair.stem}.png", said.labels, palette, mpp)
@@ -397,7 +397,7 @@ class Said:
 
     labels: UInt8
     confidence: UInt8 | None = None
-    doubts: Doubts | None = None
+    doubts: QualityFlags | None = None
 
 
 def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Said]]:
@@ -405,12 +405,12 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
     from glomtile.datasets.loading import working_scale
     from glomtile.inference.image import segment_image
     from glomtile.inference.label_store import crop
-    from glomtile.inference.predictor import Asking, KerasPredictor
+    from glomtile.inference.predictor import KerasPredictor, PredictionSettings
     from glomtile.inference.segmenter import Segmenter
     from glomtile.models.folder import load_model_folder, read_card, read_whole
     from glomtile.types import Box
 
-    asking = Asking.of_config(config)
+    asking = PredictionSettings.of_config(config)
     if read_whole(model, read_card).mpp is None:
         loaded = load_model_folder(model)
         predictor = KerasPredictor(loaded.model, loaded.geometry, None, asking)
@@ -637,7 +637,9 @@ def _require_sense(folds: int, name: str | None) -> None:
         raise UsageError("--name", f"expected the name of a folder, got {name!r}")
 
 
-def _identity(config: Config, pool: Pool, dealt: Sequence[int], start: Beginning | None) -> dict[str, Any]:
+def _identity(
+    config: Config, pool: Pool, dealt: Sequence[int], start: PretrainedWeights | None
+) -> dict[str, Any]:
     """What the folds' networks depend on, as JSON has it."""
     sections = json.loads(config.model_dump_json(exclude=set(AFTER_TRAINING)))
     for key in ("images_dir", "masks_dir", "model_dir", "eval_dir"):

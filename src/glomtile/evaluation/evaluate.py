@@ -14,7 +14,7 @@ from glomtile.config.load import written_over
 from glomtile.config.schema import Config
 from glomtile.datasets.pairing import prepared_from, prepared_groups
 from glomtile.errors import ConfigError, InputError, ModelError
-from glomtile.evaluation.calibration import Judged, doubted_below, doubts_of_picture
+from glomtile.evaluation.calibration import CalibrationAccumulator, doubted_below, doubts_of_picture
 from glomtile.evaluation.metrics import ImageScore, Scores, score_image
 from glomtile.evaluation.score import (
     PerImage,
@@ -26,9 +26,9 @@ from glomtile.evaluation.score import (
 )
 from glomtile.evaluation.seams import SeamCount, count_seams
 from glomtile.inference.image import segment_image, segment_whole
-from glomtile.inference.predictor import Asking, KerasPredictor, Tta
+from glomtile.inference.predictor import KerasPredictor, PredictionSettings, Tta
 from glomtile.io import atomic
-from glomtile.io.image_list import Film, PictureList, Trio, preview_films, write_picture_list
+from glomtile.io.image_list import ImageRecord, PictureList, PreviewSeries, preview_films, write_picture_list
 from glomtile.io.images import image_mpp, list_images, read_image
 from glomtile.io.masks import read_mask, write_mask
 from glomtile.models import folder as model_folder
@@ -175,7 +175,7 @@ def _predictor(config: Config, palette: Palette, progress: Progress, tta: Tta = 
             f"{folder}: the network was trained with color_order {loaded.card.color_order}, "
             f"and is now shown {order}, as [image] color_order says"
         )
-    asking = Asking.of_config(config, tta)
+    asking = PredictionSettings.of_config(config, tta)
     predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, asking)
     if predictor.num_classes != palette.num_classes:
         raise ModelError(
@@ -287,7 +287,7 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     groups = _groups(config, [pair.stem for pair in pairs])
     loss, metric = _on_network_inputs(config, loaded, progress)
     out = config.resolve(FOLDER)
-    judged = Judged(palette)
+    judged = CalibrationAccumulator(palette)
     per_image, seams = _on_images(config, loaded, pairs, judged, out / "predictions", progress)
     table = config.resolve(TABLE)
     atomic.write_text(table, f"{config.model.loss},{loss:.4f}\n{config.model.metrics[0]},{metric:.4f}\n")
@@ -348,13 +348,13 @@ def _on_images(
     config: Config,
     loaded: LoadedModel,
     pairs: list[Pair],
-    judged: Judged,
+    judged: CalibrationAccumulator,
     folder: Path,
     progress: Progress,
 ) -> tuple[PerImage, SeamCount]:
     """Segment every image as tiled inference does; keep the masks, the counts and the seams."""
     from glomtile.inference.image import resized_probs
-    from glomtile.inference.predictor import with_asking
+    from glomtile.inference.predictor import override_settings
     from glomtile.inference.segmenter import as_confidence
 
     palette = judged.palette
@@ -362,7 +362,7 @@ def _on_images(
     seams = SeamCount(0, 0, 0, 0)
     progress.start("test images", len(pairs))
     with atomic.replace_folder(folder) as partial:
-        card = with_asking(loaded.card, None, None, None, doubted_below(config))
+        card = override_settings(loaded.card, None, None, None, doubted_below(config))
         for pair, result, mpp, tile_px in _segmented(config, loaded, pairs):
             labels = result.labels
             truth = _truth(pair, config, palette)
@@ -388,10 +388,12 @@ def _segmented(
     """Each pair, what the network says of it, its scale, how far apart window borders lie (0: one window)."""
     from glomtile.datasets.loading import scale_of_picture, working_scale
     from glomtile.inference.image import segment_image
-    from glomtile.inference.predictor import Asking, KerasPredictor
+    from glomtile.inference.predictor import KerasPredictor, PredictionSettings
 
     settings = config.tiledinfer
-    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, Asking.of_config(config))
+    predictor = KerasPredictor(
+        loaded.model, loaded.geometry, loaded.card.mpp, PredictionSettings.of_config(config)
+    )
     for pair in pairs:
         image = read_image(pair.image)
         scale = working_scale(config, pair.image)
@@ -414,14 +416,16 @@ def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
 def _list_pictures(config: Config, palette: Palette, pairs: list[Pair], out: Path) -> Path:
     """Note where everything lies that the report shows."""
     predictions = out / "predictions"
-    trios = tuple(Trio(pair.stem, pair.image, pair.mask, predictions / f"{pair.stem}.png") for pair in pairs)
+    trios = tuple(
+        ImageRecord(pair.stem, pair.image, pair.mask, predictions / f"{pair.stem}.png") for pair in pairs
+    )
     mask = config.mask
     return write_picture_list(
         out, PictureList(palette, trios, _films(config), mask.mask_datatype, mask.tolerance)
     )
 
 
-def _films(config: Config) -> tuple[Film, ...]:
+def _films(config: Config) -> tuple[PreviewSeries, ...]:
     """The previews that training left of its first images: of the first, middle and last epoch."""
     train = config.train
     for wanted, folder, section in (

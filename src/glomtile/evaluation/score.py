@@ -22,7 +22,7 @@ from glomtile.evaluation.bootstrap import DRAWS, SEED, Figure
 from glomtile.evaluation.calibration import remove_judged
 from glomtile.evaluation.metrics import ImageScore, Scores, paired_difference, score_image, summarise
 from glomtile.io.atomic import move_aside, replace_folder, write_json
-from glomtile.io.image_list import PictureList, Trio, write_picture_list
+from glomtile.io.image_list import ImageRecord, PictureList, write_picture_list
 from glomtile.io.images import image_size, list_images, read_image, write_png
 from glomtile.io.masks import MASK_SUFFIXES, mask_size, read_mask
 from glomtile.io.resolution import PLAUSIBLE_MPP
@@ -404,7 +404,7 @@ def score(
     )
     paths += sheets
     trios = tuple(
-        Trio(stem, pictures.get(stem), true, predicted) for stem, (predicted, true) in pairs.items()
+        ImageRecord(stem, pictures.get(stem), true, predicted) for stem, (predicted, true) in pairs.items()
     )
     paths += (write_picture_list(out, PictureList(palette, trios, tolerance=reading.tolerance)),)
     settings = {

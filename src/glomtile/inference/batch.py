@@ -12,14 +12,14 @@ from glomtile.errors import GlomtileError, InputError, StorageError, UsageError
 from glomtile.inference.records import OWN, Summary, can_write, write_run
 from glomtile.inference.slide_task import (
     Outcome,
-    Request,
+    SegmentOptions,
     SlideWork,
     Source,
-    at_hand,
     copies_folder,
-    of_own_names,
+    expand_inputs,
+    local_copy,
     reason,
-    sources_of,
+    reject_name_clashes,
     tidy_copies,
 )
 from glomtile.inference.slidebucket import (
@@ -30,11 +30,11 @@ from glomtile.inference.slidebucket import (
     bring_shown,
     finish,
     place_of,
-    require_puttable,
+    require_writable,
 )
 from glomtile.inference.slidejob import MEETING, segmented_there
-from glomtile.io.atomic import Scratch, require_place, sole_run, storage_errors
-from glomtile.io.remote import RemoteFile, is_address, local_path, require_lasting
+from glomtile.io.atomic import TemporaryFolder, require_place, run_lock, storage_errors
+from glomtile.io.remote import RemoteFile, is_address, local_path, require_persistent
 from glomtile.report.page import report
 from glomtile.slides.slide import open_slide
 from glomtile.types import SILENT, Progress
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Planned:
+class DryRunEntry:
     """What there is to do for one input; ``str()`` of it is a line.
 
     Attributes
@@ -115,7 +115,7 @@ class SegmentResult:
 def segment(
     inputs: Sequence[str | Path],
     out: str | Path,
-    request: Request,
+    request: SegmentOptions,
     *,
     cluster: Cluster | None = None,
     progress: Progress = SILENT,
@@ -162,7 +162,7 @@ def segment(
     segmenter = request.segmenter()
     if address is not None:
         request = replace(request, scratch=None)
-    with sole_run(out / OWN, progress, given=out):
+    with run_lock(out / OWN, progress, given=out):
         bucket = None if address is None else begin(address, out, progress)
         if cluster is None:
             # Workers of a client that was killed see by this that their run has ended.
@@ -179,7 +179,7 @@ def segment(
     return SegmentResult(tuple(done), tuple(skipped), tuple(failed), paths, out)
 
 
-def _place(out: str | Path, request: Request, cluster: Cluster | None) -> tuple[Path, str | None]:
+def _place(out: str | Path, request: SegmentOptions, cluster: Cluster | None) -> tuple[Path, str | None]:
     """Where results are made here, and the address of the bucket that they go to, if any."""
     if out == "":
         raise UsageError(
@@ -187,7 +187,7 @@ def _place(out: str | Path, request: Request, cluster: Cluster | None) -> tuple[
         )
     if isinstance(out, str) and is_address(out):
         if cluster is not None:
-            require_lasting(out)
+            require_persistent(out)
         path = local_path(out)
         if path is None:
             return place_of(out, request.scratch), out
@@ -217,10 +217,10 @@ def _require_none_of_others(out: Path) -> None:
 
 def _named(inputs: Sequence[str | Path]) -> tuple[list[Source], list[tuple[Source | str, str]]]:
     """What is to be segmented, each under a name of its own, and what of the inputs cannot be."""
-    files, failed = sources_of(inputs)
+    files, failed = expand_inputs(inputs)
     if not files and not failed:
         raise UsageError("inputs", "expected at least one slide, picture or folder, got none")
-    return of_own_names(files, failed), failed
+    return reject_name_clashes(files, failed), failed
 
 
 def _concluded(out: Path, made: Sequence[Path], bucket: Bucket | None) -> tuple[Path | str, ...]:
@@ -247,7 +247,7 @@ def _here(
     files: Sequence[Source],
     out: Path,
     segmenter: Segmenter,
-    request: Request,
+    request: SegmentOptions,
     progress: Progress,
     bucket: Bucket | None,
 ) -> Iterator[tuple[Source, Outcome]]:
@@ -288,11 +288,11 @@ def _gather(
 def survey(
     inputs: Sequence[str | Path],
     out: str | Path,
-    request: Request,
+    request: SegmentOptions,
     *,
     cluster: Cluster | None = None,
     progress: Progress = SILENT,
-) -> tuple[list[Planned], list[tuple[Source | str, str]]]:
+) -> tuple[list[DryRunEntry], list[tuple[Source | str, str]]]:
     """What `segment` would do with each input, and what of them cannot be done.
 
     Nothing is written to `out`, and neither its store nor the cluster is asked whether it is there; results
@@ -308,14 +308,14 @@ def survey(
     out, address = _place(out, request, cluster)
     require_place(out)
     if address is not None:
-        require_puttable(address)
+        require_writable(address)
     files, failed = _named(inputs)
     segmenter = request.segmenter()
-    plans, scratch = [], Scratch()
+    plans, scratch = [], TemporaryFolder()
     for source in files:
         try:
             copy = (request.scratch or scratch.folder) / scratch.folder.name
-            with at_hand(source, copy, progress) as path:
+            with local_copy(source, copy, progress) as path:
                 plans.append(_planned(source, path, segmenter, request, progress))
         except GlomtileError as problem:
             failed.append((source, reason(problem, source)))
@@ -323,14 +323,14 @@ def survey(
 
 
 def _planned(
-    source: Source, path: Path, segmenter: Segmenter, request: Request, progress: Progress
-) -> Planned:
+    source: Source, path: Path, segmenter: Segmenter, request: SegmentOptions, progress: Progress
+) -> DryRunEntry:
     with open_slide(path, mpp=request.mpp, progress=progress) as slide:
         plan, tissue = segmenter.plan(slide, path)
         masked = not slide.plain and (request.settings is None or request.settings.tissue_mask)
         seen = sum(not masked or tissue.near_tissue(window.own) for window in plan)
         assert slide.mpp is not None
-        return Planned(
+        return DryRunEntry(
             source, slide.kind, slide.size_px, slide.mpp, slide.mpp_source or "given",
             tissue.area_mm2, len(plan), seen,
         )  # fmt: skip

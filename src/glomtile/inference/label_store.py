@@ -53,7 +53,7 @@ class SparsePlane:
         return tuple(self._array.shape)
 
     def hold(self, owner: object) -> None:
-        """Keep alive with this plane what its folder goes with: a `glomtile.io.atomic.Scratch`."""
+        """Keep alive with this plane what its folder goes with: a `glomtile.io.atomic.TemporaryFolder`."""
         self._owner = owner
 
     def is_blank(self, box: Box) -> bool:

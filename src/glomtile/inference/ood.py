@@ -16,7 +16,7 @@ from glomtile.types import Float32, UInt8
 Float64 = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-EDITION = 1
+FEATURE_VERSION = 1
 """Number of this definition of the features; distances to a model of another edition mean nothing."""
 
 ASPECTS = ("stain", "brightness", "sharpness", "scale")
@@ -103,7 +103,7 @@ def appearance(pictures: Iterable[UInt8]) -> Float64 | None:
 
 
 @dataclass(frozen=True)
-class Familiar:
+class ReferenceDistribution:
     """One aspect of all that a model has seen.
 
     Attributes
@@ -126,7 +126,7 @@ class Familiar:
 
 
 @dataclass(frozen=True)
-class Ruler:
+class ScaleEstimator:
     """Tells from its detail how large tissue is drawn, beside that of the training images.
 
     Attributes
@@ -156,7 +156,9 @@ class Ruler:
         return abs(octaves - (self.low + self.high) / 2) / ((self.high - self.low) / 2)
 
 
-def familiar_of(appearances: Sequence[Float64], owners: Sequence[Hashable]) -> dict[str, Familiar] | None:
+def fit_reference(
+    appearances: Sequence[Float64], owners: Sequence[Hashable]
+) -> dict[str, ReferenceDistribution] | None:
     """What is familiar, by aspect, after seeing some pictures.
 
     Parameters
@@ -194,7 +196,7 @@ def familiar_of(appearances: Sequence[Float64], owners: Sequence[Hashable]) -> d
             for row in np.flatnonzero(own == image):
                 left_out[row] = _mahalanobis(features[row], centre, precision)
         centre, precision = _model(features, images)
-        found[name] = Familiar(
+        found[name] = ReferenceDistribution(
             tuple(centre.tolist()),
             tuple(tuple(row) for row in precision.tolist()),
             max(float(np.quantile(left_out, _LIMIT_SHARE)), _LEAST_LIMIT),
@@ -202,12 +204,12 @@ def familiar_of(appearances: Sequence[Float64], owners: Sequence[Hashable]) -> d
     return found
 
 
-def ruler_of(
+def fit_scale_estimator(
     appearances: Sequence[Float64],
     owners: Sequence[Hashable],
     octaves: Sequence[float],
     taught: tuple[float, float],
-) -> Ruler | None:
+) -> ScaleEstimator | None:
     """Learn to tell the scale of tissue from images that were rescaled.
 
     Parameters
@@ -256,7 +258,7 @@ def ruler_of(
     return replace(_regression(features, wanted), low=low, high=high)
 
 
-def distances(familiar: Mapping[str, Familiar], features: Float64) -> dict[str, float]:
+def distances(familiar: Mapping[str, ReferenceDistribution], features: Float64) -> dict[str, float]:
     """By aspect, how far an appearance is from what is familiar: 1 is the limit.
 
     Parameters
@@ -269,7 +271,7 @@ def distances(familiar: Mapping[str, Familiar], features: Float64) -> dict[str, 
     return {name: one.distance(known[name][0]) for name, one in familiar.items()}
 
 
-def octaves_off(ruler: Ruler, features: Float64) -> float:
+def scale_offset(ruler: ScaleEstimator, features: Float64) -> float:
     """By how many doublings an appearance's tissue seems enlarged beside that of training."""
     return ruler.octaves(_scale_features(features[None])[0])
 
@@ -326,14 +328,14 @@ def _scale_features(features: Float64) -> Float64:
     return np.concatenate([np.diff(features[:, _DETAIL], axis=1), contrast], axis=1)
 
 
-def _regression(features: Float64, wanted: Float64) -> Ruler:
+def _regression(features: Float64, wanted: Float64) -> ScaleEstimator:
     """Ridge regression on standardised features; its limits are still open."""
     centre, spread = features.mean(axis=0), np.maximum(features.std(axis=0), _LEAST_SPREAD)
     away = (features - centre) / spread
     weights = np.linalg.solve(
         away.T @ away + _RIDGE * np.eye(away.shape[1]), away.T @ (wanted - wanted.mean())
     )
-    return Ruler(
+    return ScaleEstimator(
         centre=tuple(centre.tolist()),
         spread=tuple(spread.tolist()),
         weights=tuple(weights.tolist()),

@@ -29,7 +29,7 @@ MOST_SMOOTHING_PX = 3.0
 
 
 @dataclass(frozen=True)
-class Asking:
+class PredictionSettings:
     """How a network is asked, the windows apart.
 
     Attributes
@@ -69,12 +69,12 @@ class Asking:
             )
 
     @classmethod
-    def of_card(cls, card: ModelCard) -> Asking:
+    def of_card(cls, card: ModelCard) -> PredictionSettings:
         """As the model was meant to be asked."""
         return cls(card.tta, card.color_order, card.threshold, card.smoothing_px)
 
     @classmethod
-    def of_config(cls, config: Config, tta: Tta | None = None) -> Asking:
+    def of_config(cls, config: Config, tta: Tta | None = None) -> PredictionSettings:
         """As ``[tiledinfer]`` and ``[image]`` say, in other turned copies where they are given."""
         asked = config.tiledinfer
         return cls(tta or asked.tta, config.image.color_order, asked.threshold, asked.smoothing_px)
@@ -93,10 +93,10 @@ class Asking:
         return np.stack([cv2.GaussianBlur(np.ascontiguousarray(tile), kernel, sd) for tile in batch])
 
 
-PLAINLY = Asking()
+DEFAULT_PREDICTION = PredictionSettings()
 
 
-def with_asking(
+def override_settings(
     card: ModelCard,
     tta: Tta | None,
     threshold: float | None,
@@ -232,7 +232,7 @@ class TilePredictor:
         network: Network,
         geometry: NetworkGeometry,
         mpp: float | None = None,
-        asking: Asking = PLAINLY,
+        asking: PredictionSettings = DEFAULT_PREDICTION,
         name: object = "network",
     ) -> None:
         if network.channels != 3:
@@ -340,7 +340,7 @@ class KerasPredictor(TilePredictor):
         model: keras.Model,
         geometry: NetworkGeometry,
         mpp: float | None = None,
-        asking: Asking = PLAINLY,
+        asking: PredictionSettings = DEFAULT_PREDICTION,
     ) -> None:
         import keras
 

@@ -14,13 +14,13 @@ from glomtile.config.model_card import FamiliarTissue, ModelCard
 from glomtile.inference.label_store import crop
 from glomtile.inference.ood import (
     ASPECTS,
-    EDITION,
-    Familiar,
-    Ruler,
+    FEATURE_VERSION,
+    ReferenceDistribution,
+    ScaleEstimator,
     appearance,
     distances,
     expected_dice,
-    octaves_off,
+    scale_offset,
 )
 from glomtile.slides.tissue import SlideLike, TissueMap
 from glomtile.types import Box
@@ -37,7 +37,7 @@ _UNSEEN = f"{_BARE}, so the network saw nothing; --no-tissue-mask looks everywhe
 
 
 @dataclass(frozen=True)
-class Doubts:
+class QualityFlags:
     """How far a picture is from what its model was trained on, and how sure the network is of its answer.
 
     Attributes
@@ -70,7 +70,7 @@ class Doubts:
         }
 
 
-def doubts_of(
+def assess_quality(
     card: ModelCard,
     slide: SlideLike,
     tissue: TissueMap,
@@ -79,7 +79,7 @@ def doubts_of(
     confidence: Any,
     *,
     masked: bool = False,
-) -> Doubts:
+) -> QualityFlags:
     """What there is to doubt of one segmented slide or picture.
 
     Parameters
@@ -103,8 +103,8 @@ def doubts_of(
         A function of slide, model and planes, however the planes came about.
     """
     bare = () if tissue.tissue.any() else (_UNSEEN if masked else _BARE,)
-    if card.familiar is None or card.familiar.edition != EDITION or slide.mpp is None:
-        return Doubts(warnings=bare)
+    if card.familiar is None or card.familiar.edition != FEATURE_VERSION or slide.mpp is None:
+        return QualityFlags(warnings=bare)
     reader = slide.at(card.mpp)
     at_scale = replace(tissue, zoom=tissue.zoom * zoom / reader.zoom)
     boxes = sampled_boxes(reader.size_px, at_scale)
@@ -113,7 +113,7 @@ def doubts_of(
     called, uncalled = _histograms(labels, confidence, tissue)
     least_px = card.objects.min_area_um2 / (slide.mpp * zoom) ** 2
     promised = expected_dice(called, uncalled, least_px)
-    return Doubts(
+    return QualityFlags(
         away,
         enlargement,
         promised,
@@ -182,9 +182,11 @@ def _histograms(
 
 def _away(familiar: FamiliarTissue, seen: NDArray[np.float64]) -> tuple[dict[str, float], float]:
     """Distances by aspect, and the enlargement that the last of them is made of."""
-    known = {name: Familiar(**dict(getattr(familiar, name))) for name in ASPECTS if name != "scale"}
-    ruler = Ruler(**dict(familiar.scale))
-    octaves = octaves_off(ruler, seen)
+    known = {
+        name: ReferenceDistribution(**dict(getattr(familiar, name))) for name in ASPECTS if name != "scale"
+    }
+    ruler = ScaleEstimator(**dict(familiar.scale))
+    octaves = scale_offset(ruler, seen)
     return distances(known, seen) | {"scale": ruler.distance(octaves)}, float(2**octaves)
 
 

@@ -14,7 +14,7 @@ import shapely
 from shapely import affinity
 
 from glomtile.inference.label_store import crop
-from glomtile.inference.quality_control import Doubts
+from glomtile.inference.quality_control import QualityFlags
 from glomtile.io.atomic import write_text
 from glomtile.io.geojson import Annotation, write_annotations
 from glomtile.io.images import write_png
@@ -52,7 +52,7 @@ COLUMNS = ("id", "class", "centroid_x_px", "centroid_y_px", *MEASUREMENTS)
 
 
 @dataclass(frozen=True)
-class Effort:
+class Timing:
     """Where the time of one slide went; windows are those of this run, a stopped one's not counted.
 
     Attributes
@@ -124,8 +124,8 @@ class Segmentation:
     tissue: TissueMap
     overview: UInt8
     overview_zoom: float
-    effort: Effort
-    doubts: Doubts = field(default_factory=Doubts)
+    effort: Timing
+    doubts: QualityFlags = field(default_factory=QualityFlags)
     model: str = ""
     settings: str = ""
     confidence: UInt8 | None = field(default=None, repr=False)

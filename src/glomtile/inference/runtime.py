@@ -13,7 +13,7 @@ from glomtile.config.model_card import FILE_NAME as CARD
 from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, MissingExtraError, ModelError
 from glomtile.inference.compiled import kept_network
-from glomtile.inference.predictor import Asking, Network, TilePredictor
+from glomtile.inference.predictor import Network, PredictionSettings, TilePredictor
 from glomtile.models.folder import checked_file
 from glomtile.types import Float32, UInt8
 
@@ -119,7 +119,7 @@ class OpenVinoPredictor(TilePredictor):
             )
         per_px = card.bytes_per_px or _BYTES_PER_PX_AND_FILTER * card.network.base_filters
         network = Network(forward, channels, outputs, lambda: per_px, "openvino", exported.precision)
-        super().__init__(network, _CardGeometry(card), card.mpp, Asking.of_card(card), path)
+        super().__init__(network, _CardGeometry(card), card.mpp, PredictionSettings.of_card(card), path)
 
 
 def openvino_forward(

@@ -19,9 +19,9 @@ from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, InputError, UsageError
 from glomtile.inference.image import Tiling, choose_class, resized_probs, segment_image
 from glomtile.inference.label_store import CachedPlane, LabelStore, panels_of
-from glomtile.inference.predictor import Asking, with_asking
-from glomtile.inference.quality_control import Doubts, doubts_of
-from glomtile.inference.result import Effort, Segmentation
+from glomtile.inference.predictor import PredictionSettings, override_settings
+from glomtile.inference.quality_control import QualityFlags, assess_quality
+from glomtile.inference.result import Segmentation, Timing
 from glomtile.inference.window_size import (
     Settings,
     chosen_window,
@@ -31,14 +31,14 @@ from glomtile.inference.window_size import (
     windows_decide,
 )
 from glomtile.io import atomic
-from glomtile.io.atomic import Scratch
+from glomtile.io.atomic import TemporaryFolder
 from glomtile.io.ome_tiff import halve, level_sizes
 from glomtile.io.resolution import PLAUSIBLE_MPP
 from glomtile.objects.extraction import FoundObject
 from glomtile.objects.objectstream import ObjectFinder, ObjectStream, counted
 from glomtile.objects.postprocessing import ShapingRules
 from glomtile.slides.slide import Slide, open_slide, slide_name
-from glomtile.slides.tissue import Look, SlideLike, TissueMap, look_at
+from glomtile.slides.tissue import SlideLike, SlideOverview, TissueMap, look_at
 from glomtile.tiling.grid import Plan, Span, Window
 from glomtile.tiling.sliding_window import predict_tiled
 from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
@@ -63,8 +63,8 @@ class PictureAnswer:
 
     labels: UInt8
     confidence: UInt8
-    look: Look
-    effort: Effort
+    look: SlideOverview
+    effort: Timing
 
 
 def answer_picture(
@@ -97,7 +97,7 @@ def answer_picture(
     for top, rows in resized_probs(seen.probs, slide.size_px):
         confidence[top : top + rows.shape[0]] = as_confidence(rows)
     run = seen.run
-    effort = Effort(run.windows, run.skipped, run.network_s, run.wall_s, tissue_s)
+    effort = Timing(run.windows, run.skipped, run.network_s, run.wall_s, tissue_s)
     return PictureAnswer(seen.labels, confidence, look, effort)
 
 
@@ -111,7 +111,7 @@ def fill_store(
     rows_whole: Callable[[int], None],
     progress: Progress = SILENT,
     only: int | None = None,
-) -> Effort:
+) -> Timing:
     """Label what is missing of a slide, panel by panel, each from where its rows ended.
 
     Parameters
@@ -147,7 +147,7 @@ def fill_store(
     def is_glass(window: Window) -> bool:
         return not tissue.near_tissue(window.own)
 
-    total, told = Effort(), store.rows_whole
+    total, told = Timing(), store.rows_whole
     rows_whole(told)
     for number, (left, right) in enumerate(store.panels):
         done = store.rows_done(number)
@@ -174,7 +174,7 @@ def fill_store(
             from_row_px=done,
             progress=progress,
         )
-        total = Effort(
+        total = Timing(
             total.windows + run.windows,
             total.skipped + run.skipped,
             total.network_s + run.network_s,
@@ -271,13 +271,13 @@ def _has_scale(slide: SlideLike, mpp: float) -> bool:
     return slide.mpp is not None and abs(mpp / slide.mpp - 1) <= _SAME
 
 
-def file_name(slide: SlideLike) -> str:
+def slide_label(slide: SlideLike) -> str:
     """Name of the file that a slide is from; ``"slide"`` where it is from none."""
     path = getattr(slide, "path", None)
     return Path(path).name if isinstance(path, str | PathLike) else "slide"
 
 
-def json_digest(name: str, told: Mapping[str, Any]) -> str:
+def digest_json(name: str, told: Mapping[str, Any]) -> str:
     """SHA-256 of a mapping, the same in any order; an ArgumentError names it where JSON cannot hold it."""
     try:
         text = json.dumps(told, sort_keys=True)
@@ -286,7 +286,7 @@ def json_digest(name: str, told: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def told_apart(slide: SlideLike, mpp: float | None) -> dict[str, Any]:
+def fingerprint(slide: SlideLike, mpp: float | None) -> dict[str, Any]:
     """What tells a slide from others, as JSON has it.
 
     Parameters
@@ -386,7 +386,7 @@ class Segmenter:
 
         def read(place: Path) -> Segmenter:
             card = model_folder.read_card(place)
-            card = with_asking(card, tta, threshold, smoothing_px, least_expected_dice)
+            card = override_settings(card, tta, threshold, smoothing_px, least_expected_dice)
             if chosen_runtime(card, runtime, place) == "openvino":
                 assert card.runtime is not None
                 light = OpenVinoPredictor(place, card, settings.network_threads if settings else None)
@@ -394,7 +394,9 @@ class Segmenter:
             from glomtile.inference.predictor import KerasPredictor
 
             loaded = model_folder.load_model_folder(place)
-            predictor = KerasPredictor(loaded.model, loaded.geometry, card.mpp, Asking.of_card(card))
+            predictor = KerasPredictor(
+                loaded.model, loaded.geometry, card.mpp, PredictionSettings.of_card(card)
+            )
             return cls(predictor, _of_file(card, model_folder.NETWORK), settings)
 
         return model_folder.read_whole(named, read)
@@ -472,8 +474,8 @@ class Segmenter:
             # The same ids at any size where the pixels are the same; a picture's margin goes by the window.
             if not slide.plain and not windows_decide(self._predictor, self._window[1]):
                 del told["window_px"]
-            settings = json_digest("identity", told)
-            found = self._segment(file_name(slide), slide, work, identity, progress)
+            settings = digest_json("identity", told)
+            found = self._segment(slide_label(slide), slide, work, identity, progress)
         return replace(found, settings=settings)
 
     def plan(self, slide: SlideLike, where: str | Path = "slide") -> tuple[Plan, TissueMap]:
@@ -499,11 +501,11 @@ class Segmenter:
         scale = self._require_scale(slide, name)
         if slide.plain:
             return self._picture(name, slide, scale, progress)
-        keep = Scratch() if work is None else None
+        keep = TemporaryFolder() if work is None else None
         folder = work if keep is None else keep.folder / "work"
         assert folder is not None
         if identity is None:
-            identity = told_apart(slide, self._predictor.mpp) if keep is None else {}
+            identity = fingerprint(slide, self._predictor.mpp) if keep is None else {}
         return self._streamed(name, slide, scale, folder, keep, identity, progress)
 
     def _picture(self, name: str, slide: SlideLike, scale: float, progress: Progress) -> Segmentation:
@@ -521,7 +523,7 @@ class Segmenter:
         for upper, lower in itertools.pairwise(planes):
             halve(upper, lower)
         effort = replace(said.effort, objects_s=perf_counter() - began)
-        doubts = doubts_of(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
+        doubts = assess_quality(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
         return self._segmentation(
             name, slide, mpp=scale, zoom=1.0, levels=planes, objects=objects, look=said.look, effort=effort,
             doubts=doubts, confidence=said.confidence,
@@ -533,7 +535,7 @@ class Segmenter:
         slide: SlideLike,
         scale: float,
         folder: Path,
-        keep: Scratch | None,
+        keep: TemporaryFolder | None,
         identity: Mapping[str, Any],
         progress: Progress,
     ) -> Segmentation:
@@ -565,7 +567,7 @@ class Segmenter:
         effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
         return self._segmentation(
             name, slide, mpp=mpp, zoom=reader.zoom, levels=planes, objects=objects, look=look, effort=effort,
-            doubts=doubts_of(
+            doubts=assess_quality(
                 self._card, slide, look.tissue, reader.zoom, labels, confidence,
                 masked=self._settings.tissue_mask,
             ),
@@ -651,7 +653,9 @@ class Segmenter:
                 progress, panel,
             )  # fmt: skip
 
-    def _finder(self, labels: Any, confidence: Any, canvas: Any, mpp: float, look: Look) -> ObjectFinder:
+    def _finder(
+        self, labels: Any, confidence: Any, canvas: Any, mpp: float, look: SlideOverview
+    ) -> ObjectFinder:
         rules = ShapingRules(**self._card.objects.model_dump())
         glass = look.tissue.glass if self._settings.tissue_mask else None
         return ObjectFinder(labels, confidence, canvas, self._predictor.num_classes, mpp, rules, glass)
@@ -665,9 +669,9 @@ class Segmenter:
         zoom: float,
         levels: Sequence[Any],
         objects: tuple[FoundObject, ...],
-        look: Look,
-        effort: Effort,
-        doubts: Doubts,
+        look: SlideOverview,
+        effort: Timing,
+        doubts: QualityFlags,
         confidence: UInt8 | None = None,
     ) -> Segmentation:
         assert slide.mpp is not None

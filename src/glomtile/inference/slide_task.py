@@ -24,7 +24,7 @@ from glomtile.inference.records import (
     work_path,
     write_note,
 )
-from glomtile.io.atomic import sole_run
+from glomtile.io.atomic import run_lock
 from glomtile.io.images import natural_key
 from glomtile.io.remote import RemoteFile, fetched, is_address, list_remote, local_path
 from glomtile.slides.slide import SEVERAL_FILES, SLIDE_SUFFIXES, list_slides, slide_name
@@ -39,7 +39,7 @@ Source = Path | RemoteFile
 """A slide or picture: here, or behind an address."""
 
 
-def sources_of(inputs: Sequence[str | Path]) -> tuple[list[Source], list[tuple[Source | str, str]]]:
+def expand_inputs(inputs: Sequence[str | Path]) -> tuple[list[Source], list[tuple[Source | str, str]]]:
     """The slides meant, each once, and what of the inputs is none.
 
     Parameters
@@ -66,7 +66,7 @@ def sources_of(inputs: Sequence[str | Path]) -> tuple[list[Source], list[tuple[S
     return list(found.values()), failed
 
 
-def of_own_names(sources: Sequence[Source], failed: list[tuple[Source | str, str]]) -> list[Source]:
+def reject_name_clashes(sources: Sequence[Source], failed: list[tuple[Source | str, str]]) -> list[Source]:
     """Those whose results will not mix with those of an earlier one; the others into `failed`."""
     names: dict[str, Source] = {}
     for source in sources:
@@ -89,7 +89,7 @@ def bytes_of(source: Source) -> int:
 
 
 @contextmanager
-def at_hand(source: Source, folder: Path, progress: Progress) -> Iterator[Path]:
+def local_copy(source: Source, folder: Path, progress: Progress) -> Iterator[Path]:
     """A file of this machine with the slide in it: its own, or a copy that is removed in the end.
 
     Parameters
@@ -174,7 +174,7 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Request:
+class SegmentOptions:
     """How to segment, apart from the inputs.
 
     Attributes
@@ -258,7 +258,7 @@ class SlideWork:
 
     out: Path
     segmenter: Segmenter
-    request: Request
+    request: SegmentOptions
     bucket: Bucket | None = None
 
     def segment(self, source: Source, progress: Progress, widest_px: int | None = None) -> Outcome:
@@ -283,7 +283,7 @@ class SlideWork:
                     return Outcome()
                 if self.bucket is not None:
                     self.bucket.require_ours()
-                with at_hand(source, self._copy_folder(name), progress) as path:
+                with local_copy(source, self._copy_folder(name), progress) as path:
                     identity = identity_of(path, mpp, self.segmenter)
                     return self._segment(source, path, identity, progress, widest_px)
         except (GlomtileError, MemoryError, OSError) as problem:
@@ -296,7 +296,7 @@ class SlideWork:
         try:
             with (
                 self._alone(name, progress),
-                at_hand(source, self._copy_folder(name), progress) as path,
+                local_copy(source, self._copy_folder(name), progress) as path,
             ):
                 identity = identity_of(path, mpp, self.segmenter)
                 self.segmenter.fill(path, panel, mpp=mpp, work=work, identity=identity, progress=progress)
@@ -306,7 +306,7 @@ class SlideWork:
 
     def _alone(self, name: str, progress: Progress) -> AbstractContextManager[None]:
         """Keep others from a slide, or a panel of one."""
-        return sole_run(self.out / OWN, progress, name=f"{name}.lock", wait=True, given=self.out)
+        return run_lock(self.out / OWN, progress, name=f"{name}.lock", wait=True, given=self.out)
 
     def _copy_folder(self, name: str) -> Path:
         """Where a slide behind an address lies while it is worked on; it has the lock of this name."""
@@ -362,7 +362,7 @@ def _warn_of_doubts(source: Source, doubts: Sequence[str], progress: Progress) -
         progress.warn(f"{source}: doubtful: {'; '.join(doubts)}")
 
 
-def runtime_of(request: Request) -> str:
+def runtime_of(request: SegmentOptions) -> str:
     """What will compute the network: ``"openvino"`` or ``"keras"``.
 
     Raises

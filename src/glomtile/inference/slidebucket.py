@@ -104,7 +104,7 @@ def place_of(address: str, scratch: Path | None) -> Path:
     return (scratch or user_cache()).joinpath(own, *names[-2:])
 
 
-def require_puttable(address: str) -> None:
+def require_writable(address: str) -> None:
     """See that files can be put to addresses of this kind, without asking the store.
 
     Raises
@@ -141,7 +141,7 @@ def begin(address: str, out: Path, progress: Progress) -> Bucket:
         The package that the address needs is not installed.
     """
     bucket = Bucket(address.rstrip("/"), secrets.token_hex(8))
-    require_puttable(address)
+    require_writable(address)
     try:
         with _told_of(bucket.address):
             holder = _holder(bucket.folder)

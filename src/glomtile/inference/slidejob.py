@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from glomtile.errors import ClusterError, ModelError
 from glomtile.inference.records import OWN
-from glomtile.inference.slide_task import Outcome, Request, SlideWork, Source, bytes_of, runtime_of
+from glomtile.inference.slide_task import Outcome, SegmentOptions, SlideWork, Source, bytes_of, runtime_of
 from glomtile.inference.slidebucket import Bucket
 from glomtile.io.remote import RemoteFile, require_store
 from glomtile.types import Progress
@@ -66,7 +66,7 @@ class SlideJob:
     """
 
     out: Path
-    request: Request
+    request: SegmentOptions
     identity: dict[str, Any]
     addresses: tuple[str, ...] = ()
     bucket: Bucket | None = None
@@ -119,7 +119,7 @@ def segmented_there(
     files: Sequence[Source],
     out: Path,
     segmenter: Segmenter,
-    request: Request,
+    request: SegmentOptions,
     cluster: Cluster,
     progress: Progress,
     bucket: Bucket | None = None,

@@ -549,7 +549,7 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.0f} MB"
 
 
-class Scratch:
+class TemporaryFolder:
     """A temporary folder that goes when nobody holds this any more, or the process ends."""
 
     def __init__(self) -> None:
@@ -596,7 +596,7 @@ _LOCKED_AT = 2**30
 
 
 @contextmanager
-def sole_run(
+def run_lock(
     folder: Path,
     progress: Progress = SILENT,
     *,

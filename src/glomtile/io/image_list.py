@@ -25,7 +25,7 @@ Datatype = Literal["categorized", "indexed"]
 
 
 @dataclass(frozen=True)
-class Trio:
+class ImageRecord:
     """The files of one scored image; `image` is None where only masks were scored."""
 
     stem: str
@@ -35,7 +35,7 @@ class Trio:
 
 
 @dataclass(frozen=True)
-class Film:
+class PreviewSeries:
     """What the network said of one image after some epochs: epoch number and mask."""
 
     stem: str
@@ -58,12 +58,12 @@ class PictureList:
     """
 
     palette: Palette
-    trios: tuple[Trio, ...]
-    films: tuple[Film, ...] = ()
+    trios: tuple[ImageRecord, ...]
+    films: tuple[PreviewSeries, ...] = ()
     datatype: Datatype = "categorized"
     tolerance: int = 0
 
-    def labels(self, trio: Trio) -> tuple[UInt8, UInt8]:
+    def labels(self, trio: ImageRecord) -> tuple[UInt8, UInt8]:
         """Truth and prediction of an image, ``(H, W) uint8`` each.
 
         Raises
@@ -157,7 +157,7 @@ def _parsed(content: Mapping[str, Any], folder: Path) -> PictureList:
     return PictureList(
         palette,
         tuple(
-            Trio(
+            ImageRecord(
                 str(one["stem"]),
                 None if one["image"] is None else folder / one["image"],
                 folder / one["truth"],
@@ -166,7 +166,7 @@ def _parsed(content: Mapping[str, Any], folder: Path) -> PictureList:
             for one in content["images"]
         ),
         tuple(
-            Film(
+            PreviewSeries(
                 str(one["stem"]),
                 folder / one["image"],
                 tuple((int(frame["epoch"]), folder / frame["mask"]) for frame in one["epochs"]),
@@ -185,7 +185,7 @@ def _relative(target: Path, folder: Path) -> str:
         return target.absolute().as_posix()
 
 
-def preview_films(folder: Path, images: Path, most_images: int = 3) -> list[Film]:
+def preview_films(folder: Path, images: Path, most_images: int = 3) -> list[PreviewSeries]:
     """The previews of the first images of a training: of the first, the middle and the last epoch.
 
     Parameters
@@ -207,10 +207,10 @@ def preview_films(folder: Path, images: Path, most_images: int = 3) -> list[Film
         named = _PREVIEW.fullmatch(path.name)
         if named is not None:
             masks.setdefault(named["stem"], {})[int(named["epoch"])] = path
-    films: list[Film] = []
+    films: list[PreviewSeries] = []
     for image in list_images(images):
         epochs = sorted(masks.get(image.stem, {}))
         if epochs and len(films) < most_images:
             shown = dict.fromkeys((epochs[0], epochs[(len(epochs) - 1) // 2], epochs[-1]))
-            films.append(Film(image.stem, image, tuple((n, masks[image.stem][n]) for n in shown)))
+            films.append(PreviewSeries(image.stem, image, tuple((n, masks[image.stem][n]) for n in shown)))
     return films

@@ -47,7 +47,7 @@ class LabelPlane(Protocol):
 
 
 @runtime_checkable
-class BlankTeller(Protocol):
+class SupportsIsBlank(Protocol):
     """A plane that knows, without reading, where it holds nothing but background."""
 
     def is_blank(self, box: Box) -> bool:
@@ -231,7 +231,7 @@ def _packed_tiles(level: LabelPlane, palette: Palette, path: Path) -> Iterator[b
     for top in range(0, height, TILE_PX):
         for left in range(0, width, TILE_PX):
             box = Box(top, left, min(top + TILE_PX, height), min(left + TILE_PX, width))
-            if isinstance(level, BlankTeller) and level.is_blank(box):
+            if isinstance(level, SupportsIsBlank) and level.is_blank(box):
                 yield glass
                 continue
             piece = _piece(level, box)
@@ -250,7 +250,7 @@ def _packed(tile: UInt8) -> bytes:
 
 def _piece(plane: LabelPlane, box: Box, step: int = 1) -> UInt8:
     """Every pixel of a box, or every second; glass that is known as such is not read."""
-    if isinstance(plane, BlankTeller) and plane.is_blank(box):
+    if isinstance(plane, SupportsIsBlank) and plane.is_blank(box):
         return np.broadcast_to(np.uint8(0), (-(-box.height // step), -(-box.width // step)))
     return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)[::step, ::step]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from glomtile.errors import UsageError
 from glomtile.io.atomic import replace_folder
-from glomtile.io.ome_tiff import BlankTeller, LabelPlane, checked_sizes
+from glomtile.io.ome_tiff import LabelPlane, SupportsIsBlank, checked_sizes
 from glomtile.palette import Palette
 from glomtile.types import Box
 
@@ -86,7 +86,7 @@ def _copy(level: LabelPlane, plane: Any, palette: Palette, path: Path) -> None:
     for top in range(0, height, CHUNK_PX):
         for left in range(0, width, CHUNK_PX):
             box = Box(top, left, min(top + CHUNK_PX, height), min(left + CHUNK_PX, width))
-            if isinstance(level, BlankTeller) and level.is_blank(box):
+            if isinstance(level, SupportsIsBlank) and level.is_blank(box):
                 continue  # nothing but background, as the new array has it
             place = slice(box.top, box.bottom), slice(box.left, box.right)
             piece = np.asarray(level[place], np.uint8)

@@ -212,7 +212,7 @@ def local_path(address: str) -> Path | None:
     return Path(url2pathname(rest))
 
 
-def require_lasting(address: str) -> None:
+def require_persistent(address: str) -> None:
     """See that what is put there is still there when the process has ended.
 
     Raises

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from glomtile.config.model_card import BUNDLED, Ancestor, ModelCard
+from glomtile.config.model_card import BUNDLED, ModelCard, ParentModel
 from glomtile.config.model_card import FILE_NAME as CARD
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import GlomtileError, ModelError
@@ -252,11 +252,11 @@ def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     write_card(folder, card.model_copy(update={"scores": card.scores | scores}))
 
 
-def ancestor(folder: Path, card: ModelCard) -> Ancestor:
+def ancestor(folder: Path, card: ModelCard) -> ParentModel:
     """What the card of a model says of one that its weights come from."""
     place = folder.absolute()
     name = BUNDLED if place == bundled_folder() else f"{place.parent.name}/{place.name}"
-    return Ancestor(name=name, sha256=card.sha256[NETWORK], data=card.data, pretrained=card.pretrained)
+    return ParentModel(name=name, sha256=card.sha256[NETWORK], data=card.data, pretrained=card.pretrained)
 
 
 SHAPING = (

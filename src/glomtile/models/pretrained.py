@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glomtile.config.model_card import BUNDLED, Ancestor, ModelCard
+from glomtile.config.model_card import BUNDLED, ModelCard, ParentModel
 from glomtile.config.schema import Config
 from glomtile.errors import ConfigError, ModelError
 from glomtile.models import folder as model_folder
@@ -21,7 +21,7 @@ _FREE = ("model", "mpp", "num_classes", "final_activation")
 
 
 @dataclass(frozen=True)
-class Beginning:
+class PretrainedWeights:
     """The model folder that a training begins with.
 
     Attributes
@@ -45,7 +45,7 @@ class Beginning:
         return self.card.sha256[model_folder.NETWORK]
 
     @property
-    def record(self) -> Ancestor:
+    def record(self) -> ParentModel:
         """What the new model's card says of it."""
         return model_folder.ancestor(self.folder, self.card)
 
@@ -91,7 +91,7 @@ def _card(folder: Path) -> ModelCard:
     return card
 
 
-def beginning(config: Config) -> Beginning | None:
+def beginning(config: Config) -> PretrainedWeights | None:
     """The model that ``[train] pretrained`` names, seen to fit; ``None`` where it names none.
 
     Raises
@@ -113,7 +113,7 @@ def beginning(config: Config) -> Beginning | None:
     folder = _folder(address)
     card = _card(folder)
     _require_same_shape(config, card, asked)
-    return Beginning(asked.as_posix(), address, folder, card)
+    return PretrainedWeights(asked.as_posix(), address, folder, card)
 
 
 def _require_same_shape(config: Config, card: ModelCard, asked: Path) -> None:
@@ -137,7 +137,9 @@ def _require_same_shape(config: Config, card: ModelCard, asked: Path) -> None:
     )
 
 
-def begin_with(network: keras.Model, start: Beginning, config: Config, progress: Progress = SILENT) -> None:
+def apply_pretrained(
+    network: keras.Model, start: PretrainedWeights, config: Config, progress: Progress = SILENT
+) -> None:
     """Give a new network the weights of a trained one.
 
     Parameters

@@ -16,7 +16,7 @@ from glomtile.errors import InputError
 from glomtile.objects.contours import Sides, largest_polygon, outline_polygon
 from glomtile.objects.labelling import find_objects
 from glomtile.objects.measurements import Measures, measure
-from glomtile.objects.postprocessing import ShapingRules, cell_means, convex_hull, numbered_parts
+from glomtile.objects.postprocessing import ShapingRules, block_mean, convex_hull, numbered_parts
 from glomtile.objects.regions import Region, own_pixels
 from glomtile.types import Box, UInt8
 
@@ -230,18 +230,18 @@ def _look(labels: Plane, confidence: Plane, region: Region, largest_px: int) -> 
 def _look_reduced(labels: Plane, confidence: Plane, region: Region, factor: int) -> _Sight:
     boxes = list(_bands(region.box, factor))
     own = [
-        cell_means(own, factor) > 0.5
+        block_mean(own, factor) > 0.5
         for _, own in own_pixels(lambda: (_read(labels, box) for box in boxes), region)
     ]
-    of_class = [cell_means(_read(labels, box) == region.class_number, factor) > 0.5 for box in boxes]
+    of_class = [block_mean(_read(labels, box) == region.class_number, factor) > 0.5 for box in boxes]
     means = [_mean_confidence(_read(confidence, box), factor) for box in boxes]
     return _Sight(region, factor, np.concatenate(own), np.concatenate(of_class), np.concatenate(means))
 
 
 def _mean_confidence(confidence: UInt8, factor: int) -> UInt8:
     """Means of the cells, of the last ones over the pixels that they hold."""
-    held = cell_means(np.ones(confidence.shape, np.bool_), factor)
-    return np.asarray(np.rint(cell_means(confidence, factor) / held), dtype=np.uint8)
+    held = block_mean(np.ones(confidence.shape, np.bool_), factor)
+    return np.asarray(np.rint(block_mean(confidence, factor) / held), dtype=np.uint8)
 
 
 def _shaped(sight: _Sight, mpp: float, rules: ShapingRules) -> Iterator[tuple[Box, NDArray[np.int32], int]]:

@@ -224,7 +224,7 @@ def split_touching(mask: NDArray[np.bool_], depth: float, smallest_px: int) -> t
 def _summits(distance: Float32, depth: float) -> list[tuple[int, int]]:
     """One pixel, row and column, for each part that a deep neck sets apart, the highest first."""
     factor = max(1, -(-max(distance.shape) // _LOOK_PX))
-    seen = cell_means(distance, factor)
+    seen = block_mean(distance, factor)
     sigma = max(0.5, _ROUGHNESS * float(seen.max()) / factor)
     smooth: Float32 = np.asarray(cv2.GaussianBlur(seen, (0, 0), sigma), dtype=np.float32)
     height = np.log(np.maximum(smooth, _FLOOR * float(smooth.max())))
@@ -277,7 +277,7 @@ def plateaus(plane: NDArray[np.floating]) -> NDArray[np.bool_]:
         slope = wider
 
 
-def cell_means(plane: NDArray[np.generic], factor: int) -> Float32:
+def block_mean(plane: NDArray[np.generic], factor: int) -> Float32:
     """Shrink a plane to the means of its cells.
 
     Parameters

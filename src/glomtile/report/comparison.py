@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from glomtile.errors import GlomtileError
-from glomtile.io.image_list import Film, PictureList, Trio
+from glomtile.io.image_list import ImageRecord, PictureList, PreviewSeries
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.palette import Palette
 from glomtile.report import text
 from glomtile.report.pictures import (
-    Album,
     Picture,
+    ThumbnailBudget,
     as_picture,
     crop_around,
     crop_picture,
@@ -142,7 +142,7 @@ def cards_and_crops(
         stems = stems[:room]
     rows_of, objects_of = _grouped(rows), _grouped(objects)
     wanted = worth_a_look(objects, set(stems))
-    album = Album(CARD_BYTES, shares_of(len(stems)))
+    album = ThumbnailBudget(CARD_BYTES, shares_of(len(stems)))
     paths = max(1, len(stems)) * (2 * pictures.palette.num_classes - 1)
     most = min(MOST_CHARACTERS, PATH_CHARACTERS // paths)
     cards: list[Card] = []
@@ -192,7 +192,7 @@ def worth_a_look(objects: Sequence[Row], stems: set[str]) -> dict[str, list[tupl
     return chosen
 
 
-def film_frames(film: Film, palette: Palette) -> list[Frame]:
+def film_frames(film: PreviewSeries, palette: Palette) -> list[Frame]:
     """The frames of a film, its picture made small.
 
     Raises
@@ -226,7 +226,7 @@ def layers_of(
     )
 
 
-def _read(pictures: PictureList, trio: Trio) -> tuple[UInt8 | None, UInt8, UInt8]:
+def _read(pictures: PictureList, trio: ImageRecord) -> tuple[UInt8 | None, UInt8, UInt8]:
     truth, prediction = pictures.labels(trio)
     image = None if trio.image is None else read_image(trio.image)
     return image, truth, prediction

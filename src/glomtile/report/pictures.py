@@ -39,7 +39,7 @@ class Picture:
     height: int
 
 
-class Album:
+class ThumbnailBudget:
     """Makes pictures of falling importance small, so that together they keep below a size.
 
     Parameters

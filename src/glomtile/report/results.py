@@ -27,7 +27,7 @@ from glomtile.report.charts import (
     line_chart,
 )
 from glomtile.report.comparison import Card, Crop, Frame, cards_and_crops, film_frames
-from glomtile.report.pictures import Album, Picture
+from glomtile.report.pictures import Picture, ThumbnailBudget
 from glomtile.report.slides import ShownSlide, areas_of_slides, classes_of, count_of, shown_slides
 from glomtile.report.text import IMAGE_COLUMNS, OBJECT_COLUMNS, SLIDE_COLUMNS, readable_rows
 
@@ -91,7 +91,7 @@ class Results:
     facts: list[str] = field(default_factory=list)
     verdict: list[str] = field(default_factory=list)
     scores: dict[str, Any] | None = None
-    headlines: list[text.Shown] = field(default_factory=list)
+    headlines: list[text.FormattedFigure] = field(default_factory=list)
     rows: list[dict[str, str]] = field(default_factory=list)
     rows_left_out: int = 0
     cards: list[Card] = field(default_factory=list)
@@ -314,7 +314,7 @@ def _read_slides(folder: Path, found: Results) -> None:
             found.areas.append(histogram)
 
 
-def _found_figures(rows: Sequence[Mapping[str, str]]) -> list[text.Shown]:
+def _found_figures(rows: Sequence[Mapping[str, str]]) -> list[text.FormattedFigure]:
     """Headlines of a folder without truth, with intervals over its slides."""
     weights = draw_weights(len(rows), None, DRAWS, SEED)
     tissue = np.array([float(row["tissue_mm2"] or 0) for row in rows])
@@ -387,7 +387,7 @@ def _pictures(folder: Path, drawn: set[str], notes: list[str]) -> list[NamedPict
 def _embedded(
     named: Sequence[tuple[Path, str, str]], longest_px: int, notes: list[str]
 ) -> list[NamedPicture]:
-    album = Album(PICTURE_BYTES, [1.0] * len(named), longest_px)
+    album = ThumbnailBudget(PICTURE_BYTES, [1.0] * len(named), longest_px)
     pictures = []
     for path, name, caption in named:
         try:

@@ -18,8 +18,8 @@ from glomtile.io.geojson import read_annotations
 from glomtile.io.images import read_image
 from glomtile.report import text
 from glomtile.report.pictures import (
-    Album,
     Picture,
+    ThumbnailBudget,
     as_picture,
     crop_around,
     crop_picture,
@@ -128,7 +128,7 @@ def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[st
     if len(ordered) > most:
         notes.append(f"{len(ordered) - most} more slides: only {most} are shown")
         ordered = ordered[:most]
-    album = Album(SLIDE_BYTES, shares_of(len(ordered), first=6), OVERVIEW_PX)
+    album = ThumbnailBudget(SLIDE_BYTES, shares_of(len(ordered), first=6), OVERVIEW_PX)
     crops = _CropAllowance(CROP_BYTES, MOST_ROWS)
     return [
         _shown(folder, row, f"slide-{i}", seen, album, crops, notes)
@@ -220,7 +220,7 @@ def _shown(
     facts: Mapping[str, str],
     key: str,
     seen: _Seen,
-    album: Album,
+    album: ThumbnailBudget,
     crops: _CropAllowance,
     notes: list[str],
 ) -> ShownSlide:

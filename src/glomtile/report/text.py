@@ -21,7 +21,7 @@ _LEANING = 0.1
 
 
 @dataclass(frozen=True)
-class Shown:
+class FormattedFigure:
     """A figure as the report prints it.
 
     Attributes
@@ -86,7 +86,7 @@ GALLERIES = {
 """What each gallery is called, and a sentence on it."""
 
 
-def headlines(entry: Mapping[str, Any], unit: str) -> list[Shown]:
+def headlines(entry: Mapping[str, Any], unit: str) -> list[FormattedFigure]:
     """Headline figures of one class of ``scores.json``, each with its sentence."""
     return [_shown(name, entry, unit) for name in HEADLINES]
 
@@ -158,7 +158,7 @@ def cautions(scores: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _shown(name: str, entry: Mapping[str, Any], unit: str) -> Shown:
+def _shown(name: str, entry: Mapping[str, Any], unit: str) -> FormattedFigure:
     figure = entry["figures"][name]
     value = figure["value"]
     sentence = (
@@ -168,7 +168,9 @@ def _shown(name: str, entry: Mapping[str, Any], unit: str) -> Shown:
     if name not in LOWER_IS_BETTER and value is not None:
         ends = [value if figure[end] is None else figure[end] for end in ("low", "high")]
         span = (100 * value, 100 * ends[0], 100 * ends[1])
-    return Shown(TITLES[name], number(name, value, unit), interval(name, figure, unit), sentence, span)
+    return FormattedFigure(
+        TITLES[name], number(name, value, unit), interval(name, figure, unit), sentence, span
+    )
 
 
 def _sentence(name: str, entry: Mapping[str, Any], unit: str) -> str:
@@ -245,7 +247,7 @@ def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: S
 
 def found_headlines(
     name: str, count: int, slides: int, tissue_mm2: float, figures: Sequence[tuple[str, Figure, str]]
-) -> list[Shown]:
+) -> list[FormattedFigure]:
     """Headlines of what was found where there is no truth to hold it against.
 
     Parameters
@@ -264,7 +266,7 @@ def found_headlines(
         "Of the found objects, those at an edge included.",
     )
     shown = [
-        Shown(
+        FormattedFigure(
             f"{name}: found",
             f"{count:,}",
             "",
@@ -277,7 +279,7 @@ def found_headlines(
         known = math.isfinite(figure.value)
         ends = "" if not math.isfinite(figure.low) else f"{figure.low:{form}} to {figure.high:{form}}"
         shown.append(
-            Shown(
+            FormattedFigure(
                 f"{name}: {what}",
                 f"{figure.value:{form}}" if known else "–",
                 ends if known else "",

@@ -334,7 +334,7 @@ class ZoomedReader(Reader, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class SlideOverview:
     """What a first look shows.
 
     Attributes
@@ -350,7 +350,7 @@ class Look:
     overview_zoom: float
 
 
-def look_at(slide: SlideLike, mpp: float, zoom: float) -> Look:
+def look_at(slide: SlideLike, mpp: float, zoom: float) -> SlideOverview:
     """Find a slide's tissue.
 
     Parameters
@@ -371,7 +371,7 @@ def look_at(slide: SlideLike, mpp: float, zoom: float) -> Look:
     tissue = find_tissue(small, small_mpp, margin_um=0.0)
     near = with_margin(tissue, small_mpp, MARGIN_UM)
     shown = _shrunk(overview, OVERVIEW_PX)
-    return Look(
+    return SlideOverview(
         TissueMap(tissue, near, small_zoom / zoom, small_mpp),
         shown,
         overview_zoom * overview.shape[1] / shown.shape[1],

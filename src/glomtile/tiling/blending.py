@@ -35,7 +35,9 @@ class Share:
     weights: Float32
 
 
-def taper(window_px: int, overlap_px: int, context_px: int, blend: Blend = "hann") -> NDArray[np.float64]:
+def window_profile(
+    window_px: int, overlap_px: int, context_px: int, blend: Blend = "hann"
+) -> NDArray[np.float64]:
     """Weights along one window, both ends falling.
 
     Parameters
@@ -85,7 +87,7 @@ def shares(axis: Axis, context_px: int, blend: Blend = "hann") -> list[Share]:
     ----------
     axis : Axis
     context_px : int
-        See `taper`.
+        See `window_profile`.
     blend : {"hann", "linear", "none"}
 
     Returns
@@ -93,7 +95,7 @@ def shares(axis: Axis, context_px: int, blend: Blend = "hann") -> list[Share]:
     list of Share
         One for each window, in order.
     """
-    profile = taper(axis.window_px, axis.overlap_px, context_px, blend)
+    profile = window_profile(axis.window_px, axis.overlap_px, context_px, blend)
     used = np.flatnonzero(profile > 0)
     first, last = int(used[0]), int(used[-1]) + 1
     spans = []
@@ -128,7 +130,7 @@ def cut_share(share: Share, wanted: Span) -> Share:
     return Share(span, inside, share.weights[before : before + length])
 
 
-class Strip:
+class RowAccumulator:
     """The rows of a picture that some window may still touch; all others have been given away.
 
     Memory is (rows of one window) x (width of the panel) x classes, whatever the picture's height.
@@ -138,7 +140,7 @@ class Strip:
     plan : Plan
     num_classes : int
     context_px : int
-        See `taper`.
+        See `window_profile`.
     blend : {"hann", "linear", "none"}
     panel : Span, optional
         The columns of pixels that are wanted; all by default.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.errors import GlomtileError, UsageError
-from glomtile.tiling.blending import Blend, Strip
+from glomtile.tiling.blending import Blend, RowAccumulator
 from glomtile.tiling.grid import Plan, Span, Window
 from glomtile.types import SILENT, Float32, Predictor, Progress, Reader, RowSink, UInt8
 
@@ -69,7 +69,7 @@ def predict_tiled(
         ``sink(top, probs)`` with probs ``(h, W, K) float32``, W the panel's width, called in the caller's
         thread; the array is the sink's to keep.
     blend : {"hann", "linear", "none"}
-        How windows fade into each other, see `glomtile.tiling.blending.taper`.
+        How windows fade into each other, see `glomtile.tiling.blending.window_profile`.
     batch_size, read_threads : int
         Windows for each call of the network, and threads that read them; at least 1.
     skip : callable, optional
@@ -104,7 +104,7 @@ def predict_tiled(
     """
     _check_fit(reader, predictor, plan, batch_size, read_threads)
     started = perf_counter()
-    strip = Strip(plan, predictor.num_classes, predictor.context_px, blend, panel, from_row_px)
+    strip = RowAccumulator(plan, predictor.num_classes, predictor.context_px, blend, panel, from_row_px)
     wanted = _wanted(plan, strip.columns, skip)
     batch_size = min(batch_size, max(int(wanted.sum()), 1))
     before = int(wanted[: strip.rows.start].sum())

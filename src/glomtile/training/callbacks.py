@@ -15,7 +15,7 @@ from glomtile.config.schema import Config
 from glomtile.datasets.loading import sample_size, working_scale
 from glomtile.errors import GlomtileError, MissingExtraError
 from glomtile.inference.image import segment_image, segment_whole
-from glomtile.inference.predictor import Asking, KerasPredictor
+from glomtile.inference.predictor import KerasPredictor, PredictionSettings
 from glomtile.io import atomic
 from glomtile.io.images import list_images, read_image
 from glomtile.io.masks import write_mask
@@ -58,7 +58,7 @@ class Previews:
             write_mask(self.folder / f"Epoch_{end.number}_{stem}.png", labels, self._palette)
 
     def _predict_with(self, network: Any) -> KerasPredictor:
-        asking = Asking(color_order=self._config.image.color_order)
+        asking = PredictionSettings(color_order=self._config.image.color_order)
         return KerasPredictor(network, self._geometry, self._config.model.mpp, asking)
 
 

@@ -17,7 +17,7 @@ TRAINING_DATA, VALIDATION_DATA = "data.training", "data.validation"
 """Among the settings of a run: the files it learns from, and those that judge its epochs."""
 
 
-def files_told(count: int, digest: str) -> str:
+def files_changed(count: int, digest: str) -> str:
     """So many images, and a digest over what they are called and how large they are, in words."""
     return f"{count} images, their names and sizes {digest[:12]}"
 

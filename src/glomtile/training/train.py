@@ -21,7 +21,7 @@ from glomtile.datasets.loading import augmentation_of, mpp_range, working_scale
 from glomtile.datasets.pairing import Pair, changed_since_prepared, prepared_from
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.inference.label_store import crop
-from glomtile.inference.ood import EDITION, appearance, familiar_of, ruler_of
+from glomtile.inference.ood import FEATURE_VERSION, appearance, fit_reference, fit_scale_estimator
 from glomtile.inference.quality_control import sampled_boxes
 from glomtile.io import atomic
 from glomtile.io.atomic import require_space
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import keras
 
     from glomtile.config.model_card import ModelCard
-    from glomtile.models.pretrained import Beginning
+    from glomtile.models.pretrained import PretrainedWeights
     from glomtile.training.callbacks import History, Listener
     from glomtile.training.distribution import Devices
     from glomtile.training.trainer import Protocol
@@ -272,13 +272,15 @@ def familiar_tissue(config: Config, pairs: Sequence[Pair]) -> FamiliarTissue | N
                     scaled.append(found)
                     scaled_in.append(number)
                     octaves.append(math.log2(factor))
-    aspects = familiar_of(seen, seen_in)
-    ruler = ruler_of(scaled, scaled_in, octaves, _taught_octaves(config))
+    aspects = fit_reference(seen, seen_in)
+    ruler = fit_scale_estimator(scaled, scaled_in, octaves, _taught_octaves(config))
     if aspects is None or ruler is None:
         return None
     records = {name: FamiliarAspect(**vars(one)) for name, one in aspects.items()}
     images = len(set(seen_in))
-    return FamiliarTissue(edition=EDITION, images=images, scale=FamiliarScale(**vars(ruler)), **records)
+    return FamiliarTissue(
+        edition=FEATURE_VERSION, images=images, scale=FamiliarScale(**vars(ruler)), **records
+    )
 
 
 def _windows(image: UInt8, known_mpp: float, wanted_mpp: float) -> Iterator[UInt8]:
@@ -324,7 +326,7 @@ def _taught_octaves(config: Config) -> tuple[float, float]:
     return math.log2(config.model.mpp / scales[1]), math.log2(config.model.mpp / scales[0])
 
 
-FREE_TO_CHANGE = {
+RESUME_IGNORES = {
     "train": {
         "epochs", "patience", "model_dir", "eval_dir", "images_dir", "masks_dir", "checkpoint_steps",
         "tensorboard", "break_file", "epoch_change_infer", "epoch_change_infer_dir",
@@ -339,7 +341,7 @@ FREE_TO_CHANGE = {
 """Settings that a resumed run may have changed: none of them moves a number of the epochs to come."""
 
 
-DECIDING = (
+RESUME_CHECKS = (
     "model", "train", "dataset", "image", "mask", "augmentor", "deformation", "distortion",
     "barrdistortion", "pincdistortion", "brightening", "sharpening", "generator",
 )  # fmt: skip
@@ -424,7 +426,7 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
 
 
 def _train_on(
-    devices: Devices, config: Config, start: Beginning | None, resume: bool, progress: Progress
+    devices: Devices, config: Config, start: PretrainedWeights | None, resume: bool, progress: Progress
 ) -> TrainResult:
     from glomtile.datasets.loading import (
         judging_source,
@@ -433,7 +435,7 @@ def _train_on(
         split_pairs,
         training_source,
     )
-    from glomtile.models.pretrained import begin_with
+    from glomtile.models.pretrained import apply_pretrained
     from glomtile.networks.registry import geometry
     from glomtile.training.callbacks import asked_previews
     from glomtile.training.trainer import Training
@@ -457,7 +459,7 @@ def _train_on(
     run = Training(network, model, card, folder, protocol, devices)
     done = run.resume() if resume else 0
     if start is not None and not resume:
-        begin_with(network, start, config, progress)
+        apply_pretrained(network, start, config, progress)
         model.set_weights(network.get_weights())
     if config.model.show_summary:
         network.summary(print_fn=progress.note)
@@ -471,7 +473,7 @@ def _train_on(
     if done >= config.train.epochs:
         progress.note(f"nothing left to do: {done} of {config.train.epochs} epochs are done")
 
-    def make_way() -> None:
+    def before_first_write() -> None:
         if not resume:
             _move_aside(config, progress)
             atomic.write_text(folder / _config_name(config), _config_text(config))
@@ -480,7 +482,7 @@ def _train_on(
     listeners: list[Listener] = [*_curves(config), *previews]
     # Under the old names: what those sources have decoded is let go where processes decode for themselves.
     with prepared(config, [training, *judged]) as (training, *judged):
-        outcome = run.run(training, judged[0] if judged else None, listeners, make_way, progress)
+        outcome = run.run(training, judged[0] if judged else None, listeners, before_first_write, progress)
     if validates(config) and outcome.history and not outcome.best_epoch:
         raise ModelError(
             folder / "best",
@@ -543,14 +545,14 @@ def _metric_places(config: Config) -> dict[str, str]:
 
 def _data(training: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str]:
     """What a resumed run must share with the one it goes on from beside settings; folders may move."""
-    from glomtile.training.checkpoint import TRAINING_DATA, VALIDATION_DATA, files_told
+    from glomtile.training.checkpoint import TRAINING_DATA, VALIDATION_DATA, files_changed
 
     told = {TRAINING_DATA: training, VALIDATION_DATA: validation}
-    return {name: files_told(len(pairs), _names_digest(pairs)) for name, pairs in told.items()}
+    return {name: files_changed(len(pairs), _names_digest(pairs)) for name, pairs in told.items()}
 
 
 def _protocol(
-    config: Config, samples: int, devices: int, data: dict[str, str], start: Beginning | None
+    config: Config, samples: int, devices: int, data: dict[str, str], start: PretrainedWeights | None
 ) -> Protocol:
     from glomtile.training.trainer import Protocol
 
@@ -577,8 +579,8 @@ def _deciding(config: Config, samples: int, devices: int) -> dict[str, Any]:
     flat: dict[str, Any] = {"samples": samples}
     if devices > 1:  # one is not told: runs begun before there was a choice go on
         flat["train.devices"] = devices
-    for section in DECIDING:
-        spare = FREE_TO_CHANGE.get(section, set())
+    for section in RESUME_CHECKS:
+        spare = RESUME_IGNORES.get(section, set())
         dumped = config.section(section).model_dump_json(exclude=spare)
         flat |= {f"{section}.{key}": value for key, value in json.loads(dumped).items()}
     if config.train.schedule != "constant":

@@ -30,7 +30,7 @@ from glomtile.training.checkpoint import (
     STATE,
     TRAINING_DATA,
     assign,
-    files_told,
+    files_changed,
     read_notes,
     require_same,
 )
@@ -170,7 +170,7 @@ class Training:
         if TRAINING_DATA not in then and TRAINING_DATA in now:  # begun before its notes told of the data
             learnt = model_folder.read_card(last).data
             if learnt.digest:
-                told = files_told(learnt.images, learnt.digest)
+                told = files_changed(learnt.images, learnt.digest)
                 require_same({TRAINING_DATA: told}, {TRAINING_DATA: now[TRAINING_DATA]}, last)
         self._model.optimizer.build(self._model.trainable_variables)
         self._sums.build(self._network.input_shape[-1], self._card.stride_px)
@@ -195,7 +195,7 @@ class Training:
         training: Source,
         validation: Source | None,
         listeners: Sequence[Listener] = (),
-        make_way: Callable[[], None] = lambda: None,
+        before_first_write: Callable[[], None] = lambda: None,
         progress: Progress = SILENT,
     ) -> Outcome:
         """Train to the end of the protocol.
@@ -215,7 +215,7 @@ class Training:
         -------
         Outcome
         """
-        self._make_way = make_way
+        self._make_way = before_first_write
         protocol, reason = self._protocol, "all epochs done"
         while len(self._history) < protocol.epochs:
             if self._should_stop():
