@@ -195,11 +195,10 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
         from glomtile.evaluation.evaluate import evaluate as verb
 
         result = verb(settings, progress=progress)
-    outcome = _figures_of(result.paths)
+        paths = (*result.paths, _write_report(result.folder))
+    outcome = _figures_of(paths)
     facts = {**outcome, "loss": result.loss, "metric": result.metric}
-    report_result(
-        "evaluate", result.paths, warnings=progress.warnings, facts=facts, tables=_tables_of(outcome)
-    )
+    report_result("evaluate", paths, warnings=progress.warnings, facts=facts, tables=_tables_of(outcome))
 
 
 @app.command()
@@ -243,8 +242,10 @@ def crossval(
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from the last epoch")
             raise
+        parts = [part for run in results.values() for part in (run.scores, run.trusted) if part is not None]
+        pages = [_write_report(part.folder) for part in parts]
     told = {run: _crossval_facts(result) for run, result in results.items()}
-    paths = dict.fromkeys(path for result in results.values() for path in result.paths)
+    paths = dict.fromkeys([*(path for result in results.values() for path in result.paths), *pages])
     if vary:
         from glomtile.cli.summaries import runs_table
 
@@ -339,10 +340,9 @@ def score(
             against=against,
             progress=progress,
         )
-    outcome = _figures_of(result.paths)
-    report_result(
-        "score", result.paths, warnings=progress.warnings, facts=outcome, tables=_tables_of(outcome)
-    )
+        paths = (*result.paths, _write_report(result.folder))
+    outcome = _figures_of(paths)
+    report_result("score", paths, warnings=progress.warnings, facts=outcome, tables=_tables_of(outcome))
 
 
 @app.command()
@@ -433,6 +433,13 @@ def _palette(rgb_map: str | None) -> Palette:
     except (ValueError, TypeError) as error:
         expected = 'colours and class numbers like "{(0,0,0):0,(255,0,0):1}"'
         raise ArgumentError("rgb_map", expected, rgb_map) from error
+
+
+def _write_report(folder: Path) -> Path:
+    """Write the page over a folder of results."""
+    from glomtile.report.page import report
+
+    return report(folder)
 
 
 def _figures_of(paths: Iterable[Path]) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from glomtile.io.images import image_mpp, list_images, read_image
 from glomtile.io.masks import read_mask, write_mask
 from glomtile.models import folder as model_folder
 from glomtile.palette import Palette
-from glomtile.report.page import report
 from glomtile.training.train import tell_of_changed_sources
 from glomtile.types import SILENT, Progress, UInt8
 from glomtile.validation import typed_argument
@@ -237,6 +236,8 @@ class EvaluateResult:
         Figures with intervals, over whole images where they are known, else over the tiles.
     per_image : list of (str, ImageScore)
         The worst first.
+    folder : Path
+        ``evaluation/`` beside the config.
     paths : tuple of Path
         Files written.
     """
@@ -245,6 +246,7 @@ class EvaluateResult:
     metric: float
     scores: Scores
     per_image: PerImage
+    folder: Path
     paths: tuple[Path, ...]
 
 
@@ -306,7 +308,7 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     _copy_curves(config, out)
     settings = _settings(config, loaded, pairs) | {config.model.loss: loss, config.model.metrics[0]: metric}
     paths += (write_run(out, "evaluate", settings, time.perf_counter() - began),)
-    return EvaluateResult(loss, metric, scores, worst_first(per_image), (table, *paths, report(out)))
+    return EvaluateResult(loss, metric, scores, worst_first(per_image), out, (table, *paths))
 
 
 def _groups(config: Config, stems: list[str]) -> dict[str, str] | None:

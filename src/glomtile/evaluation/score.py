@@ -28,7 +28,6 @@ from glomtile.io.masks import MASK_SUFFIXES, mask_size, read_mask
 from glomtile.io.resolution import PLAUSIBLE_MPP
 from glomtile.io.tables import Cell, write_csv
 from glomtile.palette import GLOMERULI, Palette
-from glomtile.report.page import report
 from glomtile.slides.slide import slide_name
 from glomtile.types import SILENT, Progress, UInt8
 from glomtile.validation import number_argument, path_argument, typed_argument, whole_argument
@@ -298,12 +297,14 @@ class ScoreResult:
         Figures with intervals.
     per_image : list of (str, ImageScore)
         Stem and score, the worst image first.
+    folder : Path
     paths : tuple of Path
         Files written.
     """
 
     scores: Scores
     per_image: PerImage
+    folder: Path
     paths: tuple[Path, ...]
 
 
@@ -330,7 +331,7 @@ def score(
         Folders of masks, one each of every stem, of any program.
     out : Path
         Folder for ``scores.json``, ``per_image.csv``, ``per_class.csv``, ``objects.csv``, ``pictures.json``,
-        ``run.json``, ``report.html`` and, with `images`, ``sheets/``.
+        ``run.json`` and, with `images`, ``sheets/``.
     palette : Palette
         Which colour is which class.
     tolerance : int
@@ -418,7 +419,7 @@ def score(
         "seed": seed,
     }
     paths += (write_run(out, "score", settings, time.perf_counter() - began),)
-    return ScoreResult(scores, worst_first(per_image), (*paths, report(out)))
+    return ScoreResult(scores, worst_first(per_image), out, paths)
 
 
 def read_groups(path: Path, stems: Iterable[str]) -> dict[str, str]:
