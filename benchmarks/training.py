@@ -5,8 +5,8 @@
 
 A FlexUNet of 16 filters, 5 levels and 3x3 kernels trains at 256 px, batch 8, with every augmentation on,
 from painted biopsies. In turn, in one process: (a) steps on one repeated batch, (b) as many steps of an epoch
-whose samples are cut, warped and stained while it runs, by threads and by processes. The ratio (a)/(b) is the
-share that is the network. Then samples a second where nothing but samples is made.
+whose samples are cut, warped and stained by threads while it runs. The ratio (a)/(b) is the share that is the
+network. Then samples a second where nothing but samples is made.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,20 +25,17 @@ import keras
 import numpy as np
 
 from glomtile.config.load import make_config
-from glomtile.datasets.loading import augmentation_of
 from glomtile.datasets.pairing import Pair
 from glomtile.networks.losses import build_loss
 from glomtile.networks.metrics import build_metrics
 from glomtile.networks.optimizers import build_optimizer
 from glomtile.networks.registry import build_model
-from glomtile.training.augmentation import Augmentation, augment
-from glomtile.training.processes import SampleProcesses
-from glomtile.training.samples import CropSource, DecodedPairs, Sample, Source, batches
+from glomtile.training.augmentation import Augmentation, augment, augmentation_of
+from glomtile.training.samples import CropSource, DecodedPairs, Sample, SampleSource, batches
 from painted import SIDE_PX as IMAGE_PX
 from painted import painted
 
 SIDE_PX, BATCH, IMAGES = 256, 8, 4
-KINDS = ("threads", "processes")
 
 CONFIG = make_config(
     {
@@ -81,43 +76,19 @@ def ms_per_sample(settings: Augmentation, sample: Sample, count: int) -> float:
     return 1000 * (time.process_time() - began) / count
 
 
-@contextmanager
-def made_by(kind: str, workers: int, source: Source) -> Iterator[Source]:
-    """The source with all its images decoded, in the processes too."""
-    made = SampleProcesses([source], workers) if kind == "processes" else nullcontext([source])
-    with made as (ready,):
-        for number in range(2):
-            for _ in batches(ready, BATCH, number, workers=workers):
-                pass
-        yield ready
-
-
-def samples_per_s(source: Source, workers: int) -> float:
+def samples_per_s(source: SampleSource, workers: int) -> float:
     began = time.perf_counter()
     for _ in batches(source, BATCH, 2, workers=workers):
         pass
     return len(source) / (time.perf_counter() - began)
 
 
-def first_batch_s(source: Source, workers: int) -> float:
-    """From nothing to the first batch, images still to be decoded apart."""
-    began = time.perf_counter()
-    with SampleProcesses([source], workers) as (ready,):
-        ready.sample(0, 0)
-        return time.perf_counter() - began
-
-
 def preparation(source: CropSource, rounds: int, most: int) -> list[str]:
-    """Rows of samples a second without a network; the contestants in turn."""
+    """Rows of samples a second without a network."""
     rows = []
     for workers in dict.fromkeys((1, most)):
-        with made_by("threads", workers, source) as here, made_by("processes", workers, source) as there:
-            rates = [(samples_per_s(here, workers), samples_per_s(there, workers)) for _ in range(rounds)]
-        threads, processes = (statistics.median(kind) for kind in zip(*rates, strict=True))
-        rows.append(
-            f"| samples a second, nothing else at work, {workers} threads / {workers} processes "
-            f"| {threads:.0f} / {processes:.0f} |"
-        )
+        rate = statistics.median(samples_per_s(source, workers) for _ in range(rounds))
+        rows.append(f"| samples a second, nothing else running, {workers} threads | {rate:.0f} |")
     return rows
 
 
@@ -135,39 +106,29 @@ def main() -> None:
     images, labels = next(iter(batches(source, BATCH, 0)))
     model.train_on_batch(images, labels)
 
-    repeated_s: list[float] = []
-    epoch_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    with (
-        made_by("threads", told.workers, source) as here,
-        made_by("processes", told.workers, source) as there,
-    ):
-        for number in range(told.rounds):
-            began = time.perf_counter()
-            for _ in range(told.steps):
-                model.train_on_batch(images, labels, return_dict=True)
-            repeated_s.append(time.perf_counter() - began)
-            for kind, ready in zip(KINDS, (here, there), strict=True):
-                began = time.perf_counter()
-                for x, y in batches(ready, BATCH, number, workers=told.workers):
-                    model.train_on_batch(x, y, return_dict=True)
-                epoch_s[kind].append(time.perf_counter() - began)
+    repeated_s, epoch_s = [], []
+    for number in range(told.rounds):
+        began = time.perf_counter()
+        for _ in range(told.steps):
+            model.train_on_batch(images, labels, return_dict=True)
+        repeated_s.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        for x, y in batches(source, BATCH, number, workers=told.workers):
+            model.train_on_batch(x, y, return_dict=True)
+        epoch_s.append(time.perf_counter() - began)
 
     packages = ", ".join(f"{p} {version(p)}" for p in ("keras", "tensorflow-cpu", "numpy"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
     print(f"FlexUNet 16 filters, 5 levels, {SIDE_PX} px, batch {BATCH}; medians of {told.rounds} rounds")
     print("| what | figure |\n|---|---|")
     print(f"| {told.steps} steps on one repeated batch | {statistics.median(repeated_s):.2f} s |")
-    for kind in KINDS:
-        ratios = [one / other for one, other in zip(repeated_s, epoch_s[kind], strict=True)]
-        print(
-            f"| an epoch of as many steps, {told.workers} {kind} | {statistics.median(epoch_s[kind]):.2f} s |"
-        )
-        print(f"| ratio | {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |")
+    ratios = [one / other for one, other in zip(repeated_s, epoch_s, strict=True)]
+    print(f"| an epoch of as many steps, {told.workers} threads | {statistics.median(epoch_s):.2f} s |")
+    print(f"| ratio | {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |")
     print(f"| augmentation, everything on | {ms_per_sample(settings, held[0], 60):.1f} ms a sample (CPU) |")
     long = CropSource(held, (SIDE_PX, SIDE_PX), 8 * told.steps * BATCH, 0.5, settings, 1)
     for row in preparation(long, told.rounds, told.workers):
         print(row)
-    print(f"| first sample of {told.workers} processes | after {first_batch_s(source, told.workers):.1f} s |")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.errors import InputError
+from glomtile.io.masks import resize_labels
 from glomtile.objects.labelling import find_objects
 from glomtile.palette import RGB, Palette
 from glomtile.types import IGNORE, UInt8
@@ -289,3 +291,44 @@ def _shortened(text: str, size_px: int, room: int) -> str:
 def _text_width(text: str, size_px: int) -> int:
     _, _, width, _ = cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace(_FONT), size_px, _WEIGHT)
     return int(width)
+
+
+def draw_outlines(image: UInt8, labels: UInt8, palette: Palette, cell_px: int = CELL_PX) -> UInt8:
+    """Resize an image to a sheet's cell and outline its classes in their colours.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 ndarray
+        RGB.
+    labels : (H, W) uint8 ndarray
+    palette : Palette
+    cell_px : int
+        Longest side afterwards.
+
+    Returns
+    -------
+    (h, w, 3) uint8 ndarray
+        RGB. A light line under the coloured one keeps dark and tissue-like colours visible.
+    """
+    height, width = labels.shape
+    scale = cell_px / max(height, width)
+    size_px = max(1, round(height * scale)), max(1, round(width * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    cell = cv2.resize(image, size_px[::-1], interpolation=way)
+    small = resize_labels(labels, size_px)
+    lines = [(entry.rgb, _contours(small == entry.number)) for entry in palette.classes[1:]]
+    for _, contours in lines:
+        cv2.drawContours(cell, contours, -1, _PAPER, 4, cv2.LINE_AA)
+    for colour, contours in lines:
+        cv2.drawContours(cell, contours, -1, colour, 2, cv2.LINE_AA)
+    return np.asarray(cell, np.uint8)
+
+
+def legend_of(palette: Palette) -> list[tuple[RGB, str]]:
+    """Return colour and name of every class but background."""
+    return [(entry.rgb, entry.name) for entry in palette.classes[1:]]
+
+
+def _contours(mask: NDArray[np.bool_]) -> Sequence[NDArray[np.int32]]:
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return cast("Sequence[NDArray[np.int32]]", found)

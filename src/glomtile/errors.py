@@ -103,10 +103,6 @@ class ClusterError(GlomtileError):
     """The scheduler or the workers of a cluster were lost."""
 
 
-class WorkerError(GlomtileError):
-    """A process that works for this one has died."""
-
-
 class MissingExtraError(GlomtileError):
     """An optional part of the installation is needed and absent."""
 

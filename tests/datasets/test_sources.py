@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from glomtile.config.load import make_config
-from glomtile.datasets.loading import image_weights, training_source
 from glomtile.errors import ConfigError
 from glomtile.io.images import write_png
+from glomtile.training.samples import image_weights, training_source
 
 
 def weighted(patterns: dict[str, float], **told: object) -> dict[str, dict[str, object]]:

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from tests.fakes import RecordingProgress
 
+from glomtile.contact_sheets import draw_outlines
 from glomtile.datasets.prepare import prepare
 from glomtile.datasets.statistics import stats
 from glomtile.errors import InputError, UsageError
 from glomtile.io.images import read_image, write_png
 from glomtile.io.masks import write_mask
 from glomtile.palette import GLOMERULI, Palette
-from glomtile.training.sample_sheet import outlined
+from glomtile.training.samples import draw_augmented
 
 THREE = Palette.from_rgb_map({(0, 0, 255): 2, (0, 0, 0): 0, (255, 0, 0): 1}, ["background", "tuft", "scar"])
 
@@ -108,7 +109,7 @@ def test_an_empty_share_of_a_prepared_dataset_is_no_mistake(tmp_path):
 def test_the_augmented_sheet_needs_a_config(tmp_path):
     prepare(*paint(tmp_path), tmp_path / "Set", tile_px=32)
     with pytest.raises(UsageError, match="expected a config, got the folder"):
-        stats(tmp_path / "Set", augmented=True)
+        draw_augmented(tmp_path / "Set")
 
 
 def test_a_target_that_is_not_there_is_neither_a_dataset_nor_a_config(tmp_path):
@@ -136,9 +137,9 @@ def test_the_augmented_sheet_shows_what_the_network_sees(tmp_path):
             """
         )
         listening = RecordingProgress()
-        result = stats(config, tmp_path / enabled, augmented=True, progress=listening)
-        assert result.paths == [tmp_path / enabled / "Set_Augmented.png"]
-        sheets[enabled] = read_image(result.paths[0])
+        path = draw_augmented(config, tmp_path / enabled, progress=listening)
+        assert path == tmp_path / enabled / "Set_Augmented.png"
+        sheets[enabled] = read_image(path)
         assert bool(listening.warnings) == (enabled == "false")
     assert sheets["true"].shape == sheets["false"].shape
     assert (sheets["true"] != sheets["false"]).mean() > 0.1
@@ -147,7 +148,7 @@ def test_the_augmented_sheet_shows_what_the_network_sees(tmp_path):
 def test_an_outline_runs_along_the_class_in_its_colour():
     image, labels = np.full((64, 64, 3), 90, np.uint8), np.zeros((64, 64), np.uint8)
     labels[16:48, 16:48] = 2
-    sheet = outlined(image, labels, THREE, cell_px=128)
+    sheet = draw_outlines(image, labels, THREE, cell_px=128)
     assert sheet.shape == (128, 128, 3)
     assert sheet[64, 32].tolist() == [0, 0, 255], "on the border"
     assert sheet[64, 64].tolist() == [90, 90, 90], "tissue stays as it is"

@@ -120,19 +120,6 @@ def test_the_same_seed_gives_the_same_weights(dataset: Path, undisturbed: Path, 
     assert_same_run(undisturbed, tmp_path)
 
 
-def test_it_is_the_same_run_whether_threads_or_processes_make_the_samples(
-    dataset: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    """And the one may be resumed as the other."""
-    told = settings(dataset, epochs=2)
-    told["dataset"] = {"worker_kind": "processes"}
-    train(make_config(told, tmp_path))
-    told["train"]["epochs"] = 4
-    told["dataset"] = {"worker_kind": "threads", "workers": 0}
-    train(make_config(told, tmp_path), resume=True)
-    assert_same_run(undisturbed, tmp_path)
-
-
 LARGER_RUN = """
 import hashlib
 import numpy as np
@@ -576,11 +563,10 @@ def test_early_stopping_waits_for_its_patience(dataset: Path, tmp_path: Path) ->
 def test_an_epochs_figures_are_over_all_its_batches_whatever_their_sizes(dataset: Path) -> None:
     """Not those of the last batch, to which Keras resets its metrics, nor a mean of means."""
 
-    from glomtile.datasets.loading import judging_source
     from glomtile.networks.losses import build_loss
     from glomtile.networks.metrics import build_metrics
     from glomtile.networks.registry import build_model
-    from glomtile.training.samples import batches
+    from glomtile.training.samples import batches, judging_source
     from glomtile.training.trainer import judge
 
     told = settings(dataset)
@@ -613,7 +599,7 @@ def test_tensorboard_gets_the_figures_on_request(dataset: Path, tmp_path: Path) 
 
 
 def test_the_generators_steps_make_an_epoch(dataset: Path) -> None:
-    from glomtile.datasets.loading import training_source
+    from glomtile.training.samples import training_source
 
     told = settings(dataset, steps_per_epoch=5)
     assert len(training_source(make_config(told))) == 6
@@ -623,10 +609,9 @@ def test_the_generators_steps_make_an_epoch(dataset: Path) -> None:
 
 def test_a_network_trained_in_16_bits_is_saved_in_32_and_judges_alike(dataset: Path, tmp_path: Path) -> None:
 
-    from glomtile.datasets.loading import judging_source
     from glomtile.models.folder import load_model_folder
     from glomtile.networks.losses import build_loss
-    from glomtile.training.samples import batches
+    from glomtile.training.samples import batches, judging_source
     from glomtile.training.trainer import judge
 
     config = make_config(settings(dataset, epochs=2, precision="mixed_bfloat16"), tmp_path)

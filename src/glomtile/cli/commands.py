@@ -154,11 +154,16 @@ def stats(
     ] = False,
 ) -> None:
     """Draw image counts, class shares, sizes, samples."""
-    from glomtile.datasets.statistics import stats as verb
-
     with progress_display() as progress:
-        result = verb(target, out, augmented=augmented, progress=progress)
-    report_result("stats", result.paths, warnings=progress.warnings)
+        if augmented:
+            from glomtile.training.samples import draw_augmented
+
+            paths = [draw_augmented(target, out, progress=progress)]
+        else:
+            from glomtile.datasets.statistics import stats as verb
+
+            paths = verb(target, out, progress=progress).paths
+    report_result("stats", paths, warnings=progress.warnings)
 
 
 @app.command()

@@ -230,8 +230,6 @@ def _training(config: Config) -> Iterator[Remark]:
     for key in _OF_CROPS:
         if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
             yield ("dataset", key), 'has no effect beside sampling = "tiles"'
-    if config.dataset.worker_kind == "processes" and config.dataset.workers == 0:
-        yield ("dataset", "worker_kind"), "has no effect beside workers = 0"
     if model.given("normalization") and model.normalization is False and model.norm != "none":
         yield ("model", "normalization"), f'norm = "{model.norm}" counts'
 

@@ -259,17 +259,7 @@ class DatasetSettings(Section):
     licence: str = setting("", "their licence, for the model's card", ours=True)
     source: str = setting("", "where they come from, for the model's card", ours=True)
     cache_mb: int = setting(1024, "memory for decoded images", unit="MiB", ours=True, ge=0)
-    workers: int = setting(
-        2, "threads or processes that make samples; 0 = none beside training", ours=True, ge=0, le=256
-    )
-    worker_kind: Literal["threads", "processes"] = setting(
-        "threads", "what the workers of training are; processes share out cache_mb", ours=True
-    )
-
-    @property
-    def uses_processes(self) -> bool:
-        """Whether samples of a training are made in processes."""
-        return self.worker_kind == "processes" and self.workers > 0
+    workers: int = setting(2, "threads that make samples; 0 = none beside training", ours=True, ge=0, le=256)
 
 
 class TrainSettings(Section):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,88 +14,7 @@ from glomtile.errors import ConfigError, InputError
 from glomtile.io.images import image_mpp, read_image, resize_to_mpp
 from glomtile.io.masks import read_mask, resize_labels
 from glomtile.palette import Palette
-from glomtile.training.augmentation import Augmentation, Brightening, Distortion, Elastic, RoundLens
-from glomtile.training.processes import SampleProcesses
-from glomtile.training.samples import (
-    CropSource,
-    DecodedPairs,
-    GridSource,
-    Sample,
-    Source,
-    TileSource,
-    samples_that_cover,
-)
-from glomtile.types import IGNORE
-
-
-def training_source(config: Config) -> Source:
-    """Samples of ``[train]``: prepared tiles, or crops of whole images.
-
-    Raises
-    ------
-    ConfigError
-        When a folder is not given, or the scale is asked for but unknown.
-    InputError
-        When images and masks do not pair.
-    """
-    decoded = decoded_pairs(config, "train")
-    size_px = sample_size(config)
-    augmentation = augmentation_of(config) if config.augments else Augmentation()
-    if config.dataset.sampling == "crops":
-        batch = config.train.batch_size
-        crops = config.dataset.samples_per_epoch or samples_that_cover(decoded, size_px, batch)
-        return CropSource(
-            decoded,
-            size_px,
-            crops,
-            config.dataset.foreground_share,
-            augmentation,
-            config.train.seed,
-            config.dataset.edge_share,
-            image_weights(config, [pair.stem for pair in decoded.pairs]),
-        )
-    # The reference's generator draws so many steps, however many tiles there are.
-    steps = config.train.steps_per_epoch if config.model.generator else None
-    samples = None if steps is None else steps * config.train.batch_size
-    return TileSource(decoded, size_px, augmentation, config.train.seed, samples)
-
-
-def image_weights(config: Config, stems: Sequence[str]) -> list[float] | None:
-    """How often each image is drawn from, by ``[dataset] image_weights``; ``None`` where it says nothing.
-
-    Parameters
-    ----------
-    config : Config
-    stems : sequence of str
-        Names of the images without their suffix. The first pattern that fits one counts; without any its
-        weight is 1. A pattern may fit no image: a fold of a cross-validation lacks some.
-
-    Raises
-    ------
-    ConfigError
-        When every image would have the weight 0.
-    """
-    patterns = config.dataset.image_weights
-    if not patterns:
-        return None
-    weights = [
-        next((weight for pattern, weight in patterns.items() if fnmatchcase(stem, pattern)), 1.0)
-        for stem in stems
-    ]
-    if not any(weights):
-        raise ConfigError(
-            f"{config.source or 'config'} [dataset] image_weights",
-            f"expected some image of a weight above 0, got none among {len(stems)}",
-        )
-    return weights
-
-
-def judging_source(config: Config, split: str) -> Source:
-    """Samples of ``[valid]`` or ``[test]``, without chance; for crops, windows over the whole images."""
-    decoded = decoded_pairs(config, split)
-    if config.dataset.sampling == "crops":
-        return GridSource(decoded, sample_size(config))
-    return TileSource(decoded, sample_size(config), None, config.train.seed)
+from glomtile.types import IGNORE, UInt8
 
 
 def sample_size(config: Config) -> tuple[int, int]:
@@ -121,21 +37,7 @@ def mask_suffix_of(config: Config) -> str | None:
     return config.mask.mask_file_format if config.mask.given("mask_file_format") else None
 
 
-def decoded_pairs(config: Config, split: str) -> DecodedPairs:
-    """The pairs of a split, decoded when asked for; processes have a share of the cache each."""
-    decode = partial(read_pair, config=config, palette=config.palette())
-    keepers = config.dataset.workers if config.dataset.uses_processes else 1
-    return DecodedPairs(split_pairs(config, split), decode, config.dataset.cache_mb // keepers)
-
-
-def prepared(config: Config, sources: Sequence[Source]) -> AbstractContextManager[Sequence[Source]]:
-    """A context that gives the same sources, their samples made where ``[dataset] worker_kind`` says."""
-    if config.dataset.uses_processes:
-        return SampleProcesses(sources, config.dataset.workers)
-    return nullcontext(sources)
-
-
-def read_pair(pair: Pair, config: Config, palette: Palette) -> Sample:
+def read_pair(pair: Pair, config: Config, palette: Palette) -> tuple[UInt8, UInt8]:
     """A pair at the model's scale, channels in the config's order."""
     image = read_for(config, pair.image)
     labels = read_mask(
@@ -192,47 +94,6 @@ def mpp_range(config: Config) -> tuple[float, float] | None:
     if config.augments:
         factors += [*(config.augmentor.scales or ()), *config.augmentor.shrinks]
     return config.model.mpp / max(factors), config.model.mpp / min(factors)
-
-
-def augmentation_of(config: Config) -> Augmentation:
-    """The config's augmentation sections in the words of `core.augment`."""
-    on = config.augmentor
-    elastic = config.deformation
-    barrel, pincushion = config.barrdistortion, config.pincdistortion
-    return Augmentation(
-        hflip=on.hflip,
-        vflip=on.vflip,
-        rotation=on.rotation,
-        angles=on.angles,
-        free_rotation=on.free_rotation,
-        scales=on.scales,
-        shrinks=on.shrinks,
-        shears=on.shears,
-        elastic=Elastic(elastic.alpha, elastic.sigmoids or (elastic.sigmoid,)) if on.deformation else None,
-        distortion=(
-            Distortion(
-                config.distortion.distortions,
-                config.distortion.gaussian_filter_sigma,
-                config.distortion.gaussian_filter_rsigma,
-            )
-            if on.distortion
-            else None
-        ),
-        barrel=RoundLens(barrel.radius, barrel.amount, barrel.centers) if on.barrdistortion else None,
-        pincushion=(
-            RoundLens(pincushion.radius, pincushion.amount, pincushion.centers) if on.pincdistortion else None
-        ),
-        tears=on.tears,
-        sharpening=config.sharpening.k if on.sharpening else None,
-        brightening=(
-            Brightening(config.brightening.alpha, config.brightening.beta) if on.brightening else None
-        ),
-        stain=on.stain,
-        other_dyes=on.other_dyes,
-        blur=on.blur,
-        noise=on.noise,
-        jpeg=on.jpeg,
-    )
 
 
 def class_counts(pairs: Sequence[Pair], config: Config, palette: Palette) -> np.ndarray:

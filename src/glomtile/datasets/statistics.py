@@ -14,7 +14,7 @@ import numpy as np
 
 from glomtile.config.load import load_config
 from glomtile.config.schema import Config
-from glomtile.contact_sheets import grid_sheet
+from glomtile.contact_sheets import draw_outlines, grid_sheet, legend_of
 from glomtile.datasets.image_statistics import ObjectSize, Stain, class_pixels, object_sizes, stain_of
 from glomtile.datasets.pairing import PREPARE_FILE, Pair, pair, read_prepare_record, whole_pairs
 from glomtile.datasets.splitting import SPLITS
@@ -24,7 +24,6 @@ from glomtile.io.images import image_mpp, read_image, write_png
 from glomtile.io.masks import Datatype, read_mask
 from glomtile.palette import GLOMERULI, Palette, PaletteClass
 from glomtile.plotting import draw_class_shares, draw_counts, draw_sizes, draw_stains, require_charts
-from glomtile.training.sample_sheet import augmented_sheet, legend_of, outlined
 from glomtile.types import SILENT, Progress, UInt8
 
 __all__ = ["StatsResult", "stats"]
@@ -85,9 +84,7 @@ class _Sized:
     mpp: float | None
 
 
-def stats(
-    target: Path, out: Path | None = None, augmented: bool = False, *, progress: Progress = SILENT
-) -> StatsResult:
+def stats(target: Path, out: Path | None = None, *, progress: Progress = SILENT) -> StatsResult:
     """Count, measure and draw a dataset.
 
     Parameters
@@ -96,21 +93,18 @@ def stats(
         A folder ``{train,valid,test}/{images,masks}``, or a config that names such folders.
     out : Path, optional
         Where the charts go; without it ``<Name>_Statistics/`` beside `target`.
-    augmented : bool
-        Of a config: draw only a sheet of training samples as the network will see them.
     progress : Progress
 
     Returns
     -------
     StatsResult
         ``<Name>_Statistics.png`` (the reference's bar chart), ``_Classes``, ``_Sizes``, ``_Stains``
-        and ``_Samples_<split>`` beside it, and ``stats.json``; with `augmented`
-        ``<Name>_Augmented.png``.
+        and ``_Samples_<split>`` beside it, and ``stats.json``.
 
     Raises
     ------
     UsageError
-        `augmented` without a config, or there is nothing at `target`.
+        There is nothing at `target`.
     InputError
         There is no such dataset, or a file in it cannot be used.
     MissingExtraError
@@ -122,23 +116,17 @@ def stats(
     """
     target = Path(target)
     if target.is_dir():
-        if augmented:
-            raise UsageError("--augmented", f"expected a config, got the folder {target}")
         dataset = _of_folder(target)
     elif not target.exists():
         raise UsageError(target, "expected a dataset's folder or a config, got nothing there")
     else:
-        config = load_config(target)
-        dataset = _of_config(config)
-        if augmented:
-            path = _folder(target, dataset, out) / f"{dataset.name}_Augmented.png"
-            write_png(path, augmented_sheet(config, dataset.name, progress))
-            return StatsResult([path])
-    return _describe(dataset, _folder(target, dataset, out), progress)
+        dataset = _of_config(load_config(target))
+    return _describe(dataset, charts_folder(target, dataset.name, out), progress)
 
 
-def _folder(target: Path, dataset: _Dataset, out: Path | None) -> Path:
-    return Path(out) if out is not None else target.resolve().parent / f"{dataset.name}_Statistics"
+def charts_folder(target: Path, name: str, out: Path | None) -> Path:
+    """Return `out`, by default ``<Name>_Statistics/`` beside the dataset or config."""
+    return Path(out) if out is not None else Path(target).resolve().parent / f"{name}_Statistics"
 
 
 def _of_folder(folder: Path) -> _Dataset:
@@ -177,14 +165,13 @@ def _of_config(config: Config) -> _Dataset:
             places = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
             splits[split] = pair(*places, suffix)
             wholes[split] = whole_pairs(*places) or []
-    name = _name_of(config.folder("train", "images_dir"), config)
     ways = config.mask.mask_datatype, config.mask.tolerance, config.dataset.image_mpp
-    return _Dataset(name, splits, wholes, config.palette(), *ways)
+    return _Dataset(dataset_name(config), splits, wholes, config.palette(), *ways)
 
 
-def _name_of(images_dir: Path, config: Config) -> str:
-    """``Name`` of ``dataset/Name/train/images``, else of the config's folder."""
-    path = Path(os.path.normpath(images_dir))
+def dataset_name(config: Config) -> str:
+    """Return ``Name`` of ``dataset/Name/train/images``, else the name of the config's folder."""
+    path = Path(os.path.normpath(config.folder("train", "images_dir")))
     named = path.parent.parent.name if path.parent.name in SPLITS else ""
     return named or config.base_dir.name or "Dataset"
 
@@ -381,7 +368,7 @@ def _samples(dataset: _Dataset, split: str, files: Sequence[_Census]) -> UInt8:
     pictures, captions = [], []
     for index in chosen:
         found, pixels = dataset.splits[split][index], files[index].pixels
-        pictures.append(outlined(read_image(found.image), _labels(found, dataset), dataset.palette))
+        pictures.append(draw_outlines(read_image(found.image), _labels(found, dataset), dataset.palette))
         share = 100 * sum(pixels[1:]) / sum(pixels)
         captions.append(f"{found.stem}  {share:.3g} %" if share else f"{found.stem}  empty")
     title = f"{dataset.name}, {split}: {len(chosen)} of {len(files)}, with the share that is not background"

@@ -330,10 +330,9 @@ def _on_network_inputs(config: Config, loaded: LoadedModel, progress: Progress) 
     """Loss and first metric over the test samples, as validation computes them."""
     import keras
 
-    from glomtile.datasets.loading import judging_source
     from glomtile.networks.losses import build_loss
     from glomtile.networks.metrics import build_metrics
-    from glomtile.training.samples import batches
+    from glomtile.training.samples import batches, judging_source
     from glomtile.training.trainer import judge
 
     name = config.model.metrics[0]

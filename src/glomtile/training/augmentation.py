@@ -10,6 +10,7 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
+from glomtile.config.schema import Config
 from glomtile.errors import ConfigError, InputError
 from glomtile.training.geometric import Lens, Warp, affine, enlarge, resample, smooth_field
 from glomtile.training.stain import other_dyes, vary_stain
@@ -242,6 +243,47 @@ class Augmentation:
     def __post_init__(self) -> None:
         _check_shares(self)
         _check_sizes(self)
+
+
+def augmentation_of(config: Config) -> Augmentation:
+    """Return what the augmentation sections of a config switch on."""
+    on = config.augmentor
+    elastic = config.deformation
+    barrel, pincushion = config.barrdistortion, config.pincdistortion
+    return Augmentation(
+        hflip=on.hflip,
+        vflip=on.vflip,
+        rotation=on.rotation,
+        angles=on.angles,
+        free_rotation=on.free_rotation,
+        scales=on.scales,
+        shrinks=on.shrinks,
+        shears=on.shears,
+        elastic=Elastic(elastic.alpha, elastic.sigmoids or (elastic.sigmoid,)) if on.deformation else None,
+        distortion=(
+            Distortion(
+                config.distortion.distortions,
+                config.distortion.gaussian_filter_sigma,
+                config.distortion.gaussian_filter_rsigma,
+            )
+            if on.distortion
+            else None
+        ),
+        barrel=RoundLens(barrel.radius, barrel.amount, barrel.centers) if on.barrdistortion else None,
+        pincushion=(
+            RoundLens(pincushion.radius, pincushion.amount, pincushion.centers) if on.pincdistortion else None
+        ),
+        tears=on.tears,
+        sharpening=config.sharpening.k if on.sharpening else None,
+        brightening=(
+            Brightening(config.brightening.alpha, config.brightening.beta) if on.brightening else None
+        ),
+        stain=on.stain,
+        other_dyes=on.other_dyes,
+        blur=on.blur,
+        noise=on.noise,
+        jpeg=on.jpeg,
+    )
 
 
 def augment(

@@ -11,14 +11,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 
+from glomtile.config.load import load_config
+from glomtile.config.schema import Config
+from glomtile.contact_sheets import draw_outlines, grid_sheet, legend_of
+from glomtile.datasets.loading import read_pair, sample_size, split_pairs
 from glomtile.datasets.pairing import Pair
-from glomtile.training.augmentation import Augmentation, augment
-from glomtile.types import IGNORE, UInt8
+from glomtile.datasets.statistics import charts_folder, dataset_name
+from glomtile.errors import ConfigError, UsageError
+from glomtile.io.images import write_png
+from glomtile.training.augmentation import Augmentation, augment, augmentation_of
+from glomtile.types import IGNORE, SILENT, Progress, UInt8
 
 Sample = tuple[UInt8, UInt8]
 """Image ``(h, w, 3)`` and labels ``(h, w)``."""
@@ -27,7 +37,7 @@ Decode = Callable[[Pair], Sample]
 """Reads a pair at the working resolution."""
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Samples by number."""
 
     def __len__(self) -> int:
@@ -36,10 +46,6 @@ class Source(Protocol):
 
     def sample(self, epoch: int, index: int) -> Sample:
         """Sample `index` of `epoch`, the same at every call."""
-        ...
-
-    def origin(self, epoch: int, index: int) -> str:
-        """The image file that this sample is made from."""
         ...
 
 
@@ -51,7 +57,6 @@ class DecodedPairs:
     pairs : sequence of Pair
     decode : callable
         ``pair -> (image, labels)``.
-        Where processes make samples, it can be pickled; kept arrays are not.
     cache_mb : int
         Cap in MiB over all kept arrays; the one being handed out is not counted.
     """
@@ -66,9 +71,6 @@ class DecodedPairs:
 
     def __len__(self) -> int:
         return len(self.pairs)
-
-    def __reduce__(self) -> tuple[type[DecodedPairs], tuple[list[Pair], Decode, int]]:
-        return type(self), (self.pairs, self._decode, self._cap // 2**20)
 
     @property
     def held_bytes(self) -> int:
@@ -122,9 +124,6 @@ class TileSource:
             return image, labels
         rng = np.random.default_rng([self.seed, epoch, index, 1])
         return augment(image, labels, rng=rng, settings=self.augmentation)
-
-    def origin(self, epoch: int, index: int) -> str:
-        return str(self.decoded.pairs[self._picture(epoch, index)].image)
 
     def _picture(self, epoch: int, index: int) -> int:
         if self.augmentation is None:
@@ -193,9 +192,6 @@ class CropSource:
         return augment(
             image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
         )
-
-    def origin(self, epoch: int, index: int) -> str:
-        return str(self._decoded.pairs[self._picture(epoch, index)].image)
 
     def _picture(self, epoch: int, index: int) -> int:
         """Which image sample `index` is cut from."""
@@ -278,9 +274,6 @@ class GridSource:
             labels = np.pad(labels, ((0, below), (0, beside)), constant_values=IGNORE)
         return image, labels
 
-    def origin(self, epoch: int, index: int) -> str:
-        return str(self._decoded.pairs[self._places[index][0]].image)
-
 
 def _even_starts(length: int, window: int) -> list[int]:
     if length <= window:
@@ -303,21 +296,21 @@ def fit_to(sample: Sample, size_px: tuple[int, int]) -> Sample:
 
 
 def batches(
-    source: Source, batch_size: int, epoch: int, *, start: int = 0, workers: int = 2, ahead: int = 3
+    source: SampleSource, batch_size: int, epoch: int, *, start: int = 0, workers: int = 2, ahead: int = 3
 ) -> Iterator[tuple[UInt8, UInt8]]:
     """The batches of one epoch in order, prepared ahead by threads.
 
     Parameters
     ----------
-    source : Source
+    source : SampleSource
     batch_size : int
         The last batch holds what is left.
     epoch : int
     start : int
         Batches to leave out at the beginning (a resumed epoch).
     workers : int
-        Threads; the heavy parts of a sample release the interpreter's lock, and where processes make the
-        samples (`engine.processes`) a thread only waits for its own. 0: made when asked for, by who asks.
+        Threads; the heavy parts of a sample release the interpreter's lock. 0: the calling thread makes
+        each batch when it is needed.
     ahead : int
         Batches under way at most, which bounds the memory.
 
@@ -364,3 +357,129 @@ def samples_that_cover(decoded: DecodedPairs, size_px: tuple[int, int], batch_si
     area = sum(decoded[i][1].size for i in range(len(decoded)))
     crops = max(1, round(area / (size_px[0] * size_px[1])))
     return -(-crops // batch_size) * batch_size
+
+
+def training_source(config: Config) -> SampleSource:
+    """Samples of ``[train]``: prepared tiles, or crops of whole images.
+
+    Raises
+    ------
+    ConfigError
+        When a folder is not given, or the scale is asked for but unknown.
+    InputError
+        When images and masks do not pair.
+    """
+    decoded = decoded_pairs(config, "train")
+    size_px = sample_size(config)
+    augmentation = augmentation_of(config) if config.augments else Augmentation()
+    if config.dataset.sampling == "crops":
+        batch = config.train.batch_size
+        crops = config.dataset.samples_per_epoch or samples_that_cover(decoded, size_px, batch)
+        return CropSource(
+            decoded,
+            size_px,
+            crops,
+            config.dataset.foreground_share,
+            augmentation,
+            config.train.seed,
+            config.dataset.edge_share,
+            image_weights(config, [pair.stem for pair in decoded.pairs]),
+        )
+    # The reference's generator draws so many steps, however many tiles there are.
+    steps = config.train.steps_per_epoch if config.model.generator else None
+    samples = None if steps is None else steps * config.train.batch_size
+    return TileSource(decoded, size_px, augmentation, config.train.seed, samples)
+
+
+def image_weights(config: Config, stems: Sequence[str]) -> list[float] | None:
+    """How often each image is drawn from, by ``[dataset] image_weights``; ``None`` where it says nothing.
+
+    Parameters
+    ----------
+    config : Config
+    stems : sequence of str
+        Names of the images without their suffix. The first pattern that fits one counts; without any its
+        weight is 1. A pattern may fit no image: a fold of a cross-validation lacks some.
+
+    Raises
+    ------
+    ConfigError
+        When every image would have the weight 0.
+    """
+    patterns = config.dataset.image_weights
+    if not patterns:
+        return None
+    weights = [
+        next((weight for pattern, weight in patterns.items() if fnmatchcase(stem, pattern)), 1.0)
+        for stem in stems
+    ]
+    if not any(weights):
+        raise ConfigError(
+            f"{config.source or 'config'} [dataset] image_weights",
+            f"expected some image of a weight above 0, got none among {len(stems)}",
+        )
+    return weights
+
+
+def judging_source(config: Config, split: str) -> SampleSource:
+    """Samples of ``[valid]`` or ``[test]``, without chance; for crops, windows over the whole images."""
+    decoded = decoded_pairs(config, split)
+    if config.dataset.sampling == "crops":
+        return GridSource(decoded, sample_size(config))
+    return TileSource(decoded, sample_size(config), None, config.train.seed)
+
+
+def decoded_pairs(config: Config, split: str) -> DecodedPairs:
+    """Return the pairs of a split, each decoded when it is first needed."""
+    decode = partial(read_pair, config=config, palette=config.palette())
+    return DecodedPairs(split_pairs(config, split), decode, config.dataset.cache_mb)
+
+
+_SHEET_SAMPLES, _SHEET_EPOCHS = 5, 6
+
+
+def draw_augmented(target: Path, out: Path | None = None, *, progress: Progress = SILENT) -> Path:
+    """Draw training samples as the network sees them: one row per sample, one column per epoch.
+
+    Parameters
+    ----------
+    target : Path
+        A config.
+    out : Path, optional
+        Folder of the sheet; by default that of the dataset's charts.
+    progress : Progress
+        Receives a warning when augmentation is off.
+
+    Returns
+    -------
+    Path
+        ``<Name>_Augmented.png``.
+
+    Raises
+    ------
+    UsageError
+        When `target` is a folder.
+    """
+    if Path(target).is_dir():
+        raise UsageError("--augmented", f"expected a config, got the folder {target}")
+    config = load_config(target)
+    if not config.augments:
+        progress.warn("augmentation is off: [augmentor] enabled, or the reference's [model] generator")
+    source, palette = training_source(config), config.palette()
+    rows = min(_SHEET_SAMPLES, len(source))
+    cells, captions = [], []
+    progress.start("drawing samples", rows * _SHEET_EPOCHS)
+    for row in range(rows):
+        index = (2 * row + 1) * len(source) // (2 * rows)
+        for epoch in range(_SHEET_EPOCHS):
+            image, labels = source.sample(epoch, index)
+            rgb = image[..., ::-1] if config.image.color_order == "BGR" else image
+            cells.append(draw_outlines(np.ascontiguousarray(rgb), labels, palette))
+            captions.append(f"sample {index}, epoch {epoch}")
+            progress.advance()
+    name = dataset_name(config)
+    title = f"{name}: training samples as the network sees them"
+    title += "" if config.augments else ", not augmented"
+    path = charts_folder(target, name, out) / f"{name}_Augmented.png"
+    write_png(path, grid_sheet(cells, captions, _SHEET_EPOCHS, title=title, legend=legend_of(palette)))
+    return path

@@ -17,7 +17,7 @@ from glomtile.config.load import held_by_runs, run_folders
 from glomtile.config.model_card import FamiliarAspect, FamiliarScale, FamiliarTissue, ObjectSettings
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
-from glomtile.datasets.loading import augmentation_of, mpp_range, working_scale
+from glomtile.datasets.loading import mpp_range, working_scale
 from glomtile.datasets.pairing import Pair, changed_since_prepared, prepared_from
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.inference.label_store import crop
@@ -32,7 +32,7 @@ from glomtile.objects.labelling import find_objects
 from glomtile.objects.postprocessing import convex_hull
 from glomtile.palette import Palette
 from glomtile.slides.tissue import TissueMap
-from glomtile.training.augmentation import Augmentation, augment
+from glomtile.training.augmentation import Augmentation, augment, augmentation_of
 from glomtile.types import IGNORE, SILENT, Box, Progress, UInt8
 from glomtile.validation import typed_argument
 
@@ -336,7 +336,7 @@ RESUME_IGNORES = {
         "pretrained",  # the digest of its network is compared
     },
     "model": {"show_summary"},
-    "dataset": {"cache_mb", "workers", "worker_kind", "class_name", "name", "licence", "source"},
+    "dataset": {"cache_mb", "workers", "class_name", "name", "licence", "source"},
 }  # fmt: skip
 """Settings that a resumed run may have changed: none of them moves a number of the epochs to come."""
 
@@ -428,16 +428,11 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
 def _train_on(
     devices: Devices, config: Config, start: PretrainedWeights | None, resume: bool, progress: Progress
 ) -> TrainResult:
-    from glomtile.datasets.loading import (
-        judging_source,
-        prepared,
-        require_every_class,
-        split_pairs,
-        training_source,
-    )
+    from glomtile.datasets.loading import require_every_class, split_pairs
     from glomtile.models.pretrained import apply_pretrained
     from glomtile.networks.registry import geometry
     from glomtile.training.callbacks import asked_previews
+    from glomtile.training.samples import judging_source, training_source
     from glomtile.training.trainer import Training
 
     palette = config.palette()
@@ -446,7 +441,7 @@ def _train_on(
         tell_of_changed_sources(config, split, progress)
     require_every_class(pairs, config, palette)
     training = training_source(config)
-    judged = [judging_source(config, "valid")] if validates(config) else []
+    judged = judging_source(config, "valid") if validates(config) else None
     steps = -(-len(training) // config.train.batch_size)
     network, model = _compiled(config, steps, devices)
     folder = config.resolve(config.train.model_dir)
@@ -480,9 +475,7 @@ def _train_on(
             atomic.write_text(folder / SETTINGS, to_toml(config))
 
     listeners: list[Listener] = [*_curves(config), *previews]
-    # Under the old names: what those sources have decoded is let go where processes decode for themselves.
-    with prepared(config, [training, *judged]) as (training, *judged):
-        outcome = run.run(training, judged[0] if judged else None, listeners, before_first_write, progress)
+    outcome = run.run(training, judged, listeners, before_first_write, progress)
     if validates(config) and outcome.history and not outcome.best_epoch:
         raise ModelError(
             folder / "best",

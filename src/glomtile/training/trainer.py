@@ -35,7 +35,7 @@ from glomtile.training.checkpoint import (
     require_same,
 )
 from glomtile.training.distribution import ONE_DEVICE, Devices
-from glomtile.training.samples import Source, batches
+from glomtile.training.samples import SampleSource, batches
 from glomtile.types import SILENT, Progress
 
 
@@ -192,8 +192,8 @@ class Training:
 
     def run(
         self,
-        training: Source,
-        validation: Source | None,
+        training: SampleSource,
+        validation: SampleSource | None,
         listeners: Sequence[Listener] = (),
         before_first_write: Callable[[], None] = lambda: None,
         progress: Progress = SILENT,
@@ -202,8 +202,8 @@ class Training:
 
         Parameters
         ----------
-        training : Source
-        validation : Source or None
+        training : SampleSource
+        validation : SampleSource or None
             ``None``: nothing is judged, there is no ``best/``, and the monitored figure is a training figure.
         listeners : sequence of callable
             Told of every epoch's end.
@@ -230,7 +230,11 @@ class Training:
         return Outcome(self._history, len(figures) - stale_epochs(figures), reason)
 
     def _epoch(
-        self, training: Source, validation: Source | None, listeners: Sequence[Listener], progress: Progress
+        self,
+        training: SampleSource,
+        validation: SampleSource | None,
+        listeners: Sequence[Listener],
+        progress: Progress,
     ) -> None:
         began, whole = perf_counter(), self._epoch_start == 0
         protocol, number = self._protocol, len(self._history)
@@ -292,7 +296,7 @@ class Training:
         judged = {name: value for name, value in figures.items() if name.startswith("val_")}
         return self._card.model_copy(update={"epoch": epoch, "scores": {"validation": judged}})
 
-    def _validate(self, validation: Source, progress: Progress) -> dict[str, float]:
+    def _validate(self, validation: SampleSource, progress: Progress) -> dict[str, float]:
         progress.start("validating", -(-len(validation) // self._protocol.batch_size))
         ready = batches(validation, self._protocol.batch_size, 0, workers=self._protocol.workers)
         return judge(self._model, ready, progress, self._devices)
