@@ -91,7 +91,10 @@ def main() -> None:
     for name in FIGURES:
         row = mine.figures[name], other.figures[name], difference[name]
         print(f"| {name} | {' | '.join(shown(figure) for figure in row)} |")
-    counts = [sum(getattr(s.classes[0], name) for s in ours) for name in ("found", "false", "missed")]
+    counts = [
+        sum(getattr(s.classes[0], name) for s in ours)
+        for name in ("true_positive", "false_positive", "false_negative")
+    ]
     print(f"| objects found / false / missed | {' / '.join(map(str, counts))} | | |")
     for stem, score, reference in zip((p.stem for p in pairs), ours, theirs, strict=True):
         print(f"| Dice of {stem} | {score.classes[0].dice:.4f} | {reference.classes[0].dice:.4f} | |")

@@ -287,7 +287,8 @@ class Painted:
 
 def objects(told: argparse.Namespace) -> None:
     """New seeds and dyes, the hard preset; a colour threshold on the same pictures for comparison."""
-    from glomtile.objects.labelling import find_objects, match_objects
+    from glomtile.evaluation.matching import match_objects
+    from glomtile.objects.labelling import find_objects
 
     windows = (320, 384, 512, 768, 1024)
     segmenters = {w: Segmenter.load(told.model, Settings(window_px=w)) for w in windows}

@@ -228,11 +228,11 @@ def write_cases(cases: Sequence[Case], out: Path) -> None:
                 case.condition,
                 case.family,
                 f"{case.dice:.4f}",
-                counts.tp,
-                counts.fp,
-                counts.fn,
+                counts.tp_px,
+                counts.fp_px,
+                counts.fn_px,
             ]
-            + [counts.found, counts.false, counts.missed, int(id(case) in failed)]
+            + [counts.true_positive, counts.false_positive, counts.false_negative, int(id(case) in failed)]
             + [figures[name] for name in doubts]
         )
     columns = [
@@ -241,12 +241,12 @@ def write_cases(cases: Sequence[Case], out: Path) -> None:
         "condition",
         "family",
         "dice",
-        "tp",
-        "fp",
-        "fn",
-        "found",
-        "false",
-        "missed",
+        "tp_px",
+        "fp_px",
+        "fn_px",
+        "true_positive",
+        "false_positive",
+        "false_negative",
         "failed",
     ]
     write_csv(out / "stress.csv", [*columns, *doubts], rows)

@@ -270,7 +270,8 @@ def dice() -> None:
         bare(
             axis,
             f"Dice {score.dice:.3f}    object F1 {score.object_f1:.2f}\n"
-            f"{score.found} found, {score.false} invented, {score.missed} missed",
+            f"{score.true_positive} true positives, {score.false_positive} false positives, "
+            f"{score.false_negative} false negatives",
         )
         picture = cv2.addWeighted(image, 0.55, np.full_like(image, 255), 0.45, 0)
         picture[(truth > 0) & (mask > 0)] = (

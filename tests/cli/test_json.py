@@ -154,7 +154,7 @@ def test_score_tells_its_figures_and_the_worst_images(
     assert run([*map(str, line)]) == 0
     told_on_stderr = capsys.readouterr().err
     assert re.search(rf"^pooled Dice +{dice:.3f} +0\.\d+ to 0\.\d+$", told_on_stderr, re.MULTILINE)
-    assert "objects: 3 found, 0 invented, 0 missed\n" in told_on_stderr
+    assert "objects: 3 true positives, 0 false positives, 0 false negatives\n" in told_on_stderr
 
 
 def test_an_error_is_an_object_too(told: Any, tmp_path: Path) -> None:

@@ -106,7 +106,11 @@ def test_figures_stand_with_their_intervals_and_the_worst_images() -> None:
         "pooled_precision": figure(0.925), "pooled_recall": figure(None),
         "object_f1": figure(0.778, 0.5, 1.0),
     }  # fmt: skip
-    entry = {"name": "glomerulus", "figures": figures, "objects": {"found": 14, "false": 6, "missed": 2}}
+    entry = {
+        "name": "glomerulus",
+        "figures": figures,
+        "objects": {"true_positive": 14, "false_positive": 6, "false_negative": 2},
+    }
     outcome = {
         "scores": {"images": 14, "classes": [entry]},
         "worst": [{"image": "10103", "class": "glomerulus", "dice": 0.4412}],
@@ -121,5 +125,6 @@ def test_figures_stand_with_their_intervals_and_the_worst_images() -> None:
         "object F1              0.778      0.500 to 1.000",
     ]
     assert table.closing == (
-        "objects: 14 found, 6 invented, 2 missed", "worst images by Dice: 10103 0.441",
+        "objects: 14 true positives, 6 false positives, 2 false negatives",
+        "worst images by Dice: 10103 0.441",
     )  # fmt: skip

@@ -57,9 +57,9 @@ def test_three_files_hold_the_figures_and_agree(tmp_path):
     assert content["classes"][0]["objects"] == {
         "truth": 3,
         "predicted": 3,
-        "found": 2,
-        "false": 1,
-        "missed": 1,
+        "true_positive": 2,
+        "false_positive": 1,
+        "false_negative": 1,
     }
     assert content["hd95_unit"] == "um"
     # shifts of 0 and 4 px at 0.5 um
@@ -87,7 +87,7 @@ def test_the_reference_predictions_score_what_the_reference_page_says(shared_dat
     assert round(figures["pooled_dice"].value, 4) == 0.9190
     assert round(figures["pooled_precision"].value, 4) == 0.8695
     assert round(figures["pooled_recall"].value, 4) == 0.9744
-    assert (total.found, total.false, total.missed) == (17, 196, 1)
+    assert (total.true_positive, total.false_positive, total.false_negative) == (17, 196, 1)
 
     for kind in ("reference_predictions", "masks"):
         (tmp_path / kind).mkdir()
@@ -97,7 +97,7 @@ def test_the_reference_predictions_score_what_the_reference_page_says(shared_dat
     rest = score(tmp_path / "reference_predictions", tmp_path / "masks", tmp_path / "rest").scores.classes[0]
     assert round(rest.figures["pooled_dice"].value, 4) == 0.9473
     assert round(rest.figures["mean_dice"].value, 4) == 0.9504
-    assert (rest.total.found, rest.total.false, rest.total.missed) == (16, 168, 0)
+    assert (rest.total.true_positive, rest.total.false_positive, rest.total.false_negative) == (16, 168, 0)
 
 
 def test_scoring_twice_writes_the_same_bytes_but_for_the_run_facts(tmp_path):

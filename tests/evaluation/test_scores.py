@@ -57,7 +57,7 @@ def test_pixel_counts_are_those_of_a_naive_loop(pair):
         for p, t in zip(prediction.ravel(), truth.ravel(), strict=True):
             if t != IGNORE and (p == number or t == number):
                 counts["tp" if p == t else "fp" if p == number else "fn"] += 1
-        assert (score.tp, score.fp, score.fn) == tuple(counts.values())
+        assert (score.tp_px, score.fp_px, score.fn_px) == tuple(counts.values())
 
 
 @given(plain_pairs)
@@ -68,7 +68,7 @@ def test_exchanging_truth_and_prediction_changes_only_who_is_false_and_who_is_mi
         assert same(here.iou, there.iou)
         assert same(here.precision, there.recall)
         assert same(here.object_f1, there.object_f1)
-        assert (here.false, here.missed) == (there.missed, there.false)
+        assert (here.false_positive, here.false_negative) == (there.false_negative, there.false_positive)
         assert sorted(here.hd95_px) == sorted(there.hd95_px)
 
 
@@ -83,7 +83,7 @@ def test_figures_stay_within_their_bounds(pair):
             assert math.isnan(value) or 0 <= value <= 1
         assert math.isnan(score.dice) or score.iou <= score.dice
         assert math.isnan(score.pq) or score.pq <= score.object_f1
-        assert min(score.found, score.false, score.missed) >= 0
+        assert min(score.true_positive, score.false_positive, score.false_negative) >= 0
 
 
 @given(plain_pairs)
@@ -121,7 +121,12 @@ def test_flipping_and_turning_an_image_changes_no_figure():
     truth, prediction = labels(3), labels(4) | labels(3)
     plain = score_image(prediction, truth, 2).classes[0]
     turned = score_image(np.rot90(prediction)[::-1].copy(), np.rot90(truth)[::-1].copy(), 2).classes[0]
-    assert (plain.tp, plain.fp, plain.fn, plain.found) == (turned.tp, turned.fp, turned.fn, turned.found)
+    assert (plain.tp_px, plain.fp_px, plain.fn_px, plain.true_positive) == (
+        turned.tp_px,
+        turned.fp_px,
+        turned.fn_px,
+        turned.true_positive,
+    )
     assert sorted(plain.hd95_px) == pytest.approx(sorted(turned.hd95_px))
 
 
@@ -188,7 +193,7 @@ def test_ignored_pixels_belong_to_no_object():
     prediction = np.zeros((9, 9), np.uint8)
     prediction[4, 2:7] = 1
     score = score_image(prediction, truth, 2).classes[0]
-    assert (score.predicted_objects, score.fp) == (2, 4)
+    assert (score.predicted_objects, score.fp_px) == (2, 4)
 
 
 # refusals
@@ -284,7 +289,7 @@ def test_intervals_are_those_of_a_naive_bootstrap():
     drawn = []
     for _ in range(4000):
         chosen = [scores[i].classes[0] for i in rng.integers(0, len(scores), len(scores))]
-        tp, wrong = sum(c.tp for c in chosen), sum(c.fp + c.fn for c in chosen)
+        tp, wrong = sum(c.tp_px for c in chosen), sum(c.fp_px + c.fn_px for c in chosen)
         drawn.append(2 * tp / (2 * tp + wrong))
     figure = summarise(scores, draws=4000).classes[0].figures["pooled_dice"]
     low, high = np.quantile(drawn, [0.025, 0.975])

@@ -58,7 +58,7 @@ def test_every_image_has_a_card_the_worst_first_and_says_why(tmp_path):
     reasons = {card.name: card.reason for card in cards}
     assert reasons == {
         "blind": "2 missed",
-        "eager": "2 invented, too much area",
+        "eager": "2 false positive, too much area",
         "coarse": "1 drawn too far off",
         "good": "",
     }

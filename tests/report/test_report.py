@@ -252,7 +252,8 @@ def test_scores_that_lack_a_part_are_refused_by_name(tmp_path, key):
 
 
 @pytest.mark.parametrize(
-    ("name", "column"), [("per_image.csv", "dice"), ("objects.csv", "area_px"), ("per_image.csv", "found")]
+    ("name", "column"),
+    [("per_image.csv", "dice"), ("objects.csv", "area_px"), ("per_image.csv", "true_positive")],
 )
 def test_a_table_with_words_among_its_numbers_is_left_out_and_said(tmp_path, name, column):
     path = results(tmp_path) / name

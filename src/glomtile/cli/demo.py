@@ -176,7 +176,7 @@ def _figures(evaluation: EvaluateResult) -> str:
     dice, objects = glomeruli.figures["pooled_dice"], glomeruli.total
     return (
         f"measured {scores.images} test images: Dice {dice.value:.3f} ({dice.low:.3f} to {dice.high:.3f}), "
-        f"{objects.found} of {objects.truth_objects} glomeruli found, {objects.false} false"
+        f"{objects.true_positive} of {objects.truth_objects} glomeruli found, {objects.false_positive} false"
     )
 
 

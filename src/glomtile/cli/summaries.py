@@ -99,8 +99,8 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
             value = figure["value"]
             rows.append(([words, "undefined" if value is None else f"{value:.3f}", interval], ""))
         objects = entry["objects"]
-        found, false, missed = (objects[key] for key in ("found", "false", "missed"))
-        line = f"objects: {found:,} found, {false:,} invented, {missed:,} missed"
+        found, false, missed = (objects[key] for key in ("true_positive", "false_positive", "false_negative"))
+        line = f"objects: {found:,} true positives, {false:,} false positives, {missed:,} false negatives"
         tables.append(Table(columns, rows, (line,)))
     several = len(scores["classes"]) > 1
     worst = ", ".join(

@@ -803,4 +803,7 @@ def _figures(prefix: str, result: ScoreResult) -> dict[str, Cell]:
             f"{prefix}{name}_high": round(figure.high, 4),
         }
     total = result.scores.classes[0].total
-    return found | {f"{prefix}{name}": getattr(total, name) for name in ("found", "false", "missed")}
+    return found | {
+        f"{prefix}{name}": getattr(total, name)
+        for name in ("true_positive", "false_positive", "false_negative")
+    }

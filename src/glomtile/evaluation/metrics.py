@@ -35,8 +35,8 @@ from glomtile.evaluation.bootstrap import (
     ratio,
     ratio_difference,
 )
-from glomtile.evaluation.matching import Outcome, outcomes
-from glomtile.objects.labelling import find_objects, match_objects, matched_hausdorff_px
+from glomtile.evaluation.matching import ObjectMatch, classify_objects, match_objects, matched_hausdorff_px
+from glomtile.objects.labelling import find_objects
 from glomtile.types import IGNORE, Float32, UInt8
 
 
@@ -46,7 +46,7 @@ class ClassScore:
 
     Attributes
     ----------
-    tp, fp, fn : int
+    tp_px, fp_px, fn_px : int
         Pixels in both masks, only in the prediction, only in the truth.
     truth_objects, predicted_objects : int
         8-connected objects.
@@ -54,50 +54,50 @@ class ClassScore:
         IoU of each matched pair, so its length is the number found.
     hd95_px : tuple of float
         HD95 of each matched pair, in pixels.
-    objects : tuple of Outcome
+    objects : tuple of ObjectMatch
         What became of each object, the true ones first; empty in a sum over images.
     """
 
-    tp: int
-    fp: int
-    fn: int
+    tp_px: int
+    fp_px: int
+    fn_px: int
     truth_objects: int
     predicted_objects: int
     ious: tuple[float, ...]
     hd95_px: tuple[float, ...]
-    objects: tuple[Outcome, ...] = field(default=(), compare=False)
+    objects: tuple[ObjectMatch, ...] = field(default=(), compare=False)
 
     @property
-    def found(self) -> int:
+    def true_positive(self) -> int:
         return len(self.ious)
 
     @property
-    def false(self) -> int:
-        return self.predicted_objects - self.found
+    def false_positive(self) -> int:
+        return self.predicted_objects - self.true_positive
 
     @property
-    def missed(self) -> int:
-        return self.truth_objects - self.found
+    def false_negative(self) -> int:
+        return self.truth_objects - self.true_positive
 
     @property
     def dice(self) -> float:
-        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        return _ratio(2 * self.tp_px, 2 * self.tp_px + self.fp_px + self.fn_px)
 
     @property
     def iou(self) -> float:
-        return _ratio(self.tp, self.tp + self.fp + self.fn)
+        return _ratio(self.tp_px, self.tp_px + self.fp_px + self.fn_px)
 
     @property
     def precision(self) -> float:
-        return _ratio(self.tp, self.tp + self.fp)
+        return _ratio(self.tp_px, self.tp_px + self.fp_px)
 
     @property
     def recall(self) -> float:
-        return _ratio(self.tp, self.tp + self.fn)
+        return _ratio(self.tp_px, self.tp_px + self.fn_px)
 
     @property
     def object_f1(self) -> float:
-        return _ratio(2 * self.found, self.truth_objects + self.predicted_objects)
+        return _ratio(2 * self.true_positive, self.truth_objects + self.predicted_objects)
 
     @property
     def pq(self) -> float:
@@ -212,14 +212,14 @@ def _score_class(
     matching = match_objects(true_objects, predicted_objects)
     hd95_px = matched_hausdorff_px(true_objects, predicted_objects, matching)
     return ClassScore(
-        tp=tp,
-        fp=int(confusion[:, number].sum()) - tp,
-        fn=int(confusion[number].sum()) - tp,
+        tp_px=tp,
+        fp_px=int(confusion[:, number].sum()) - tp,
+        fn_px=int(confusion[number].sum()) - tp,
         truth_objects=true_objects.count,
         predicted_objects=predicted_objects.count,
         ious=tuple(matching.ious.tolist()),
         hd95_px=tuple(hd95_px.tolist()),
-        objects=outcomes(true_objects, predicted_objects, matching, hd95_px),
+        objects=classify_objects(true_objects, predicted_objects, matching, hd95_px),
     )
 
 
@@ -257,11 +257,11 @@ class ClassSummary:
             "objects": {
                 "truth": total.truth_objects,
                 "predicted": total.predicted_objects,
-                "found": total.found,
-                "false": total.false,
-                "missed": total.missed,
+                "true_positive": total.true_positive,
+                "false_positive": total.false_positive,
+                "false_negative": total.false_negative,
             },
-            "pixels": {"tp": total.tp, "fp": total.fp, "fn": total.fn},
+            "pixels": {"tp_px": total.tp_px, "fp_px": total.fp_px, "fn_px": total.fn_px},
             "images_left_out": self.images_left_out,
         }
 
@@ -358,7 +358,7 @@ def summarise(
         per_class = [score.classes[index] for score in scores]
         terms = _terms(per_class, in_unit)
         total = _add(per_class)
-        seen = sum(score.tp + score.fp + score.fn > 0 for score in per_class)
+        seen = sum(score.tp_px + score.fp_px + score.fn_px > 0 for score in per_class)
         figures = {name: ratio(term, weights) for name, term in terms.items()}
         summaries.append(ClassSummary(index + 1, figures, total, len(scores) - seen))
     soft = np.array([[score.soft_pixel_accuracy, 1.0] for score in scores])
@@ -432,7 +432,8 @@ def _terms(scores: Sequence[ClassScore], px_to_unit: Array) -> dict[str, Array]:
         return np.stack([ratio, defined.astype(np.float64)], axis=1)
 
     counts = np.array(
-        [[s.tp, s.fp, s.fn, s.truth_objects, s.predicted_objects, s.found] for s in scores], np.float64
+        [[s.tp_px, s.fp_px, s.fn_px, s.truth_objects, s.predicted_objects, s.true_positive] for s in scores],
+        np.float64,
     )
     tp, fp, fn, true_objects, predicted_objects, found = counts.reshape(-1, 6).T
     iou_sum = np.array([sum(s.ious) for s in scores])
@@ -455,7 +456,7 @@ def _terms(scores: Sequence[ClassScore], px_to_unit: Array) -> dict[str, Array]:
 
 
 def _hd95_unit(scores: Sequence[ImageScore]) -> tuple[str, Array]:
-    known = all(score.mpp for score in scores if any(c.found for c in score.classes))
+    known = all(score.mpp for score in scores if any(c.true_positive for c in score.classes))
     if not (known and any(score.mpp for score in scores)):
         return "px", np.ones(len(scores))
     return "um", np.array([score.mpp or 1.0 for score in scores])
@@ -463,9 +464,9 @@ def _hd95_unit(scores: Sequence[ImageScore]) -> tuple[str, Array]:
 
 def _add(scores: Sequence[ClassScore]) -> ClassScore:
     return ClassScore(
-        tp=sum(s.tp for s in scores),
-        fp=sum(s.fp for s in scores),
-        fn=sum(s.fn for s in scores),
+        tp_px=sum(s.tp_px for s in scores),
+        fp_px=sum(s.fp_px for s in scores),
+        fn_px=sum(s.fn_px for s in scores),
         truth_objects=sum(s.truth_objects for s in scores),
         predicted_objects=sum(s.predicted_objects for s in scores),
         ious=tuple(iou for s in scores for iou in s.ious),

@@ -35,14 +35,25 @@ from glomtile.validation import number_argument, path_argument, typed_argument, 
 SHEETS = 24
 IMAGE_COLUMNS = (
     *("image", "group", "class", "name", "dice", "iou", "precision", "recall", "object_f1", "pq"),
-    *("truth_objects", "predicted_objects", "found", "false", "missed", "hd95_px", "hd95_um"),
-    *("tp", "fp", "fn", "soft_pixel_accuracy"),
+    *(
+        "truth_objects",
+        "predicted_objects",
+        "true_positive",
+        "false_positive",
+        "false_negative",
+        "hd95_px",
+        "hd95_um",
+    ),
+    *("tp_px", "fp_px", "fn_px", "soft_pixel_accuracy"),
 )
 OBJECT_COLUMNS = (
     *("image", "class", "name", "side", "outcome", "area_px", "area_um2", "iou", "hd95_px"),
     *("top", "left", "bottom", "right"),
 )
-COUNT_COLUMNS = ("truth_objects", "predicted_objects", "found", "false", "missed", "tp", "fp", "fn")
+COUNT_COLUMNS = (
+    *("truth_objects", "predicted_objects", "true_positive", "false_positive", "false_negative"),
+    *("tp_px", "fp_px", "fn_px"),
+)
 
 RUN_FILE = "run.json"
 PerImage = list[tuple[str, ImageScore]]
@@ -212,7 +223,9 @@ def caption(stem: str, image_score: ImageScore, palette: Palette) -> str:
         if math.isnan(c.dice):
             continue
         name = f"{palette.classes[number].name}: " if len(image_score.classes) > 1 else ""
-        parts.append(f"{name}Dice {c.dice:.3f}, {c.found} found, {c.false} false, {c.missed} missed")
+        parts.append(
+            f"{name}Dice {c.dice:.3f}, {c.true_positive} TP, {c.false_positive} FP, {c.false_negative} FN"
+        )
     return "  |  ".join(parts if len(parts) > 1 else [stem, "no class in truth or prediction"])
 
 
@@ -227,8 +240,8 @@ def _image_rows(
             yield [
                 *(stem, group, number, names[number]),
                 *(c.dice, c.iou, c.precision, c.recall, c.object_f1, c.pq),
-                *(c.truth_objects, c.predicted_objects, c.found, c.false, c.missed),
-                *(hd95, hd95_um, c.tp, c.fp, c.fn, image_score.soft_pixel_accuracy),
+                *(c.truth_objects, c.predicted_objects, c.true_positive, c.false_positive, c.false_negative),
+                *(hd95, hd95_um, c.tp_px, c.fp_px, c.fn_px, image_score.soft_pixel_accuracy),
             ]
 
 
@@ -238,7 +251,7 @@ def _object_rows(per_image: PerImage, names: Mapping[int, str]) -> Iterable[list
             for one in c.objects:
                 area_um2 = one.area_px * image_score.mpp**2 if image_score.mpp else None
                 yield [
-                    *(stem, number, names[number], one.side, one.kind, one.area_px, area_um2),
+                    *(stem, number, names[number], one.side, one.outcome, one.area_px, area_um2),
                     *(one.iou, one.hd95_px, *one.box),
                 ]
 
@@ -256,8 +269,9 @@ def _class_table(scores: Scores, names: Mapping[int, str]) -> tuple[list[str], l
         for f in figures:
             figure = summary.figures[f]
             row += [figure.value, figure.low, figure.high]
-        row += [total.truth_objects, total.predicted_objects, total.found, total.false, total.missed]
-        rows.append([*row, total.tp, total.fp, total.fn])
+        row += [total.truth_objects, total.predicted_objects]
+        row += [total.true_positive, total.false_positive, total.false_negative]
+        rows.append([*row, total.tp_px, total.fp_px, total.fn_px])
     return header, rows
 
 

@@ -242,8 +242,8 @@ def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _said(rows: Sequence[Row], objects: Sequence[Row]) -> dict[str, Any]:
     """Dice, counts and the reason of an image, over its classes."""
     dice = [float(row["dice"]) for row in rows if row["dice"]]
-    columns = {"truth": "truth_objects", "predicted": "predicted_objects", "found": "found",
-               "missed": "missed", "invented": "false"}  # fmt: skip
+    columns = {"truth": "truth_objects", "predicted": "predicted_objects", "found": "true_positive",
+               "missed": "false_negative", "invented": "false_positive"}  # fmt: skip
     return {
         "dice": float(np.mean(dice)) if dice else None,
         "counts": {key: sum(int(row[column]) for row in rows) for key, column in columns.items()},
@@ -253,7 +253,7 @@ def _said(rows: Sequence[Row], objects: Sequence[Row]) -> dict[str, Any]:
 
 def _severity(kind: str, row: Row) -> float:
     if kind == "outlines":
-        return (1.0 - float(row["iou"])) + (1.0 if row["outcome"] == "loose" else 0.0)
+        return (1.0 - float(row["iou"])) + (1.0 if row["outcome"] == "poor_overlap" else 0.0)
     return float(row["area_px"])
 
 

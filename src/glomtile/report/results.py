@@ -367,7 +367,7 @@ def _sheets(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]) -
     several = len({row["name"] for row in rows}) > 1
     for row in rows:
         if row["dice"]:
-            counts = f"{row['found']} found, {row['false']} false, {row['missed']} missed"
+            counts = f"{row['true_positive']} TP, {row['false_positive']} FP, {row['false_negative']} FN"
             name = f"{row['name']}: " if several else ""
             captions.setdefault(row["image"], []).append(f"{name}Dice {float(row['dice']):.3f}, {counts}")
     named = []

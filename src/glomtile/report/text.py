@@ -68,11 +68,11 @@ LOWER_IS_BETTER = ("count_error", "hd95")
 
 
 GALLERY_OF = {
-    "missed": (("missed",), "truth"),
-    "invented": (("invented",), "prediction"),
+    "missed": (("false_negative",), "truth"),
+    "invented": (("false_positive",), "prediction"),
     "split": (("split",), "truth"),
     "merged": (("merged",), "truth"),
-    "outlines": (("loose", "found"), "truth"),
+    "outlines": (("poor_overlap", "true_positive"), "truth"),
 }
 """Galleries of objects: which outcomes of which side are in each."""
 
@@ -193,8 +193,9 @@ def _sentence(name: str, entry: Mapping[str, Any], unit: str) -> str:
         return f"{percent} of the true {what} area was found."
     if name == "object_f1":
         return (
-            f"{objects['found']} of {objects['truth']} objects found, {objects['missed']} missed, and "
-            f"{objects['false']} predicted where there is none or too far off (IoU of 0.5 or less)."
+            f"{objects['true_positive']} of {objects['truth']} objects found, "
+            f"{objects['false_negative']} missed, and "
+            f"{objects['false_positive']} predicted where there is none or too far off (IoU of 0.5 or less)."
         )
     if name == "count_error":
         return (
@@ -204,7 +205,7 @@ def _sentence(name: str, entry: Mapping[str, Any], unit: str) -> str:
     if name == "pq":
         return "Object F1 times the mean IoU of the found objects: counting and outlining in one figure."
     away = number(name, figure["value"], unit)
-    over = objects["found"]
+    over = objects["true_positive"]
     return f"95 % of a found object's outline lies within {away} of the true one, on average over {over}."
 
 
@@ -224,12 +225,16 @@ def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: S
         if counts["truth"] + counts["predicted"] == 0:
             continue
         sentences.append(
-            f"In {counted(scores['images'], 'image')}, {counts['found']} of "
+            f"In {counted(scores['images'], 'image')}, {counts['true_positive']} of "
             f"{counted(counts['truth'], 'object')} of class {entry['name']} were found, "
-            f"{counts['missed']} were not; {counts['false']} were predicted where there is none or too far "
-            "off."
+            f"{counts['false_negative']} were not; {counts['false_positive']} were predicted where there is "
+            "none or too far off."
         )
-    failed = list(dict.fromkeys(row["image"] for row in rows if int(row["missed"]) or int(row["false"])))
+    failed = list(
+        dict.fromkeys(
+            row["image"] for row in rows if int(row["false_negative"]) or int(row["false_positive"])
+        )
+    )
     judged = list(dict.fromkeys(row["image"] for row in rows))
     if judged and not sentences:
         sentences.append("No image holds an object, and none was predicted.")
@@ -291,11 +296,11 @@ def found_headlines(
 
 
 _WRONG = (
-    ("missed", "truth", "missed"),
+    ("false_negative", "truth", "missed"),
     ("split", "truth", "split into pieces"),
     ("merged", "truth", "merged with another"),
-    ("loose", "truth", "drawn too far off"),
-    ("invented", "prediction", "invented"),
+    ("poor_overlap", "truth", "drawn too far off"),
+    ("false_positive", "prediction", "false positive"),
 )
 
 
@@ -327,7 +332,7 @@ def _wrong_objects(objects: Sequence[Row]) -> Iterator[str]:
 
 
 def _wrong_area(row: Row) -> Iterator[str]:
-    if row["precision"] and row["recall"] and int(row["found"]):
+    if row["precision"] and row["recall"] and int(row["true_positive"]):
         leaning = float(row["precision"]) - float(row["recall"])
         if abs(leaning) > _LEANING:
             yield "too little area" if leaning > 0 else "too much area"
@@ -355,7 +360,7 @@ def colour(rgb: Sequence[int]) -> str:
 
 IMAGE_COLUMNS = (
     *("image", "name", "dice", "precision", "recall", "truth_objects", "predicted_objects"),
-    *("found", "false", "missed"),
+    *("true_positive", "false_positive", "false_negative"),
 )
 OBJECT_COLUMNS = (
     *("image", "name", "side", "outcome", "area_px", "area_um2", "iou", "hd95_px"),
@@ -364,7 +369,7 @@ OBJECT_COLUMNS = (
 SLIDE_COLUMNS = ("image", "kind", "width_px", "height_px", "mpp")
 
 _WHOLE = (
-    *("truth_objects", "predicted_objects", "found", "false", "missed"),
+    *("truth_objects", "predicted_objects", "true_positive", "false_positive", "false_negative"),
     *("area_px", "top", "left", "bottom", "right", "width_px", "height_px", "pixels", "true_pixels"),
 )
 _NUMBERS = ("dice", "precision", "recall", "area_um2", "iou", "hd95_px", "mpp", "tissue_mm2")
