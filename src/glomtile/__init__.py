@@ -5,12 +5,15 @@ Public names are loaded when they are first used.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from glomtile.errors import GlomtileError
 
 __version__ = "0.1.0"
+
+logging.getLogger("glomtile").addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from glomtile.config.load import load_config

@@ -1,10 +1,33 @@
-"""Durations and numbers as text."""
+"""Durations and names as text."""
 
 from __future__ import annotations
 
+import re
+
+# Control characters, and those that change the direction of the text around them.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(name: object) -> str:
+    r"""Return a name as text that any terminal and any UTF-8 file can hold.
+
+    Bytes of a file name that are not UTF-8, and control characters, are written as ``\xNN``.
+
+    Examples
+    --------
+    >>> printable("caf\udce9.svs"), printable("a\x1b[2J.svs")
+    ('caf\\xe9.svs', 'a\\x1b[2J.svs')
+    """
+    text = str(name)
+    try:
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
 
 def duration(seconds: float) -> str:
-    """Seconds in words.
+    """Return seconds as text.
 
     Examples
     --------
