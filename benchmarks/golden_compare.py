@@ -24,14 +24,25 @@ import numpy as np
 from PIL import Image
 
 # Old name -> new name. Extend these where the new code means the same by another name.
-NAMES = {"doubts.csv": "quality.csv"}
+NAMES = {"doubts.csv": "quality.csv", "pictures.json": "images.json"}
 """Files and folders."""
 COLUMNS = {
     "glomerulus_area_um2_mean": "mean_area_um2",
     "glomerulus_area_mm2": "total_area_mm2",
+    **{old: f"{old}_px" for old in ("tp", "fp", "fn")},
+    "found": "true_positive",
+    "false": "false_positive",
+    "missed": "false_negative",
+    "doubt": "quality_flags",
 }
 """Columns of tables and names of measurements."""
-KEYS: dict[str, str] = {}
+KEYS: dict[str, str] = {
+    **{old: f"{old}_px" for old in ("tp", "fp", "fn")},
+    "found": "true_positive",
+    "false": "false_positive",
+    "missed": "false_negative",
+    "doubts": "quality_flags",
+}
 """Keys of JSON and TOML, at any depth."""
 WORDS = {
     "invented": "false_positive",

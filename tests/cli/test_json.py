@@ -83,8 +83,8 @@ def test_segment_tells_every_image_its_doubts_and_what_failed(told: Any, tmp_pat
     assert (first["input"], first["status"], first["image"]) == (str(images / "a.png"), "done", "a")
     assert (first["glomerulus_count"], first["width_px"], first["mpp"]) == (1, 400, 2)
     assert first["glomerulus_area_um2_mean"] == 60 * 80 * 4
-    assert (first["doubts"], first["stain_distance"], first["windows_skipped"]) == ([], None, 0)
-    assert glass["doubts"] == ["tissue: none was found"]
+    assert (first["quality_flags"], first["stain_distance"], first["windows_skipped"]) == ([], None, 0)
+    assert glass["quality_flags"] == ["tissue: none was found"]
     assert any("glass.png: doubtful: tissue: none was found" in text for text in result["warnings"])
 
 
@@ -96,7 +96,7 @@ def test_segment_again_tells_what_was_done_before(told: Any, tmp_path: Path) -> 
     assert [(one["image"], one["status"]) for one in result["images"]] == [
         ("a", "skipped"), ("glass", "skipped"),
     ]  # fmt: skip
-    assert result["images"][1]["doubts"] == ["tissue: none was found"]
+    assert result["images"][1]["quality_flags"] == ["tissue: none was found"]
 
 
 @pytest.mark.usefixtures("network")

@@ -63,7 +63,8 @@ def test_a_name_keeps_its_end() -> None:
 def image(name: str, **facts: object) -> dict[str, object]:
     return {
         "image": name, "status": "done", "glomerulus_count": 12, "glomerulus_area_um2_mean": 18400.2,
-        "glomerulus_per_mm2": 13.04, "tissue_mm2": 0.92, "doubts": [], "windows": 40, "windows_skipped": 30,
+        "glomerulus_per_mm2": 13.04, "tissue_mm2": 0.92, "quality_flags": [], "windows": 40,
+        "windows_skipped": 30,
         "seconds": 75.2, **facts,
     }  # fmt: skip
 
@@ -71,7 +72,7 @@ def image(name: str, **facts: object) -> dict[str, object]:
 def test_slides_are_told_with_what_became_of_them() -> None:
     images = [
         image("a"),
-        image("b", status="skipped", doubts=["stain: 2.1 times as far", "unsure: a Dice of 0.5"]),
+        image("b", status="skipped", quality_flags=["stain: 2.1 times as far", "unsure: a Dice of 0.5"]),
         image("c", glomerulus_count=0, glomerulus_area_um2_mean=None),
     ]
     table = slides_table(images, [("d.svs", "expected a whole slide")])
@@ -90,7 +91,7 @@ def test_slides_are_told_with_what_became_of_them() -> None:
 
 
 def test_of_many_slides_those_that_ask_for_a_look_come_first() -> None:
-    images = [image(f"s{number}", doubts=["stain: far"] * (number == 90)) for number in range(100)]
+    images = [image(f"s{number}", quality_flags=["stain: far"] * (number == 90)) for number in range(100)]
     table = slides_table(images, [("z.svs", "cut off")])
     assert len(table.rows) == MOST_ROWS
     assert [cells[0] for cells, _ in table.rows[:3]] == ["z.svs", "s90", "s0"]

@@ -160,7 +160,7 @@ def test_probabilities_of_an_earlier_evaluation_do_not_stay_beside_figures_of_ma
     score(predictions, truth, tmp_path / "out")
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     run = tmp_path / "out/run.json"
-    for name in ("doubts.csv", "calibration.csv"):
+    for name in ("quality.csv", "calibration.csv"):
         (tmp_path / "out" / name).write_text("name\nof an evaluation or of someone else\n", "utf-8")
     score(predictions, truth, tmp_path / "out")  # none wrote these figures
     assert len(list((tmp_path / "out").iterdir())) == len(files) + 2

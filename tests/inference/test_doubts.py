@@ -147,7 +147,7 @@ def test_a_wrong_scale_is_told_of(familiar: FamiliarTissue, factor: float) -> No
 def test_a_model_that_says_nothing_of_its_training_has_no_doubts() -> None:
     found = segmenter(None, Reddish(0.6)).segment(Slide(silver(biopsy(2)), plain=True))
     assert found.doubts == QualityFlags()
-    assert found.figures()["doubt"] == found.figures()["stain_distance"] == ""
+    assert found.figures()["quality_flags"] == found.figures()["stain_distance"] == ""
 
 
 def test_a_model_of_another_edition_has_no_doubts(familiar: FamiliarTissue) -> None:

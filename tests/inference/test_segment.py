@@ -211,20 +211,20 @@ def test_doubts_are_warned_of_and_stand_in_summary_and_run(
     assert segment([path], out, SegmentOptions(tmp_path, mpp=2.0), progress=again).skipped == (path,)
     assert again.warnings == told.warnings
     run = json.loads((out / "run.json").read_text("utf-8"))
-    assert run["inputs"][str(path)]["doubts"] == ["stain: far", "unsure: very"]
+    assert run["inputs"][str(path)]["quality_flags"] == ["stain: far", "unsure: very"]
     ((row,), columns) = read_summary(out)
     assert columns[-1] == "seconds"
     assert (row["stain_distance"], row["scale_distance"]) == ("2.5", "")
-    assert (row["expected_dice"], row["doubt"]) == ("0.61", "stain: far; unsure: very")
+    assert (row["expected_dice"], row["quality_flags"]) == ("0.61", "stain: far; unsure: very")
 
 
 def test_a_model_that_says_nothing_of_its_training_is_not_doubted(tmp_path: Path) -> None:
     path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", RecordingProgress()
     segment([path], out, SegmentOptions(tmp_path, mpp=2.0), progress=told)
     assert told.warnings == []
-    assert json.loads((out / "run.json").read_text("utf-8"))["inputs"][str(path)]["doubts"] == []
+    assert json.loads((out / "run.json").read_text("utf-8"))["inputs"][str(path)]["quality_flags"] == []
     ((row,), _) = read_summary(out)
-    assert row["stain_distance"] == row["expected_dice"] == row["doubt"] == ""
+    assert row["stain_distance"] == row["expected_dice"] == row["quality_flags"] == ""
 
 
 def read_summary(out: Path) -> tuple[list[dict[str, str]], list[str]]:

@@ -273,4 +273,4 @@ def test_a_slide_without_tissue_is_doubted(mask: bool, more: str) -> None:
     found = segmenter(ThresholdNetwork(), 128, mask).segment(Slide(np.full((300, 400, 3), 243, np.uint8)))
     assert not found.objects
     assert found.doubts.warnings == (f"tissue: none was found{more}",)
-    assert found.figures()["doubt"] == f"tissue: none was found{more}"
+    assert found.figures()["quality_flags"] == f"tissue: none was found{more}"

@@ -64,9 +64,9 @@ def test_masks_of_different_sizes_are_refused(tmp_path):
 def test_no_list_is_none_and_another_file_is_refused(tmp_path):
     assert read_picture_list(tmp_path) is None
     write_picture_list(tmp_path, listed(tmp_path))
-    content = json.loads((tmp_path / "pictures.json").read_text())
+    content = json.loads((tmp_path / "images.json").read_text())
     for damaged in ("{", "[]", "{}", json.dumps(content | {"truth": {"datatype": "x", "tolerance": 0}})):
-        (tmp_path / "pictures.json").write_text(damaged)
+        (tmp_path / "images.json").write_text(damaged)
         with pytest.raises(InputError, match="list of pictures"):
             read_picture_list(tmp_path)
 

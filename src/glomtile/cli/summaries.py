@@ -65,7 +65,7 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Sequence[tuple[obj
             "" if image["seconds"] is None or image["status"] != "done" else duration(image["seconds"]),
             _slide_note(image),
         ]
-        rows.append((cells, "yellow" if image["doubts"] else ""))
+        rows.append((cells, "yellow" if image["quality_flags"] else ""))
     blank = [""] * (len(columns) - 2)
     rows += [([str(path), *blank, "failed"], "red") for path, _ in failed]
     left = len(rows) - MOST_ROWS
@@ -136,7 +136,7 @@ def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _slide_note(image: Mapping[str, Any]) -> str:
-    aspects = ", ".join(str(doubt).partition(":")[0] for doubt in image["doubts"])
+    aspects = ", ".join(str(doubt).partition(":")[0] for doubt in image["quality_flags"])
     before = "done before" if image["status"] == "skipped" else ""
     return "; ".join(filter(None, (f"doubtful: {aspects}" if aspects else "", before)))
 
@@ -147,7 +147,7 @@ def _slides_line(images: Sequence[Mapping[str, Any]], failed: Sequence[object]) 
         "done": states.count("done"),
         "done before": states.count("skipped"),
         "failed": len(failed),
-        "doubtful": sum(bool(image["doubts"]) for image in images),
+        "doubtful": sum(bool(image["quality_flags"]) for image in images),
     }
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     fresh = [image for image in images if image["status"] == "done"]

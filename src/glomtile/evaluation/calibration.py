@@ -118,7 +118,7 @@ def _error(bins: Sequence[Bin]) -> float:
     return sum(one.pixels * abs(one.said - one.true) for one in bins) / total if total else float("nan")
 
 
-CALIBRATION, DOUBTS = "calibration.csv", "doubts.csv"
+CALIBRATION, QUALITY = "calibration.csv", "quality.csv"
 
 
 @dataclass
@@ -161,7 +161,7 @@ class CalibrationAccumulator:
             self.levels[0] += count_levels(confidence, truth, 1)
 
     def write(self, out: Path) -> tuple[Path, ...]:
-        """Write ``calibration.csv`` and ``doubts.csv``, each only where there is something to tell.
+        """Write ``calibration.csv`` and ``quality.csv``, each only where there is something to tell.
 
         An earlier run's goes where there is nothing: it would be read beside other figures.
         """
@@ -176,7 +176,7 @@ class CalibrationAccumulator:
             ]
             columns = list(rows[0])
             written.append(
-                write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in rows])
+                write_csv(out / QUALITY, columns, [[row[name] for name in columns] for row in rows])
             )
         remove_judged(out, written)
         return tuple(written)
@@ -193,17 +193,17 @@ def join_judged(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
     if pixels:
         lines: list[list[Cell]] = [[*level, *sums] for level, sums in pixels.items()]
         written.append(write_csv(out / CALIBRATION, _LEVEL_COLUMNS, lines))
-    doubts = list(_rows_of(folders, DOUBTS))
+    doubts = list(_rows_of(folders, QUALITY))
     if doubts:
         columns = list(doubts[0])
-        written.append(write_csv(out / DOUBTS, columns, [[row[name] for name in columns] for row in doubts]))
+        written.append(write_csv(out / QUALITY, columns, [[row[name] for name in columns] for row in doubts]))
     remove_judged(out, written)
     return tuple(written)
 
 
 def remove_judged(out: Path, written: Sequence[Path] = ()) -> None:
     """Remove what an earlier run told of probabilities, but for what this one has `written`."""
-    for path in (out / CALIBRATION, out / DOUBTS):
+    for path in (out / CALIBRATION, out / QUALITY):
         if path not in written:
             path.unlink(missing_ok=True)
 

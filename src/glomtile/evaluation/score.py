@@ -344,7 +344,7 @@ def score(
     predictions, truth : Path
         Folders of masks, one each of every stem, of any program.
     out : Path
-        Folder for ``scores.json``, ``per_image.csv``, ``per_class.csv``, ``objects.csv``, ``pictures.json``,
+        Folder for ``scores.json``, ``per_image.csv``, ``per_class.csv``, ``objects.csv``, ``images.json``,
         ``run.json`` and, with `images`, ``sheets/``.
     palette : Palette
         Which colour is which class.

@@ -66,7 +66,7 @@ class QualityFlags:
         known = math.isfinite(self.expected_dice)
         return row | {
             "expected_dice": float(f"{self.expected_dice:.3g}") if known else "",
-            "doubt": "; ".join(self.warnings),
+            "quality_flags": "; ".join(self.warnings),
         }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _WORST = 3
 _TEXTS = ("image", "kind", "mpp_source")
-_TOLD_ELSEWHERE = ("doubt", "seconds")
+_TOLD_ELSEWHERE = ("quality_flags", "seconds")
 
 
 def slides_outcome(out: Path) -> list[dict[str, Any]]:
@@ -39,8 +39,8 @@ def slides_outcome(out: Path) -> list[dict[str, Any]]:
     -------
     list of dict
         ``input``, ``status`` (``"done"``, or ``"skipped"`` where an earlier run had finished it), the columns
-        of ``summary.csv`` as numbers, ``None`` where they are empty, ``doubts`` as a list, ``windows``,
-        ``windows_skipped`` and ``seconds``.
+        of ``summary.csv`` as numbers, ``None`` where they are empty, ``quality_flags`` as a list,
+        ``windows``, ``windows_skipped`` and ``seconds``.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def slides_outcome(out: Path) -> list[dict[str, Any]]:
                         for key, value in rows.get(slide_name(given), {}).items()
                         if key not in _TOLD_ELSEWHERE
                     },
-                    "doubts": record.get("doubts", []),
+                    "quality_flags": record.get("quality_flags", []),
                     "windows": effort.get("windows"),
                     "windows_skipped": effort.get("skipped"),
                     "seconds": record.get("seconds"),
@@ -253,7 +253,7 @@ def write_note(
             **origin,
             "identity": identity,
             "figures": found.figures(),
-            "doubts": list(found.doubts.warnings),
+            "quality_flags": list(found.doubts.warnings),
             "files": sorted(p.relative_to(out).as_posix() for p in written),
             "computed": computed,
             "effort": vars(found.effort),
@@ -338,7 +338,7 @@ def write_run(
     for path in (*done, *skipped):
         note = read_note(note_path(out, path))
         if note is not None:
-            kept = ("origin", "identity", "doubts", "computed", "effort", "seconds", "files")
+            kept = ("origin", "identity", "quality_flags", "computed", "effort", "seconds", "files")
             notes[str(path)] = {k: note[k] for k in kept if k in note}
     target = out / "run.json"
     atomic.write_json(

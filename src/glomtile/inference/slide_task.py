@@ -319,7 +319,7 @@ class SlideWork:
             return False
         progress.note(f"{source}: done before")
         note = read_note(note_path(out, source)) or {}
-        _warn_of_doubts(source, note.get("doubts", ()), progress)
+        _warn_of_doubts(source, note.get("quality_flags", ()), progress)
         return True
 
     def _segment(

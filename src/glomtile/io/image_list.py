@@ -1,4 +1,4 @@
-"""List of segmented images written to pictures.json."""
+"""List of segmented images written to images.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glomtile.io.masks import read_mask
 from glomtile.palette import Palette, PaletteClass
 from glomtile.types import UInt8
 
-NAME = "pictures.json"
+NAME = "images.json"
 
 _PREVIEW = re.compile(r"Epoch_(?P<epoch>\d+)_(?P<stem>.+)\.png")
 
@@ -79,7 +79,7 @@ class PictureList:
 
 
 def write_picture_list(folder: Path, pictures: PictureList) -> Path:
-    """Write ``pictures.json`` into a folder of figures.
+    """Write ``images.json`` into a folder of figures.
 
     Paths in it are relative to the folder, so that both may be moved together.
 

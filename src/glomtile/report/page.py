@@ -62,7 +62,7 @@ def report(folder: Path) -> Path:
     ----------
     folder : Path
         What `score`, `evaluate`, `crossval`, `segment` or `train` wrote: figures and tables, curves,
-        ``pictures.json`` that says where the pictures lie, ``summary.csv`` of slides. All but one may be
+        ``images.json`` that says where the pictures lie, ``summary.csv`` of slides. All but one may be
         missing.
 
     Returns

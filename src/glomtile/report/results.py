@@ -78,7 +78,7 @@ class Results:
     doubts : list of (str, str)
         Image or slide, and the warnings.
     doubt_rows : list of dict
-        ``doubts.csv``.
+        ``quality.csv``.
     failed : list of (str, str)
         Inputs that were not done, and why.
     settings, versions, digests : list of (str, str)
@@ -242,9 +242,9 @@ def _read_run(run: Mapping[str, Any], found: Results) -> None:
 
 
 def _read_doubts(folder: Path, found: Results) -> None:
-    rows = readable_rows(folder / "doubts.csv", ("image", "doubt"), found.notes)
+    rows = readable_rows(folder / "quality.csv", ("image", "quality_flags"), found.notes)
     found.doubt_rows = rows
-    found.doubts = [(row["image"], row["doubt"]) for row in rows if row["doubt"]]
+    found.doubts = [(row["image"], row["quality_flags"]) for row in rows if row["quality_flags"]]
 
 
 def _read_images(
@@ -298,7 +298,7 @@ def _read_slides(folder: Path, found: Results) -> None:
         return
     found.slide_rows = rows
     found.slides = shown_slides(folder, rows, found.notes)
-    found.doubts += [(row["image"], row["doubt"]) for row in rows if row.get("doubt")]
+    found.doubts += [(row["image"], row["quality_flags"]) for row in rows if row.get("quality_flags")]
     found.facts.insert(0, text.counted(len(rows), "slide"))
     found.headlines = _found_figures(rows)
     found.verdict = [shown.sentence for shown in found.headlines[:1]]

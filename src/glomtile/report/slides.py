@@ -123,7 +123,7 @@ def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[st
     notes : list of str
         Takes what had to be left out, and why.
     """
-    ordered = sorted(rows, key=lambda row: not row.get("doubt"))
+    ordered = sorted(rows, key=lambda row: not row.get("quality_flags"))
     most = most_pictures(SLIDE_BYTES)
     if len(ordered) > most:
         notes.append(f"{len(ordered) - most} more slides: only {most} are shown")
