@@ -1,6 +1,6 @@
 """Segmenting slides: memory and time by size, the network's share, the tissue mask's gain, objects, kills.
 
-python benchmarks/phantom_model.py WORK
+python benchmarks/painted_model.py WORK
 python benchmarks/slides.py memory [--model MODEL]
 python benchmarks/slides.py whole WORK/models/last WORK/slide.tif
 python benchmarks/slides.py tissue WORK/models/last WORK/slide.tif

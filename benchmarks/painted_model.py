@@ -1,6 +1,6 @@
 """Train the model that the slide benchmarks use: painted biopsies of many dyes, both presets, on two cores.
 
-    python benchmarks/phantom_model.py WORK
+    python benchmarks/painted_model.py WORK
 
 Writes WORK/models/last, a FlexUNet of 16 filters, 5 levels and 3x3 kernels at 2 µm per pixel, in ten minutes.
 Seeds from 100,000 on are left for judging.

@@ -1,6 +1,6 @@
 """Screenshots of reports for the documentation: of a demo, and of a painted slide that was segmented.
 
-python benchmarks/report_pictures.py DEMO [--slides SEGMENTED] [-o docs/images]
+python benchmarks/report_screenshots.py DEMO [--slides SEGMENTED] [-o docs/images]
 
 DEMO is what `glomtile demo` wrote; SEGMENTED what `glomtile segment` wrote. Needs Playwright and Chromium.
 `--paint DIR` paints the slides to be segmented, with exact truth and no patient.
