@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +40,7 @@ from glomtile.io.tables import write_csv
 from glomtile.palette import GLOMERULI
 from glomtile.slides.backends import levels_of
 from glomtile.slides.slide import Slide
-from glomtile.training.train import familiar_tissue
+from glomtile.training.train import reference_statistics
 from glomtile.types import Box, UInt8
 from stress_changes import MPP, Change, changes, phantoms
 
@@ -92,10 +93,10 @@ def loaded(fold: Path, told: argparse.Namespace) -> Segmenter:
     """The fold's model; one that was trained before models knew it learns how its training images look."""
     asked = {name: getattr(told, name) for name in ("tta", "threshold", "smoothing_px")}
     segmenter = Segmenter.load(fold / "models" / "last", **asked)
-    if segmenter.card.familiar is None:
+    if segmenter.card.reference_statistics is None:
         config = load_config(fold / "fold.toml")
-        familiar = familiar_tissue(config, split_pairs(config, "train"))
-        card = segmenter.card.model_copy(update={"familiar": familiar})
+        familiar = reference_statistics(config, split_pairs(config, "train"))
+        card = segmenter.card.model_copy(update={"reference_statistics": familiar})
         segmenter = Segmenter(segmenter._predictor, card)
     return segmenter
 
@@ -106,7 +107,7 @@ def segmented(segmenter: Segmenter, image: UInt8, truth: UInt8, told: tuple[str,
         found = segmenter.segment(slide)
     labels = np.asarray(found.labels[:, :], np.uint8)
     score = score_image(labels, truth, 2, MPP)
-    return Case(fold, stem, condition, family, score, found.doubts, marked(image, truth, labels))
+    return Case(fold, stem, condition, family, score, found.quality, marked(image, truth, labels))
 
 
 def marked(image: UInt8, truth: UInt8, labels: UInt8) -> UInt8:
@@ -208,7 +209,7 @@ def print_doubts(cases: Sequence[Case], title: str) -> None:
 
 def warning_kind(text: str) -> str:
     """A warning without its numbers."""
-    return " ".join(word for word in text.split(":")[0].split() if not any(map(str.isdigit, word)))
+    return " ".join(word for word in re.split(r"[:(]", text)[0].split() if not any(map(str.isdigit, word)))
 
 
 def given(case: Case, kind: str) -> bool:

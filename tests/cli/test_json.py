@@ -82,10 +82,10 @@ def test_segment_tells_every_image_its_doubts_and_what_failed(told: Any, tmp_pat
     first, glass = result["images"]
     assert (first["input"], first["status"], first["image"]) == (str(images / "a.png"), "done", "a")
     assert (first["glomerulus_count"], first["width_px"], first["mpp"]) == (1, 400, 2)
-    assert first["glomerulus_area_um2_mean"] == 60 * 80 * 4
+    assert first["glomerulus_mean_area_um2"] == 60 * 80 * 4
     assert (first["quality_flags"], first["stain_distance"], first["windows_skipped"]) == ([], None, 0)
-    assert glass["quality_flags"] == ["tissue: none was found"]
-    assert any("glass.png: doubtful: tissue: none was found" in text for text in result["warnings"])
+    assert glass["quality_flags"] == ["tissue: none found"]
+    assert any("glass.png: flagged: tissue: none found" in text for text in result["warnings"])
 
 
 @pytest.mark.usefixtures("network")
@@ -96,7 +96,7 @@ def test_segment_again_tells_what_was_done_before(told: Any, tmp_path: Path) -> 
     assert [(one["image"], one["status"]) for one in result["images"]] == [
         ("a", "skipped"), ("glass", "skipped"),
     ]  # fmt: skip
-    assert result["images"][1]["quality_flags"] == ["tissue: none was found"]
+    assert result["images"][1]["quality_flags"] == ["tissue: none found"]
 
 
 @pytest.mark.usefixtures("network")
@@ -134,9 +134,9 @@ def test_people_get_a_table_on_stderr_and_paths_on_stdout(
     assert re.search(
         r"^image +glomerulus +mean µm² +per mm² +tissue mm² +time +note$", seen.err, re.MULTILINE
     )
-    assert re.search(r"^glass +0 .*doubtful: tissue$", seen.err, re.MULTILINE)
+    assert re.search(r"^glass +0 .*flagged: tissue$", seen.err, re.MULTILINE)
     assert re.search(r"^\S+broken\.png +failed$", seen.err, re.MULTILINE)
-    assert "3 images: 2 done, 1 failed, 1 doubtful\n" in seen.err
+    assert "3 images: 2 done, 1 failed, 1 flagged\n" in seen.err
     assert run(["segment", str(images), "-o", str(out), "-q"]) == 1
     assert "done before" not in capsys.readouterr().err
 

@@ -186,7 +186,7 @@ def on_terminal(columns: int, work: object) -> str:
 
 TABLE = Table(
     (Column("image", 9), Column("count", 8, right=True), Column("note", 7)),
-    [(["a-rather-long-name-of-a-biopsy.svs", "12", "doubtful: stain, brightness"], "yellow")],
+    [(["a-rather-long-name-of-a-biopsy.svs", "12", "flagged: stain, brightness"], "yellow")],
     ("1 image: 1 done",),
 )
 

@@ -62,10 +62,9 @@ def test_a_name_keeps_its_end() -> None:
 
 def image(name: str, **facts: object) -> dict[str, object]:
     return {
-        "image": name, "status": "done", "glomerulus_count": 12, "glomerulus_area_um2_mean": 18400.2,
+        "image": name, "status": "done", "glomerulus_count": 12, "glomerulus_mean_area_um2": 18400.2,
         "glomerulus_per_mm2": 13.04, "tissue_mm2": 0.92, "quality_flags": [], "windows": 40,
-        "windows_skipped": 30,
-        "seconds": 75.2, **facts,
+        "windows_skipped": 30, "seconds": 75.2, **facts,
     }  # fmt: skip
 
 
@@ -73,20 +72,20 @@ def test_slides_are_told_with_what_became_of_them() -> None:
     images = [
         image("a"),
         image("b", status="skipped", quality_flags=["stain: 2.1 times as far", "unsure: a Dice of 0.5"]),
-        image("c", glomerulus_count=0, glomerulus_area_um2_mean=None),
+        image("c", glomerulus_count=0, glomerulus_mean_area_um2=None),
     ]
     table = slides_table(images, [("d.svs", "expected a whole slide")])
     lines = table_lines(table.columns, [cells for cells, _ in table.rows])
     assert lines == [
         "image  glomerulus  mean µm²  per mm²  tissue mm²      time  note",
         "a              12    18,400       13        0.92  1:15 min",
-        "b              12    18,400       13        0.92            doubtful: stain, unsure; done before",
+        "b              12    18,400       13        0.92            flagged: stain, unsure; done before",
         "c               0                 13        0.92  1:15 min",
         "d.svs                                                       failed",
     ]
     assert [style for _, style in table.rows] == ["", "yellow", "", "red"]
     assert table.closing == (
-        "4 images: 2 done, 1 done before, 1 failed, 1 doubtful; 60 of 80 windows skipped as glass",
+        "4 images: 2 done, 1 done before, 1 failed, 1 flagged; 60 of 80 windows skipped as glass",
     )
 
 

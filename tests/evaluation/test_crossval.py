@@ -178,11 +178,11 @@ def test_answers_are_doubted_from_where_the_config_says_now(
     limits: list[float] = []
 
     def doubts(card: ModelCard, *_: object, **__: object) -> QualityFlags:
-        limits.append(card.least_expected_dice)
+        limits.append(card.min_expected_dice)
         return QualityFlags()
 
-    monkeypatch.setattr(segmenter_module, "doubts_of", doubts)
-    for tiled in ({"least_expected_dice": 0.55}, {}):
+    monkeypatch.setattr(segmenter_module, "assess_quality", doubts)
+    for tiled in ({"min_expected_dice": 0.55}, {}):
         list(predictions(config_of(project, **tiled), model, pairs))
     assert limits == [0.55, 0.8]
 

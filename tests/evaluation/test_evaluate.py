@@ -147,11 +147,11 @@ def test_answers_are_doubted_from_where_the_config_says_now(
     limits: set[float] = set()
 
     def doubts(path: Path, mpp: float | None, card: ModelCard, *_: object) -> None:
-        limits.add(card.least_expected_dice)
+        limits.add(card.min_expected_dice)
 
     monkeypatch.setattr(module, "doubts_of_picture", doubts)
     config = config_of(trained)
-    asked = config.tiledinfer.model_copy(update={"least_expected_dice": 0.55})
+    asked = config.tiledinfer.model_copy(update={"min_expected_dice": 0.55})
     evaluate(config.model_copy(update={"tiledinfer": asked}))
     assert limits == {0.55}
 

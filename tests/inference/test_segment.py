@@ -204,9 +204,9 @@ def test_doubts_are_warned_of_and_stand_in_summary_and_run(
 ) -> None:
     path, out, told = picture(tmp_path / "a.png"), tmp_path / "out", RecordingProgress()
     doubts = QualityFlags({"stain": 2.5, "brightness": 0.5}, 1.0, 0.61, ("stain: far", "unsure: very"))
-    monkeypatch.setattr(segmenter_module, "doubts_of", lambda *_, **__: doubts)
+    monkeypatch.setattr(segmenter_module, "assess_quality", lambda *_, **__: doubts)
     segment([path], out, SegmentOptions(tmp_path, mpp=2.0), progress=told)
-    assert told.warnings == [f"{path}: doubtful: stain: far; unsure: very"]
+    assert told.warnings == [f"{path}: flagged: stain: far; unsure: very"]
     again = RecordingProgress()
     assert segment([path], out, SegmentOptions(tmp_path, mpp=2.0), progress=again).skipped == (path,)
     assert again.warnings == told.warnings

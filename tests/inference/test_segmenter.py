@@ -267,10 +267,11 @@ def test_a_slide_without_scale_or_too_coarse_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mask", "more"), [(True, ", so the network saw nothing; --no-tissue-mask looks everywhere"), (False, "")]
+    ("mask", "more"),
+    [(True, ", so nothing was predicted; --no-tissue-mask predicts everywhere"), (False, "")],
 )
-def test_a_slide_without_tissue_is_doubted(mask: bool, more: str) -> None:
+def test_a_slide_without_tissue_is_flagged(mask: bool, more: str) -> None:
     found = segmenter(ThresholdNetwork(), 128, mask).segment(Slide(np.full((300, 400, 3), 243, np.uint8)))
     assert not found.objects
-    assert found.doubts.warnings == (f"tissue: none was found{more}",)
-    assert found.figures()["quality_flags"] == f"tissue: none was found{more}"
+    assert found.quality.warnings == (f"tissue: none found{more}",)
+    assert found.figures()["quality_flags"] == f"tissue: none found{more}"

@@ -22,7 +22,7 @@ SUMMARY = (
     "tissue_mm2",
     "tuft_count",
     "tuft_per_mm2",
-    "tuft_area_mm2",
+    "tuft_total_area_mm2",
 )
 
 

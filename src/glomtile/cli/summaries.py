@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Sequence[tuple[obj
         cells = [
             str(image["image"]),
             *(_shown(image.get(f"{each}_count")) for each in classes),
-            *([_shown(image.get(f"{name}_{key}")) for key in ("area_um2_mean", "per_mm2")] if one else []),
+            *([_shown(image.get(f"{name}_{key}")) for key in ("mean_area_um2", "per_mm2")] if one else []),
             _shown(image.get("tissue_mm2")),
             "" if image["seconds"] is None or image["status"] != "done" else duration(image["seconds"]),
             _slide_note(image),
@@ -136,9 +137,9 @@ def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _slide_note(image: Mapping[str, Any]) -> str:
-    aspects = ", ".join(str(doubt).partition(":")[0] for doubt in image["quality_flags"])
+    aspects = ", ".join(re.split(r":| \(", str(flag))[0] for flag in image["quality_flags"])
     before = "done before" if image["status"] == "skipped" else ""
-    return "; ".join(filter(None, (f"doubtful: {aspects}" if aspects else "", before)))
+    return "; ".join(filter(None, (f"flagged: {aspects}" if aspects else "", before)))
 
 
 def _slides_line(images: Sequence[Mapping[str, Any]], failed: Sequence[object]) -> str:
@@ -147,7 +148,7 @@ def _slides_line(images: Sequence[Mapping[str, Any]], failed: Sequence[object]) 
         "done": states.count("done"),
         "done before": states.count("skipped"),
         "failed": len(failed),
-        "doubtful": sum(bool(image["quality_flags"]) for image in images),
+        "flagged": sum(bool(image["quality_flags"]) for image in images),
     }
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     fresh = [image for image in images if image["status"] == "done"]

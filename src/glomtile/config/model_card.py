@@ -152,17 +152,17 @@ class RuntimeFile(_Record):
     calibration_images: int = Field(default=0, ge=0)
 
 
-class FamiliarAspect(_Record):
-    """One aspect of the tissue seen in training; see `glomtile.inference.ood.ReferenceDistribution`.
+class ReferenceDistribution(_Record):
+    """Distribution of one aspect of the training images; see `glomtile.inference.ood.fit_reference`.
 
     Parameters
     ----------
     centre : tuple of float
         Mean of each feature.
     precision : tuple of tuple of float
-        Inverse of their covariance, a row for each feature.
+        Inverse of their covariance.
     limit : float
-        Distance from the centre from which on tissue is unlike that of training.
+        Distance that 95 % of the training images stay within, each measured without itself; at least 1.
     """
 
     centre: tuple[float, ...] = Field(min_length=1)
@@ -170,22 +170,24 @@ class FamiliarAspect(_Record):
     limit: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def _square(self) -> FamiliarAspect:
+    def _square(self) -> ReferenceDistribution:
         sides = {len(self.precision), *map(len, self.precision)}
         if sides != {len(self.centre)}:
             raise ValueError(f"expected a precision of {len(self.centre)} rows and columns")
         return self
 
 
-class FamiliarScale(_Record):
-    """How the scale of tissue is told from its detail; see `glomtile.inference.ood.ScaleEstimator`.
+class ScaleEstimator(_Record):
+    """Linear regression of tissue scale on detail; see `glomtile.inference.ood.fit_scale_estimator`.
 
     Parameters
     ----------
     centre, spread, weights : tuple of float
-        By feature.
-    offset, low, high : float
-        In doublings of size.
+        Mean, standard deviation and coefficient of each feature.
+    offset : float
+        Estimate at the centre, in doublings of size.
+    low, high : float
+        Limits of the training range, in doublings of size.
     """
 
     centre: tuple[float, ...] = Field(min_length=1)
@@ -196,31 +198,31 @@ class FamiliarScale(_Record):
     high: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def _even(self) -> FamiliarScale:
+    def _same_length(self) -> ScaleEstimator:
         if not len(self.centre) == len(self.spread) == len(self.weights):
             raise ValueError(f"expected {len(self.centre)} numbers each for centre, spread and weights")
         return self
 
 
-class FamiliarTissue(_Record):
-    """How the tissue seen in training looks, so that unlike tissue can be told of.
+class ReferenceStatistics(_Record):
+    """Appearance of the training images, by which out-of-distribution images are recognised.
 
     Parameters
     ----------
-    edition : int
+    feature_version : int
         Of the features' definition, `glomtile.inference.ood.FEATURE_VERSION`.
     images : int
-        Training images that were looked at.
-    stain, brightness, sharpness : FamiliarAspect
-    scale : FamiliarScale
+        Number of training images measured.
+    stain, brightness, sharpness : ReferenceDistribution
+    scale : ScaleEstimator
     """
 
-    edition: int = Field(ge=1)
+    feature_version: int = Field(ge=1)
     images: int = Field(ge=1)
-    stain: FamiliarAspect
-    brightness: FamiliarAspect
-    sharpness: FamiliarAspect
-    scale: FamiliarScale
+    stain: ReferenceDistribution
+    brightness: ReferenceDistribution
+    sharpness: ReferenceDistribution
+    scale: ScaleEstimator
 
 
 class ModelCard(_Record):
@@ -248,8 +250,8 @@ class ModelCard(_Record):
         Probability of not being background from which a pixel is not.
     smoothing_px : float
         Standard deviation (px of the network) of the Gaussian that windows are smoothed with.
-    least_expected_dice : float
-        A result is doubted where the network's probabilities promise less.
+    min_expected_dice : float
+        Results with a lower expected Dice are flagged.
     objects : ObjectSettings
         How labels become objects.
     stride_px, context_px : int
@@ -263,8 +265,8 @@ class ModelCard(_Record):
         The model whose weights its training began with; `None` where it began with none.
     members : tuple of Ancestor
         The models that it answers as on average; none of a single network.
-    familiar : FamiliarTissue or None
-        How the training images look; `None` in models that do not say, which then have no doubts.
+    reference_statistics : ReferenceStatistics or None
+        Appearance of the training images; without it results are not compared with them.
     epoch : int
         Finished epochs, counted from 1; 0 for an untrained network.
     seed : int
@@ -289,7 +291,7 @@ class ModelCard(_Record):
     tta: Literal["none", "flips", "rotations", "all"] = "none"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     smoothing_px: float = Field(default=0.0, ge=0, le=3)
-    least_expected_dice: float = Field(default=0.8, ge=0, le=1)
+    min_expected_dice: float = Field(default=0.8, ge=0, le=1)
     objects: ObjectSettings = ObjectSettings()
     stride_px: int = Field(ge=1)
     context_px: int = Field(ge=0)
@@ -298,7 +300,7 @@ class ModelCard(_Record):
     data: TrainingData = TrainingData()
     pretrained: ParentModel | None = None
     members: tuple[ParentModel, ...] = ()
-    familiar: FamiliarTissue | None = None
+    reference_statistics: ReferenceStatistics | None = None
     epoch: int = Field(default=0, ge=0)
     seed: int = Field(default=137, ge=0)
     devices: int = Field(default=1, ge=1)

@@ -392,8 +392,8 @@ class TiledInferSettings(Section):
         ge=0,
         le=3,
     )
-    least_expected_dice: float = setting(
-        0.8, "Dice promised by the probabilities below which a result is doubted", ours=True, ge=0, le=1
+    min_expected_dice: float = setting(
+        0.8, "Results with a lower expected Dice are flagged", ours=True, ge=0, le=1
     )
 
 

@@ -216,7 +216,7 @@ def _settings_of(card: ModelCard) -> dict[tuple[str, str], Any]:
     }
     told["image", "color_order"] = card.color_order
     told["tiledinfer", "overlapping"] = card.overlap_px
-    for key in ("tta", "threshold", "smoothing_px"):  # least_expected_dice was measured of that network
+    for key in ("tta", "threshold", "smoothing_px"):  # min_expected_dice was measured of that network
         told["tiledinfer", key] = getattr(card, key)
     defaults = {name: settings.model_fields for name, settings in SECTIONS.items()}
     told = {(name, key): value for (name, key), value in told.items() if value != defaults[name][key].default}

@@ -214,20 +214,19 @@ def _rows_of(folders: Sequence[Path], name: str) -> Iterator[dict[str, str]]:
             yield from read_csv(folder / name)
 
 
-def doubted_below(config: Config) -> float | None:
-    """The Dice below which results are doubted, where the config says it; ``None`` leaves the model's own.
+def min_expected_dice(config: Config) -> float | None:
+    """Return the expected Dice below which results are flagged; ``None`` leaves the model's own.
 
-    A model's card holds what the config said when it was trained; who judges its answers may have changed
-    their mind.
+    The card holds the config's value from training; the config of an evaluation may set another.
     """
     asked = config.tiledinfer
-    return asked.least_expected_dice if asked.given("least_expected_dice") else None
+    return asked.min_expected_dice if asked.given("min_expected_dice") else None
 
 
-def doubts_of_picture(
+def quality_of_image(
     path: Path, mpp: float | None, card: ModelCard, labels: UInt8, confidence: UInt8
 ) -> QualityFlags | None:
-    """What there is to doubt of a segmented picture; ``None`` where its scale or the model's is not known.
+    """Assess the quality of a segmented image; ``None`` where its scale or the model's is not known.
 
     Parameters
     ----------
@@ -243,7 +242,7 @@ def doubts_of_picture(
     from glomtile.slides.slide import open_slide
     from glomtile.slides.tissue import look_at
 
-    if mpp is None or card.mpp is None or card.familiar is None:
+    if mpp is None or card.mpp is None or card.reference_statistics is None:
         return None
     with open_slide(path, mpp=mpp) as slide:
         if slide.size_px != labels.shape:

@@ -21,7 +21,7 @@ from glomtile.config.toml import to_toml
 from glomtile.datasets.pairing import group_rows
 from glomtile.datasets.splitting import deal_folds
 from glomtile.errors import ClusterError, InputError, MissingExtraError, ModelError, UsageError
-from glomtile.evaluation.calibration import CalibrationAccumulator, doubted_below, join_judged
+from glomtile.evaluation.calibration import CalibrationAccumulator, join_judged, min_expected_dice
 from glomtile.evaluation.score import ScoreResult, score
 from glomtile.io import atomic
 from glomtile.io.atomic import run_lock
@@ -422,14 +422,14 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
         tta=asking.tta,
         threshold=asking.threshold,
         smoothing_px=asking.smoothing_px,
-        least_expected_dice=doubted_below(config),
+        min_expected_dice=min_expected_dice(config),
     )
     for pair in pairs:
         scale = working_scale(config, pair.image)
         assert scale is not None
         result = segmenter.segment(pair.image, mpp=scale[0])
         labels = crop(result.labels, Box(0, 0, *result.labels.shape))
-        yield pair, Said(labels, result.confidence, result.doubts)
+        yield pair, Said(labels, result.confidence, result.quality)
 
 
 def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:

@@ -14,7 +14,7 @@ from glomtile.config.load import written_over
 from glomtile.config.schema import Config
 from glomtile.datasets.pairing import prepared_from, prepared_groups
 from glomtile.errors import ConfigError, InputError, ModelError
-from glomtile.evaluation.calibration import CalibrationAccumulator, doubted_below, doubts_of_picture
+from glomtile.evaluation.calibration import CalibrationAccumulator, min_expected_dice, quality_of_image
 from glomtile.evaluation.metrics import ImageScore, Scores, score_image
 from glomtile.evaluation.score import (
     PerImage,
@@ -363,7 +363,7 @@ def _on_images(
     seams = SeamCount(0, 0, 0, 0)
     progress.start("test images", len(pairs))
     with atomic.replace_folder(folder) as partial:
-        card = override_settings(loaded.card, None, None, None, doubted_below(config))
+        card = override_settings(loaded.card, None, None, None, min_expected_dice(config))
         for pair, result, mpp, tile_px in _segmented(config, loaded, pairs):
             labels = result.labels
             truth = _truth(pair, config, palette)
@@ -376,9 +376,9 @@ def _on_images(
             for top, rows in resized_probs(result.probs, labels.shape):
                 confidence[top : top + rows.shape[0]] = as_confidence(rows)
                 judged.add_probs([(top, rows)], truth)
-            doubts = doubts_of_picture(pair.image, mpp, card, labels, confidence)
-            if doubts is not None:
-                judged.doubts[pair.stem] = doubts
+            quality = quality_of_image(pair.image, mpp, card, labels, confidence)
+            if quality is not None:
+                judged.doubts[pair.stem] = quality
             progress.advance(1, image=pair.stem)
     return per_image, seams
 

@@ -101,7 +101,7 @@ def override_settings(
     tta: Tta | None,
     threshold: float | None,
     smoothing_px: float | None,
-    least_expected_dice: float | None = None,
+    min_expected_dice: float | None = None,
 ) -> ModelCard:
     """A model's card with what a caller wants otherwise; ``None`` leaves the model's own.
 
@@ -117,8 +117,8 @@ def override_settings(
         changed["threshold"] = number_argument("threshold", threshold, 0, 1)
     if smoothing_px is not None:
         changed["smoothing_px"] = number_argument("smoothing_px", smoothing_px, 0, MOST_SMOOTHING_PX)
-    if least_expected_dice is not None:
-        changed["least_expected_dice"] = number_argument("least_expected_dice", least_expected_dice, 0, 1)
+    if min_expected_dice is not None:
+        changed["min_expected_dice"] = number_argument("min_expected_dice", min_expected_dice, 0, 1)
     return card.model_copy(update=changed)
 
 

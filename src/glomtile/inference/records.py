@@ -253,7 +253,7 @@ def write_note(
             **origin,
             "identity": identity,
             "figures": found.figures(),
-            "quality_flags": list(found.doubts.warnings),
+            "quality_flags": list(found.quality.warnings),
             "files": sorted(p.relative_to(out).as_posix() for p in written),
             "computed": computed,
             "effort": vars(found.effort),

@@ -101,8 +101,8 @@ class Segmentation:
     overview_zoom : float
         Full-resolution pixels per pixel of the overview.
     effort : Effort
-    doubts : Doubts
-        How far the picture is from what the model was trained on, and how sure the network is.
+    quality : QualityFlags
+        Distance of the image from the training images, and confidence of the network.
     model : str
         Digest of the model's weights.
     settings : str
@@ -125,7 +125,7 @@ class Segmentation:
     overview: UInt8
     overview_zoom: float
     effort: Timing
-    doubts: QualityFlags = field(default_factory=QualityFlags)
+    quality: QualityFlags = field(default_factory=QualityFlags)
     model: str = ""
     settings: str = ""
     confidence: UInt8 | None = field(default=None, repr=False)
@@ -145,7 +145,7 @@ class Segmentation:
         return [found for found in self.objects if found.class_number == class_number]
 
     def figures(self) -> dict[str, float | int | str]:
-        """One row of ``summary.csv``: sizes, scale, tissue; by class count, areas and density; doubts."""
+        """Return the row of ``summary.csv``: size, scale, tissue; objects by class; quality flags."""
         row: dict[str, float | int | str] = {
             "image": self.name,
             "kind": self.kind,
@@ -159,11 +159,11 @@ class Segmentation:
             areas = [found.measures.area_um2 for found in self.objects_of(entry.number)]
             name = entry.name
             row[f"{name}_count"] = len(areas)
-            row[f"{name}_area_um2_mean"] = _shown(float(np.mean(areas))) if areas else ""
-            row[f"{name}_area_mm2"] = _shown(sum(areas) / 1e6)
+            row[f"{name}_mean_area_um2"] = _shown(float(np.mean(areas))) if areas else ""
+            row[f"{name}_total_area_mm2"] = _shown(sum(areas) / 1e6)
             density = len(areas) / self.tissue.area_mm2 if self.tissue.area_mm2 else 0.0
             row[f"{name}_per_mm2"] = _shown(density) if self.tissue.area_mm2 else ""
-        return row | self.doubts.figures()
+        return row | self.quality.figures()
 
     def save(self, out: str | Path, *, zarr: bool = False) -> list[Path]:
         """Write mask, GeoJSON, table, overlay and tissue mask, a folder for each kind.

@@ -347,7 +347,7 @@ class Segmenter:
         *,
         threshold: float | None = None,
         smoothing_px: float | None = None,
-        least_expected_dice: float | None = None,
+        min_expected_dice: float | None = None,
         runtime: str = "auto",
     ) -> Segmenter:
         """Load a model folder.
@@ -363,8 +363,8 @@ class Segmenter:
             Probability from which a pixel is no background; the model's own by default.
         smoothing_px : float, optional
             Standard deviation of the Gaussian over windows, in px of the network; the model's own by default.
-        least_expected_dice : float, optional
-            Dice promised by the probabilities below which a result is doubted; the model's own by default.
+        min_expected_dice : float, optional
+            Results with a lower expected Dice are flagged; the model's own by default.
         runtime : {"auto", "openvino", "keras"}
             What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
 
@@ -386,7 +386,7 @@ class Segmenter:
 
         def read(place: Path) -> Segmenter:
             card = model_folder.read_card(place)
-            card = override_settings(card, tta, threshold, smoothing_px, least_expected_dice)
+            card = override_settings(card, tta, threshold, smoothing_px, min_expected_dice)
             if chosen_runtime(card, runtime, place) == "openvino":
                 assert card.runtime is not None
                 light = OpenVinoPredictor(place, card, settings.network_threads if settings else None)
@@ -523,10 +523,10 @@ class Segmenter:
         for upper, lower in itertools.pairwise(planes):
             halve(upper, lower)
         effort = replace(said.effort, objects_s=perf_counter() - began)
-        doubts = assess_quality(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
+        quality = assess_quality(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
         return self._segmentation(
             name, slide, mpp=scale, zoom=1.0, levels=planes, objects=objects, look=said.look, effort=effort,
-            doubts=doubts, confidence=said.confidence,
+            quality=quality, confidence=said.confidence,
         )  # fmt: skip
 
     def _streamed(
@@ -567,7 +567,7 @@ class Segmenter:
         effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
         return self._segmentation(
             name, slide, mpp=mpp, zoom=reader.zoom, levels=planes, objects=objects, look=look, effort=effort,
-            doubts=assess_quality(
+            quality=assess_quality(
                 self._card, slide, look.tissue, reader.zoom, labels, confidence,
                 masked=self._settings.tissue_mask,
             ),
@@ -671,7 +671,7 @@ class Segmenter:
         objects: tuple[FoundObject, ...],
         look: SlideOverview,
         effort: Timing,
-        doubts: QualityFlags,
+        quality: QualityFlags,
         confidence: UInt8 | None = None,
     ) -> Segmentation:
         assert slide.mpp is not None
@@ -690,7 +690,7 @@ class Segmenter:
             overview=look.overview,
             overview_zoom=look.overview_zoom,
             effort=effort,
-            doubts=doubts,
+            quality=quality,
             model=",".join(sorted(self._card.sha256.values())),
             confidence=confidence,
         )

@@ -319,7 +319,7 @@ class SlideWork:
             return False
         progress.note(f"{source}: done before")
         note = read_note(note_path(out, source)) or {}
-        _warn_of_doubts(source, note.get("quality_flags", ()), progress)
+        _warn_of_flags(source, note.get("quality_flags", ()), progress)
         return True
 
     def _segment(
@@ -353,13 +353,13 @@ class SlideWork:
             f"{len(found.objects_of(entry.number))} x {entry.name}" for entry in found.palette.classes[1:]
         )
         progress.note(f"{source}: {counts}, {found.tissue.area_mm2:.2f} mm² of tissue")
-        _warn_of_doubts(source, found.doubts.warnings, progress)
+        _warn_of_flags(source, found.quality.warnings, progress)
         return Outcome(fresh=True)
 
 
-def _warn_of_doubts(source: Source, doubts: Sequence[str], progress: Progress) -> None:
-    if doubts:
-        progress.warn(f"{source}: doubtful: {'; '.join(doubts)}")
+def _warn_of_flags(source: Source, flags: Sequence[str], progress: Progress) -> None:
+    if flags:
+        progress.warn(f"{source}: flagged: {'; '.join(flags)}")
 
 
 def runtime_of(request: SegmentOptions) -> str:

@@ -16,7 +16,7 @@ from glomtile.validation import path_argument
 if TYPE_CHECKING:
     import keras
 
-_OF_THE_FIRST = ("tta", "threshold", "smoothing_px", "least_expected_dice", "objects")
+_OF_THE_FIRST = ("tta", "threshold", "smoothing_px", "min_expected_dice", "objects")
 """Ways of use that members may differ in."""
 
 _SHOWN = 3
@@ -128,7 +128,7 @@ def _card_of(folders: Sequence[Path], cards: Sequence[ModelCard]) -> ModelCard:
     from glomtile.models.folder import ancestor
 
     ranges = [card.mpp_range for card in cards if card.mpp_range]
-    best_read = max(cards, key=lambda card: card.familiar.images if card.familiar else 0)
+    statistics = [card.reference_statistics for card in cards if card.reference_statistics]
     data = [card.data for card in cards]
     lines = [datum for card in cards for datum in _line_of(card)]
     return cards[0].model_copy(
@@ -136,7 +136,7 @@ def _card_of(folders: Sequence[Path], cards: Sequence[ModelCard]) -> ModelCard:
             "mpp_range": (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None,
             "tile_px": max(card.tile_px for card in cards),
             "overlap_px": max(card.overlap_px for card in cards),
-            "familiar": best_read.familiar,
+            "reference_statistics": max(statistics, key=lambda one: one.images, default=None),
             "data": TrainingData(
                 name=_each_once(one.name for one in data),
                 licence=_each_once(one.licence for one in lines),

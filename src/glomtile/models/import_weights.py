@@ -71,7 +71,7 @@ def import_weights(weights: Path, config: Config, out: Path, *, progress: Progre
         tta=config.tiledinfer.tta,
         threshold=config.tiledinfer.threshold,
         smoothing_px=config.tiledinfer.smoothing_px,
-        least_expected_dice=config.tiledinfer.least_expected_dice,
+        min_expected_dice=config.tiledinfer.min_expected_dice,
         stride_px=seen.stride_px,
         context_px=seen.context_px,
         data=TrainingData(name=f"unknown: imported from {weights.name}"),

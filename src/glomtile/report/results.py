@@ -321,7 +321,7 @@ def _found_figures(rows: Sequence[Mapping[str, str]]) -> list[text.FormattedFigu
     shown = []
     for name in classes_of(rows[0]):
         counts = np.array([count_of(row, name) for row in rows])
-        areas = np.array([float(row[f"{name}_area_mm2"] or 0) for row in rows]) * 1e6
+        areas = np.array([float(row[f"{name}_total_area_mm2"] or 0) for row in rows]) * 1e6
         figures: list[tuple[str, Figure, str]] = [
             ("each slide", ratio(np.stack([counts, np.ones(len(rows))], 1), weights), ".1f"),
             ("for each mm² of tissue", ratio(np.stack([counts, tissue], 1), weights), ".2f"),

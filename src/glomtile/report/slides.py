@@ -113,7 +113,7 @@ def count_of(facts: Mapping[str, str], name: str) -> int:
 
 
 def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]) -> list[ShownSlide]:
-    """Read the slides of a folder that `segment` filled, the doubtful ones first.
+    """Read the slides of a folder that `segment` filled, the flagged ones first.
 
     Parameters
     ----------

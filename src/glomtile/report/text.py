@@ -373,7 +373,7 @@ _WHOLE = (
     *("area_px", "top", "left", "bottom", "right", "width_px", "height_px", "pixels", "true_pixels"),
 )
 _NUMBERS = ("dice", "precision", "recall", "area_um2", "iou", "hd95_px", "mpp", "tissue_mm2")
-_OF_A_CLASS = ("_count", "_area_mm2", "_per_mm2")
+_OF_A_CLASS = ("_count", "_total_area_mm2", "_per_mm2")
 """How the names of those columns of ``summary.csv`` end that are numbers of a class."""
 
 

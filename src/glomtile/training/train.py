@@ -14,14 +14,19 @@ import cv2
 import numpy as np
 
 from glomtile.config.load import held_by_runs, run_folders
-from glomtile.config.model_card import FamiliarAspect, FamiliarScale, FamiliarTissue, ObjectSettings
+from glomtile.config.model_card import ObjectSettings, ReferenceStatistics
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
 from glomtile.datasets.loading import mpp_range, working_scale
 from glomtile.datasets.pairing import Pair, changed_since_prepared, prepared_from
 from glomtile.errors import ConfigError, InputError, ModelError
 from glomtile.inference.label_store import crop
-from glomtile.inference.ood import FEATURE_VERSION, appearance, fit_reference, fit_scale_estimator
+from glomtile.inference.ood import (
+    FEATURE_VERSION,
+    appearance_features,
+    fit_reference,
+    fit_scale_estimator,
+)
 from glomtile.inference.quality_control import sampled_boxes
 from glomtile.io import atomic
 from glomtile.io.atomic import require_space
@@ -232,25 +237,25 @@ _BLURS_PX = (0.0, 0.75)
 _SEED = 4
 
 
-def familiar_tissue(config: Config, pairs: Sequence[Pair]) -> FamiliarTissue | None:
-    """How the training images look, and the changes of them that augmentation makes.
+def reference_statistics(config: Config, pairs: Sequence[Pair]) -> ReferenceStatistics | None:
+    """Measure the appearance of the training images and of their augmented copies.
 
     Parameters
     ----------
     config : Config
     pairs : sequence of Pair
-        Training pairs; of more than 48 every so many is looked at.
+        Training pairs; of more than 48 only every n-th is measured.
 
     Returns
     -------
-    FamiliarTissue or None
+    ReferenceStatistics or None
         ``None`` where fewer than 4 images have tissue.
 
     Notes
     -----
-    What augmentation does belongs to what the network has seen: it need not doubt a dye that it was taught.
-    How tissue looks that is drawn larger is learned only from files finer than the model's scale: enlarging
-    coarse ones would show blur, not detail.
+    Augmented copies belong to the training range: a stain that the network was trained on is not flagged.
+    Enlarged tissue is measured only in files finer than the model's scale: enlarging coarse ones would show
+    blur, not detail.
     """
     chosen = pairs[:: -(-len(pairs) // _MOST_IMAGES)]
     seen, seen_in, scaled, scaled_in, octaves = [], [], [], [], []
@@ -258,7 +263,7 @@ def familiar_tissue(config: Config, pairs: Sequence[Pair]) -> FamiliarTissue | N
         image, (known, wanted) = read_image(pair.image), working_scale(config, pair.image) or (1.0, 1.0)
         windows = list(_windows(image, known, wanted))
         for settings, seed in _changes(config, len(chosen), number):
-            found = appearance(_changed(window, settings, seed) for window in windows)
+            found = appearance_features(_changed(window, settings, seed) for window in windows)
             if found is not None:
                 seen.append(found)
                 seen_in.append(number)
@@ -267,19 +272,17 @@ def familiar_tissue(config: Config, pairs: Sequence[Pair]) -> FamiliarTissue | N
                 continue
             windows = list(_windows(image, known, wanted / factor))
             for blur in _BLURS_PX:
-                found = appearance(_blurred(window, blur) for window in windows)
+                found = appearance_features(_blurred(window, blur) for window in windows)
                 if found is not None:
                     scaled.append(found)
                     scaled_in.append(number)
                     octaves.append(math.log2(factor))
     aspects = fit_reference(seen, seen_in)
-    ruler = fit_scale_estimator(scaled, scaled_in, octaves, _taught_octaves(config))
-    if aspects is None or ruler is None:
+    estimator = fit_scale_estimator(scaled, scaled_in, octaves, _taught_octaves(config))
+    if aspects is None or estimator is None:
         return None
-    records = {name: FamiliarAspect(**vars(one)) for name, one in aspects.items()}
-    images = len(set(seen_in))
-    return FamiliarTissue(
-        edition=FEATURE_VERSION, images=images, scale=FamiliarScale(**vars(ruler)), **records
+    return ReferenceStatistics(
+        feature_version=FEATURE_VERSION, images=len(set(seen_in)), scale=estimator, **aspects
     )
 
 
@@ -599,7 +602,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int, devices: in
         tta=config.tiledinfer.tta,
         threshold=config.tiledinfer.threshold,
         smoothing_px=config.tiledinfer.smoothing_px,
-        least_expected_dice=config.tiledinfer.least_expected_dice,
+        min_expected_dice=config.tiledinfer.min_expected_dice,
         objects=rules_of_truth(config, training, config.palette()),
         stride_px=seen.stride_px,
         context_px=seen.context_px,
@@ -611,7 +614,7 @@ def _card(config: Config, training: Sequence[Pair], validation: int, devices: in
             valid_images=validation,
             digest=_names_digest(training),
         ),
-        familiar=familiar_tissue(config, training),
+        reference_statistics=reference_statistics(config, training),
         seed=config.train.seed,
         devices=devices,
     )

@@ -1,4 +1,4 @@
-"""What is like the training images is near, what is changed is farther, the more the farther."""
+"""Out-of-distribution distances grow with the strength of a change."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from glomtile.config.model_card import ReferenceDistribution, ScaleEstimator
 from glomtile.errors import InputError
 from glomtile.inference.ood import (
-    ReferenceDistribution,
-    ScaleEstimator,
-    appearance,
+    appearance_features,
     distances,
     expected_dice,
     fit_reference,
     fit_scale_estimator,
+    scale_distance,
     scale_offset,
 )
 from glomtile.synthetic import paint
@@ -40,16 +40,16 @@ def known() -> dict[str, ReferenceDistribution]:
 
 
 @cache
-def ruler() -> ScaleEstimator:
-    owners, octaves, seen = [], [], []
+def estimator() -> ScaleEstimator:
+    image_ids, octaves, seen = [], [], []
     for seed in range(12):
         for factor in (0.5, 0.7, 1.0, 1.4, 2.0):
             for sigma in (0.0, 0.75):
                 image = at_scale(seed, factor)
                 seen.append(features(blurred(image, sigma) if sigma else image))
-                owners.append(seed)
+                image_ids.append(seed)
                 octaves.append(np.log2(factor))
-    found = fit_scale_estimator(seen, owners, octaves, (-0.2, 0.2))
+    found = fit_scale_estimator(seen, image_ids, octaves, (-0.2, 0.2))
     assert found is not None
     return found
 
@@ -61,7 +61,7 @@ def at_scale(seed: int, factor: float) -> UInt8:
 
 
 def features(image: UInt8) -> NDArray[np.float64]:
-    found = appearance([image])
+    found = appearance_features([image])
     assert found is not None
     return found
 
@@ -91,11 +91,11 @@ def enlarged(image: UInt8, factor: float) -> UInt8:
     return np.asarray(cv2.resize(image, None, fx=factor, fy=factor), np.uint8)
 
 
-def test_a_familiar_image_is_within_the_limits() -> None:
+def test_training_images_are_within_the_limits() -> None:
     assert all(distances(known(), features(biopsy(seed)))[name] < 1 for seed in range(16) for name in known())
 
 
-def test_most_new_images_of_the_same_kind_are_familiar_too() -> None:
+def test_most_new_images_of_the_same_kind_are_near_the_limits() -> None:
     over = [distance(biopsy(seed), name) > 1.3 for seed in range(100, 110) for name in known()]
     assert np.mean(over) <= 0.1
 
@@ -136,15 +136,15 @@ def test_mirroring_and_quarter_turns_change_nothing(turn: str) -> None:
     assert np.allclose(features(image), features(moved), atol=1e-4)
 
 
-def test_windows_together_are_one_picture() -> None:
+def test_windows_together_are_one_image() -> None:
     image = biopsy(6)
-    halves = appearance([image[:, : SIDE_PX // 2], image[:, SIDE_PX // 2 :]])
+    halves = appearance_features([image[:, : SIDE_PX // 2], image[:, SIDE_PX // 2 :]])
     assert halves is not None
     assert np.allclose(halves, features(image), atol=0.12)
 
 
 @pytest.mark.parametrize(
-    "pictures",
+    "images",
     [
         [],
         [np.full((300, 300, 3), 243, np.uint8)],
@@ -152,8 +152,8 @@ def test_windows_together_are_one_picture() -> None:
         [np.full((20, 20, 3), 120, np.uint8)],
     ],
 )
-def test_without_tissue_there_is_no_appearance(pictures: list[UInt8]) -> None:
-    assert appearance(pictures) is None
+def test_without_tissue_there_are_no_features(images: list[UInt8]) -> None:
+    assert appearance_features(images) is None
 
 
 @pytest.mark.parametrize("value", [0, 120])
@@ -162,19 +162,19 @@ def test_one_colour_all_over_is_no_error(value: int) -> None:
     away = distances(known(), seen)
     assert all(np.isfinite(list(away.values())))
     assert away["sharpness"] > 1
-    assert np.isfinite(scale_offset(ruler(), seen))
+    assert np.isfinite(scale_offset(estimator(), seen))
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.7, 1.0, 1.4, 2.0])
-def test_the_ruler_tells_the_scale_of_tissue_that_it_has_not_seen(factor: float) -> None:
-    told = [scale_offset(ruler(), features(at_scale(seed, factor))) for seed in range(300, 306)]
-    assert np.median(told) == pytest.approx(np.log2(factor), abs=0.3)
+def test_the_scale_of_unseen_tissue_is_estimated(factor: float) -> None:
+    estimates = [scale_offset(estimator(), features(at_scale(seed, factor))) for seed in range(300, 306)]
+    assert np.median(estimates) == pytest.approx(np.log2(factor), abs=0.3)
 
 
-def test_the_ruler_calls_its_own_scale_familiar_and_a_double_not() -> None:
+def test_only_another_scale_is_outside_the_limits() -> None:
     own, double, half = (
         [
-            ruler().distance(scale_offset(ruler(), features(at_scale(seed, factor))))
+            scale_distance(estimator(), scale_offset(estimator(), features(at_scale(seed, factor))))
             for seed in range(300, 306)
         ]
         for factor in (1.0, 2.0, 0.5)
@@ -182,9 +182,9 @@ def test_the_ruler_calls_its_own_scale_familiar_and_a_double_not() -> None:
     assert np.median(own) < 1 < min(np.median(double), np.median(half))
 
 
-def test_the_ruler_is_not_deceived_by_a_slight_blur() -> None:
-    told = [scale_offset(ruler(), features(blurred(biopsy(seed), 0.75))) for seed in range(300, 306)]
-    assert abs(np.median(told)) < 0.3
+def test_a_slight_blur_is_not_taken_for_another_scale() -> None:
+    estimates = [scale_offset(estimator(), features(blurred(biopsy(seed), 0.75))) for seed in range(300, 306)]
+    assert abs(np.median(estimates)) < 0.3
 
 
 def test_few_images_are_not_enough_and_equal_images_are_no_error() -> None:
@@ -200,10 +200,10 @@ def test_few_images_are_not_enough_and_equal_images_are_no_error() -> None:
     assert distances(same, features(turned(biopsy(0), 30)))["stain"] > 1
 
 
-def test_a_picture_of_another_kind_is_refused() -> None:
+def test_arrays_of_another_kind_and_lengths_are_refused() -> None:
     with pytest.raises(InputError, match=r"expected \(h, w, 3\) uint8"):
-        appearance([np.zeros((30, 30), np.uint8)])
-    with pytest.raises(InputError, match="owner"):
+        appearance_features([np.zeros((30, 30), np.uint8)])
+    with pytest.raises(InputError, match="image id"):
         fit_reference([np.zeros(16)], [])
     with pytest.raises(InputError, match="scale"):
         fit_scale_estimator([np.zeros(16)], [1], [], (0, 0))
@@ -216,28 +216,28 @@ def counts(**pixels: int) -> NDArray[np.int64]:
     return found
 
 
-def test_a_sure_network_promises_all_and_an_unsure_one_less() -> None:
-    sure = expected_dice(counts(_255=500), counts(_0=9000), 10)
-    unsure = expected_dice(counts(_204=500), counts(_0=9000), 10)
+def test_expected_dice_falls_with_confidence() -> None:
+    confident = expected_dice(counts(_255=500), counts(_0=9000), 10)
+    hesitant = expected_dice(counts(_204=500), counts(_0=9000), 10)
     half = expected_dice(counts(_255=500), counts(_0=9000, _102=800), 10)
-    assert sure == pytest.approx(1)
-    assert unsure == pytest.approx(2 * 0.8 / 1.8)
-    assert half < unsure
+    assert confident == pytest.approx(1)
+    assert hesitant == pytest.approx(2 * 0.8 / 1.8)
+    assert half < hesitant
 
 
-def test_the_promise_is_the_mean_dice_of_truths_drawn_from_the_probabilities() -> None:
+def test_expected_dice_is_the_mean_dice_of_truths_drawn_from_the_probabilities() -> None:
     rng = np.random.default_rng(0)
     levels = rng.integers(30, 256, 20_000)
     answer = levels > 127
-    promised = expected_dice(
+    estimate = expected_dice(
         np.bincount(levels[answer], minlength=256), np.bincount(levels[~answer], minlength=256), 10
     )
     truths = rng.random((20, len(levels))) < levels / 255
     dice = [2 * (truth & answer).sum() / (truth.sum() + answer.sum()) for truth in truths]
-    assert promised == pytest.approx(np.mean(dice), abs=0.01)
+    assert estimate == pytest.approx(np.mean(dice), abs=0.01)
 
 
-def test_nothing_found_and_nothing_nearly_found_promises_nothing() -> None:
+def test_without_any_prediction_there_is_no_expected_dice() -> None:
     assert np.isnan(expected_dice(counts(), counts(_3=100_000), 250))
     assert np.isnan(expected_dice(counts(), counts(), 0))
     assert expected_dice(counts(), counts(_110=3000), 250) == 0
