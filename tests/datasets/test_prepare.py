@@ -226,7 +226,7 @@ def test_an_older_dataset_returns_when_the_new_one_cannot_take_its_place(tmp_pat
     def broken(folder):
         raise OSError(errno.EIO, "input/output error", str(folder))
 
-    monkeypatch.setattr(workspace, "_sync_tree", broken)
+    monkeypatch.setattr(workspace, "_sync", broken)
     listening = RecordingProgress()
     with pytest.raises(StorageError, match="input/output error"):
         prepare(images, masks, tmp_path / "set", tile_px=32, progress=listening)

@@ -19,7 +19,7 @@ from glomtile.inference.batch import segment, survey
 from glomtile.inference.quality_control import QualityFlags
 from glomtile.inference.segmenter import Segmenter
 from glomtile.inference.slide_task import SegmentOptions
-from glomtile.io.atomic import run_lock
+from glomtile.io.atomic import file_lock
 from glomtile.io.images import write_png
 
 pytestmark = pytest.mark.usefixtures("threshold_network")
@@ -69,7 +69,8 @@ def test_bad_inputs_are_named_and_the_others_finish(tmp_path: Path) -> None:
     assert told["done"] == [str(good)]
     assert len(told["failed"]) == 4
     assert len((tmp_path / "out" / "summary.csv").read_text("utf-8").splitlines()) == 2
-    assert not [name for name in tree(tmp_path / "out") if "broken" in name or "missing" in name]
+    left = [name for name in tree(tmp_path / "out") if not name.endswith(".lock")]
+    assert not [name for name in left if "broken" in name or "missing" in name]
 
 
 def test_finished_is_skipped_other_settings_refused_and_overwrite_replaces(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_no_name_is_no_folder_of_results(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_folder_of_results_that_cannot_be_used_is_named_as_it_was_given(tmp_path: Path) -> None:
     path, out = picture(tmp_path / "a.png"), tmp_path / "out"
-    with run_lock(out / ".glomtile"), pytest.raises(UsageError, match="no other run") as held:
+    with file_lock(out / ".glomtile" / "lock"), pytest.raises(UsageError, match="no other run") as held:
         segment([path], out, SegmentOptions(tmp_path, mpp=2.0))
     assert held.value.where == str(out)
     with pytest.raises(PlaceError, match="a part of the path is a file") as placed:

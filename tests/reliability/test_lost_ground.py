@@ -27,7 +27,7 @@ from glomtile.inference.segmenter import Segmenter
 from glomtile.inference.slide_task import SegmentOptions
 from glomtile.inference.window_size import Settings
 from glomtile.io import atomic as workspace
-from glomtile.io.atomic import run_lock
+from glomtile.io.atomic import file_lock
 from glomtile.slides import backends as slide_levels
 from glomtile.slides.backends import TiffPixels
 from glomtile.types import UInt8
@@ -398,7 +398,7 @@ def test_the_command_ends_with_2_where_another_run_works_and_with_1_where_a_slid
 ) -> None:
     a, b, out = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif"), tmp_path / "out"
     line = ["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]
-    with run_lock(out / ".glomtile"):
+    with file_lock(out / ".glomtile" / "lock"):
         assert glomtile.cli.run(line) == 2
     assert "expected no other run in this folder" in capsys.readouterr().err
     assert outputs(out) == {}

@@ -18,7 +18,7 @@ from glomtile.datasets.pairing import LEFT_OUT, PREPARE_FILE, Pair, pair, read_g
 from glomtile.datasets.slide_regions import SlidePictures, pictures_of_slides, refuse_unusable
 from glomtile.datasets.splitting import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.errors import ArgumentError, InputError, UsageError
-from glomtile.io.atomic import move_aside, replace_folder, require_space, sha256, storage_errors, write_json
+from glomtile.io.atomic import move_aside, replace_folder, sha256, storage_errors, write_json
 from glomtile.io.images import ArrayReader, encode_png, image_mpp, read_image, readable_size
 from glomtile.io.masks import Datatype, encode_mask, read_mask
 from glomtile.palette import GLOMERULI, Palette
@@ -64,9 +64,6 @@ def _starts(length: int, tile_px: int, border: str) -> list[int]:
         return [round(index * (length - tile_px) / (count - 1)) for index in range(count)]
     return [index * tile_px for index in range(count)]
 
-
-PACKED = 0.25
-"""An RGB picture of tissue packs to half as PNG, to a quarter at best."""
 
 MINI_TEST_FILE = "mini_test.json"
 _In = TypeVar("_In")
@@ -305,7 +302,6 @@ def prepare(
         planned = [
             replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border))) for source in sources
         ]
-        require_space(out, round(PACKED * sum(3 * tile_px**2 * len(source.boxes) for source in planned)))
 
         def read(source: Source) -> UInt8:
             return read_mask(source.pair.mask, palette, datatype=datatype, tolerance=tolerance)

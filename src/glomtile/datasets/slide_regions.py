@@ -16,7 +16,7 @@ from glomtile.datasets.annotations import AnnotatedSlide, Outlines, pair_annotat
 from glomtile.datasets.pairing import LEFT_OUT, Pair, pair, read_groups
 from glomtile.datasets.splitting import split_groups
 from glomtile.errors import InputError, UsageError
-from glomtile.io.atomic import require_space, sha256
+from glomtile.io.atomic import sha256
 from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.palette import Palette
@@ -122,7 +122,6 @@ _SAME_fromslides = 1e-6
 _INSIDE = 0.5
 """Share of an outline's area that must lie on the slide, else it is told of."""
 
-_PACKED = 0.25
 _WARNED_OF = 3
 _LISTED = 10
 
@@ -340,8 +339,6 @@ def cut_pictures(
     StorageError
         They cannot be written.
     """
-    pixels = sum(box.height * box.width for plan in plans for box in plan.boxes)
-    require_space(folder, round(_PACKED * 3 * pixels))
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     progress.start("cutting pictures from the slides", sum(len(plan.boxes) for plan in plans))

@@ -24,7 +24,7 @@ from glomtile.errors import ClusterError, InputError, MissingExtraError, ModelEr
 from glomtile.evaluation.calibration import CalibrationAccumulator, join_judged, min_expected_dice
 from glomtile.evaluation.score import ScoreResult, score
 from glomtile.io import atomic
-from glomtile.io.atomic import run_lock
+from glomtile.io.atomic import PRIVATE_FOLDER, file_lock
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask, write_mask
 from glomtile.io.tables import Cell, read_csv, write_csv
@@ -231,8 +231,7 @@ class FoldJob:
         progress.note(
             f"fold {fold + 1} of {max(self.dealt) + 1}: {', '.join(pair.stem for pair in held)} held out"
         )
-        own = self.run / ".glomtile"
-        with run_lock(own, progress, name=f"{folder.name}.lock", wait=True, given=self.run):
+        with file_lock(self.run / PRIVATE_FOLDER / f"{folder.name}.lock", progress, wait=True):
             _run_fold(self, held, folder, progress)
 
 
@@ -302,7 +301,7 @@ def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, prog
     progress.note(f"{len(items)} folds{of_runs} for {cluster}")
     with ExitStack() as held:
         for job in jobs:
-            held.enter_context(run_lock(job.run / ".glomtile", progress, given=job.run))
+            held.enter_context(file_lock(job.run / PRIVATE_FOLDER / "lock", progress))
         crew = held.enter_context(crew_of(cluster, FoldJobs(tuple(jobs)), progress))
         progress.start("folds", len(items))
         for number, answer in crew.answers(items):
@@ -332,7 +331,8 @@ def _run_fold(job: FoldJob, held: Sequence[Pair], folder: Path, progress: Progre
     fold_config = load_config(folder / _FOLD_CONFIG)
     if job.start is not None:
         _require_same_start(fold_config, *job.start)
-    begun = atomic.whole_folder(folder / "models" / "last").is_dir()
+    atomic.restore_folder(folder / "models" / "last")
+    begun = (folder / "models" / "last").is_dir()
     train(fold_config, resume=begun, progress=progress)
     out = folder.parent
     progress.start("held-out images", len(held))

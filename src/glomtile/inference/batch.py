@@ -33,7 +33,7 @@ from glomtile.inference.slidebucket import (
     require_writable,
 )
 from glomtile.inference.slidejob import MEETING, segmented_there
-from glomtile.io.atomic import TemporaryFolder, require_place, run_lock, storage_errors
+from glomtile.io.atomic import TemporaryFolder, file_lock, require_place, storage_errors
 from glomtile.io.remote import RemoteFile, is_address, local_path, require_persistent
 from glomtile.report.page import report
 from glomtile.slides.slide import open_slide
@@ -162,7 +162,7 @@ def segment(
     segmenter = request.segmenter()
     if address is not None:
         request = replace(request, scratch=None)
-    with run_lock(out / OWN, progress, given=out):
+    with file_lock(out / OWN / "lock", progress):
         bucket = None if address is None else begin(address, out, progress)
         if cluster is None:
             # Workers of a client that was killed see by this that their run has ended.

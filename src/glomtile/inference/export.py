@@ -127,7 +127,7 @@ def export(
             parity = job.parity(loaded, exported)
         if target is None:
             target = folder / ONNX
-            _register(atomic.whole_folder(folder), made, loaded.card, job.told(parity))
+            _register(folder, made, loaded.card, job.told(parity))
         elif fmt == "onnx":
             with atomic.atomic_write(target) as partial:
                 shutil.copyfile(made, partial)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,8 +246,7 @@ _STATE, _ROWS, _ARRAYS = "state.json", "rows-{}.txt", "planes.zarr"
 _LABELS, _CONFIDENCE = "labels", "confidence"
 # All that may lie in the folder, what a killed process was writing and what macOS puts beside files included.
 _OURS = re.compile(
-    r"(\._)?(state\.json|rows-\d+\.txt|planes\.zarr|\.(state|rows-\d+)\.[0-9a-f-]+\.(json|txt))"
-    r"|\.glomtile-unfinished"
+    r"(\._)?(state\.json|rows-\d+\.txt|planes\.zarr|\.(state|rows-\d+)\.[0-9a-f-]+\.partial\.(json|txt))"
 )
 _OUR_ARRAYS = re.compile(r"(\._)?(labels|confidence|shaped\d+|zarr\.(json|[0-9a-f]{32}\.partial))")
 
@@ -380,7 +381,8 @@ class LabelStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         if any(self._folder.iterdir()):
             _require_ours(self._folder)
-            atomic.empty_folder(self._folder, _STATE)
+            _clear(self._folder)
+            self._folder.mkdir()
         # First of all, so that a stop in the next lines leaves a folder that says whose it is; without
         # panels, as planes may be missing.
         self._tell(None)
@@ -469,7 +471,14 @@ def remove_work(folder: Path) -> None:
     if folder.exists():
         with atomic.storage_errors(folder):
             _require_ours(folder)
-            atomic.remove_folder(folder, _STATE)
+            _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder of ours; its state goes first, so that a stop on the way leaves nothing to continue."""
+    with suppress(FileNotFoundError):
+        (folder / _STATE).replace(folder / ".state.0.partial.json")
+    shutil.rmtree(folder)
 
 
 def panels_of(width_px: int, panel_px: int) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ from glomtile.inference.records import (
     work_path,
     write_note,
 )
-from glomtile.io.atomic import run_lock
+from glomtile.io.atomic import file_lock
 from glomtile.io.images import natural_key
 from glomtile.io.remote import RemoteFile, fetched, is_address, list_remote, local_path
 from glomtile.slides.slide import SEVERAL_FILES, SLIDE_SUFFIXES, list_slides, slide_name
@@ -306,7 +306,7 @@ class SlideWork:
 
     def _alone(self, name: str, progress: Progress) -> AbstractContextManager[None]:
         """Keep others from a slide, or a panel of one."""
-        return run_lock(self.out / OWN, progress, name=f"{name}.lock", wait=True, given=self.out)
+        return file_lock(self.out / OWN / f"{name}.lock", progress, wait=True)
 
     def _copy_folder(self, name: str) -> Path:
         """Where a slide behind an address lies while it is worked on; it has the lock of this name."""

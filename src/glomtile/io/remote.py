@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from glomtile.errors import GlomtileError, InputError, MissingExtraError, StorageError, UsageError
-from glomtile.io.atomic import require_space, storage_errors
+from glomtile.io.atomic import storage_errors
 from glomtile.io.images import natural_key
 from glomtile.types import SILENT, Progress
 
@@ -341,7 +341,6 @@ def fetched(file: RemoteFile, folder: Path, progress: Progress = SILENT) -> Iter
         with storage_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        require_space(folder, file.bytes or 0)
         _fetch(file, target, progress)
         yield target
     finally:

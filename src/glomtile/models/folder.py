@@ -100,8 +100,7 @@ def read_whole(folder: Path, read: Callable[[Path], _Read]) -> _Read:
     ----------
     folder : Path
     read : callable
-        Is given the folder where it lies whole now, which is beside `folder` when a training was killed amid
-        a swap. Called again when another came in its place: what it read, or missed, may be of two folders.
+        Called with `folder`, and again when the folder was replaced meanwhile.
 
     Raises
     ------
@@ -111,15 +110,14 @@ def read_whole(folder: Path, read: Callable[[Path], _Read]) -> _Read:
         What `read` raises of a folder that stood still.
     """
     for _ in range(_TRIES):
-        place = atomic.whole_folder(folder)
-        before = _number(place)
+        before = _number(folder)
         try:
-            value = read(place)
+            value = read(folder)
         except GlomtileError:
-            if _number(place) == before and atomic.whole_folder(folder) == place:
+            if _number(folder) == before:
                 raise
         else:
-            if _number(place) == before:
+            if _number(folder) == before:
                 return value
     raise ModelError(
         folder, "expected a model folder that stays while it is read, got one replaced each time", "try again"
@@ -247,7 +245,6 @@ def write_card(folder: Path, card: ModelCard) -> None:
 
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
     """Add figures to ``model.json``; those of the same name are replaced."""
-    folder = atomic.whole_folder(folder)
     card = read_card(folder)
     write_card(folder, card.model_copy(update={"scores": card.scores | scores}))
 

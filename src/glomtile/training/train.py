@@ -29,7 +29,6 @@ from glomtile.inference.ood import (
 )
 from glomtile.inference.quality_control import sampled_boxes
 from glomtile.io import atomic
-from glomtile.io.atomic import require_space
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.io.resolution import resize_to_mpp, size_at_mpp
@@ -448,7 +447,6 @@ def _train_on(
     steps = -(-len(training) // config.train.batch_size)
     network, model = _compiled(config, steps, devices)
     folder = config.resolve(config.train.model_dir)
-    _require_room(folder, network, model)
     judging = split_pairs(config, "valid") if validates(config) else []
     card = _card(config, pairs, len(judging), devices.count)
     if start is not None:
@@ -618,14 +616,6 @@ def _card(config: Config, training: Sequence[Pair], validation: int, devices: in
         seed=config.train.seed,
         devices=devices,
     )
-
-
-def _require_room(folder: Path, network: keras.Model, model: keras.Model) -> None:
-    """Best and last model, each replaced only when its successor is whole, and the optimizer's state."""
-    weights = 4 * network.count_params()
-    model.optimizer.build(model.trainable_variables)
-    state = weights + sum(4 * math.prod(v.shape) for v in model.optimizer.variables)
-    require_space(folder, 2 * (2 * weights + state))
 
 
 def _move_aside(config: Config, progress: Progress) -> None:

@@ -163,7 +163,9 @@ class Training:
         ConfigError
             When it belongs to other settings or other data.
         """
-        last = atomic.settle_folder(self._folder / "last")
+        last = self._folder / "last"
+        for folder in (self._folder / "best", last):
+            atomic.restore_folder(folder)
         notes = read_notes(last)
         then, now = notes["settings"], self._protocol.settings
         require_same(self._protocol.defaults | then, now, last)
