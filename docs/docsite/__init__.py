@@ -1,1 +1,1 @@
-"""What makes the site: blocks of commands, their recorded output, generated pages, pictures. Not shipped."""
+"""Tools of the documentation site: blocks of commands, recorded output, generated pages, images."""

@@ -1,12 +1,12 @@
-"""What a page asks its reader to type: the blocks of commands in Markdown, and which of them no test runs.
+"""Blocks of commands in Markdown pages, and the reasons why some are not run by tests.
 
-A fenced block of ``sh`` holds commands, one of ``python`` code, one of ``toml`` or ``ini`` settings, one of
-``text`` anything else. A block is run by the tests unless the line above it says why not::
+A fenced block of ``sh`` contains commands, of ``python`` code, of ``toml`` or ``ini`` settings. The tests
+run a block unless the line above it states why not::
 
     <!-- not run: it installs packages -->
 
-and a page of measurements says it once, at its top: ``<!-- not run, the whole page: REASON -->``. A ``text``
-block below ``<!-- output -->`` holds what the block above it printed.
+and a page of measurements states it once, at its top: ``<!-- not run, the whole page: REASON -->``. A ``text``
+block below ``<!-- output -->`` contains the recorded output of the block above it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Block:
     ----------
     page : Path
     line : int
-        Of its first line of text, from 1.
+        Number of its first line of text, from 1.
     language : str
         One of `LANGUAGES`.
     text : str
     not_run : str or None
-        Why no test runs it; ``None`` where one does.
+        Reason why no test runs it; ``None`` if one does.
     output : (int, int) or None
-        First line of the recorded output and the line behind its last, from 0.
+        First line of the recorded output and the line after its last, from 0.
     """
 
     page: Path
@@ -58,7 +58,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One command line: its words, and the file that takes its output."""
+    """One command line: its words, and the file its output is redirected to."""
 
     words: tuple[str, ...]
     into: str | None = None
@@ -68,13 +68,13 @@ class Command:
 
 
 def read_blocks(page: Path) -> list[Block]:
-    """The blocks of a page, in order.
+    """Read the blocks of a page, in order.
 
     Raises
     ------
     ValueError
-        A fence has no language or another than those known, or is left open; indented commands stand on a
-        page that is not one of measurements.
+        A fence has no language or an unknown one, or is not closed; indented commands are on a
+        page that is not marked as not run.
     """
     text = page.read_text("utf-8")
     whole = _WHOLE_PAGE.search(text)
@@ -94,8 +94,8 @@ def read_blocks(page: Path) -> list[Block]:
                 if fence["language"] not in LANGUAGES:
                     raise ValueError(f"{page}:{number + 1}: expected ```{' or ```'.join(LANGUAGES)}")
                 reason = _NOT_RUN.match(above)
-                told = reason["reason"] if reason else page_reason
-                blocks.append(Block(page, number + 2, fence["language"], "\n".join(inside), told))
+                not_run = reason["reason"] if reason else page_reason
+                blocks.append(Block(page, number + 2, fence["language"], "\n".join(inside), not_run))
             number = end
         elif indented:
             if page_reason is None:
@@ -110,7 +110,7 @@ def read_blocks(page: Path) -> list[Block]:
 
 
 def commands(block: Block) -> list[Command]:
-    """The command lines of a block of ``sh``: comments away, continued lines joined."""
+    """Split a block of ``sh`` into command lines without comments, continued lines joined."""
     found = []
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -123,7 +123,7 @@ def commands(block: Block) -> list[Command]:
 
 
 def spans(page: Path) -> Iterator[tuple[int, str]]:
-    """Code in the running text, with its line, fenced blocks left out."""
+    """Yield line number and text of inline code outside fenced blocks."""
     inside = False
     for number, line in enumerate(page.read_text("utf-8").splitlines(), start=1):
         if _FENCE.match(line):
@@ -151,7 +151,7 @@ def _closing(page: Path, lines: list[str], opened: int, indent: str) -> int:
 
 
 def _above(lines: list[str], number: int) -> str:
-    """The last line above that is not empty."""
+    """Return the last line above that is not empty."""
     for line in reversed(lines[:number]):
         if line.strip():
             return line.strip()

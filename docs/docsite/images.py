@@ -1,8 +1,8 @@
-"""Paint every picture of the site: painted tissue, real geometry, real figures, the bundled model.
+"""Draw every image of the site: painted tissue, windows, scores, the bundled model.
 
-python docs/docsite/images.py                       # all that need nothing
+python docs/docsite/images.py                       # all that need no other files
 python docs/docsite/images.py dice mpp              # only these
-python docs/docsite/images.py --tutorial WORK       # those of a folder in which record.py ran the tutorial
+python docs/docsite/images.py --tutorial WORK       # images of the tutorial; WORK is record.py's folder
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ plt.rcParams.update(
 )  # fmt: skip
 
 
-def keep(name: str, figure: Any = None, picture: Any = None) -> None:
-    """Write a chart as PNG of few colours, a photograph as JPEG; the name's suffix decides."""
+def keep(name: str, figure: Any = None, pixels: Any = None) -> None:
+    """Write a chart as PNG with few colours or an image as JPEG, by the suffix of the name."""
     path = IMAGES / name
     if figure is not None:
         figure.canvas.draw()
         figure.canvas.draw()  # the layout settles in two
-        picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
         plt.close(figure)
-    image = Image.fromarray(np.ascontiguousarray(picture))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     if image.width > WIDEST_PX:
         image = image.resize(
             (WIDEST_PX, round(image.height * WIDEST_PX / image.width)), Image.Resampling.LANCZOS
@@ -73,7 +73,7 @@ def bare(axes: Any, title: str = "") -> Any:
 
 
 def outlined(image: Any, labels: Any, colour: tuple[int, int, int] = (209, 36, 47), line_px: int = 2) -> Any:
-    """The image with the outlines of a mask."""
+    """Draw the outlines of a mask on an image."""
     contours, _ = cv2.findContours(
         np.ascontiguousarray(labels > 0, np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
@@ -81,28 +81,28 @@ def outlined(image: Any, labels: Any, colour: tuple[int, int, int] = (209, 36, 4
 
 
 def around_a_glomerulus(seed: int, side_px: int, mpp: float) -> Any:
-    """A square of a phantom with a glomerulus in its middle: the one nearest to that of the whole."""
-    phantom = paint(seed, (2 * side_px, 2 * side_px), mpp)
-    _, _, boxes, centres = cv2.connectedComponentsWithStats((phantom.labels > 0).astype(np.uint8))
+    """Crop a square around the glomerulus nearest to the centre of a painted biopsy."""
+    biopsy = paint(seed, (2 * side_px, 2 * side_px), mpp)
+    _, _, boxes, centres = cv2.connectedComponentsWithStats((biopsy.labels > 0).astype(np.uint8))
     whole = boxes[1:, cv2.CC_STAT_AREA] > np.median(boxes[1:, cv2.CC_STAT_AREA]) / 2
     away = np.abs(centres[1:] - side_px).max(axis=1) + np.where(whole, 0, side_px)
     column, row = (int(v) - side_px // 2 for v in centres[1:][np.argmin(away)])
     row, column = (int(np.clip(v, 0, side_px)) for v in (row, column))
-    return phantom.image[row : row + side_px, column : column + side_px]
+    return biopsy.image[row : row + side_px, column : column + side_px]
 
 
 # --- geometry -------------------------------------------------------------------------------------------
 
 
 def tiles() -> None:
-    """Windows over a picture: what each reads, what it owns, and the weights along one row of them."""
+    """Draw windows over an image, their margins and owned areas, and the weights along one row."""
     side, window, overlap = 512, 192, 32
     image = paint(21, (side, side), 1.0).image
     plan = plan_windows((side, side), (window, window), overlap, 16)
     figure = plt.figure(figsize=(9, 5.6))
     grid = figure.add_gridspec(1, 2, width_ratios=[1.15, 1])
     left = bare(
-        figure.add_subplot(grid[0]), f"{window} px windows, of which each owns {window - 2 * overlap} px"
+        figure.add_subplot(grid[0]), f"{window} px windows with an owned area of {window - 2 * overlap} px"
     )
     reach = overlap + window - 2 * overlap
     hull = cv2.copyMakeBorder(image, reach, reach, reach, reach, cv2.BORDER_REFLECT)
@@ -123,7 +123,7 @@ def tiles() -> None:
             left.add_patch(Rectangle((own.left, own.top), own.width, own.height, fill=False, ec=RED, lw=2))
     left.set_xlim(-60, side + 60)
     left.set_ylim(side + 60, -60)
-    left.set_xlabel("blue: what a window reads, mirrored outside the picture; red: what it owns", fontsize=8)
+    left.set_xlabel("blue: window, mirrored outside the image; red: owned area", fontsize=8)
     right = figure.add_subplot(grid[1])
     weigh(right, Axis(side, window, overlap), 0)
     keep("tiles.jpg", figure)
@@ -137,31 +137,29 @@ def weigh(axes: Any, axis: Axis, context_px: int) -> None:
         axes.plot(pixels, share.weights, lw=1.4, color=BLUE if number % 2 else RED)
         total[share.span.start : share.span.stop] += share.weights
     axes.plot(total, color=INK, lw=1, ls="--")
-    axes.set(xlabel="pixel of the picture", ylabel="weight of a window", ylim=(0, 1.12))
+    axes.set(xlabel="pixel of the image", ylabel="weight of a window", ylim=(0, 1.12))
     axes.set_title("weights along a row of windows; dashed: their sum", fontsize=9)
 
 
 def weights() -> None:
-    """Three margins against the same context, and the three ways to fade."""
+    """Draw the weights for three margins and the same context."""
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.7), sharey=True)
     for axis, (overlap, context) in zip(axes, ((0, 48), (32, 48), (64, 48)), strict=True):
         weigh(axis, Axis(512, 192, overlap), context)
-        told = (
-            "no margin: a cut"
+        arguments = (
+            "no margin: hard edges"
             if not overlap
             else (
-                "margin below the context: everything shared"
-                if overlap < context
-                else "margin above it: cut views weigh 0"
+                "margin below the context" if overlap < context else "margin above it: cut context weighs 0"
             )
         )
-        axis.set_title(told, fontsize=9)
+        axis.set_title(arguments, fontsize=9)
         axis.set_ylabel("weight" if overlap == 0 else "")
     keep("weights.png", figure)
 
 
 def flexunet() -> None:
-    """A tile with its margins at the scale of training, and shrunk to the network's input."""
+    """Draw a tile with its margins at the training resolution, and shrunk to the network's input."""
     tile, margin = 512, 64
     wide = around_a_glomerulus(33, tile + 2 * margin, 0.5)
     at = wide[margin:-margin, margin:-margin]
@@ -169,12 +167,16 @@ def flexunet() -> None:
     side, gap = tile + 2 * margin, 48
     canvas = np.full((side, 2 * tile + side + 2 * gap, 3), 255, np.uint8)
     lefts = (0, tile + gap, 2 * (tile + gap))
-    for left, picture in zip(lefts, (at, shrunk, wide), strict=True):
-        top = (side - picture.shape[0]) // 2
-        canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    for left, pixels in zip(lefts, (at, shrunk, wide), strict=True):
+        top = (side - pixels.shape[0]) // 2
+        canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     figure, axis = plt.subplots(figsize=(9.5, 3.7))
     bare(axis).imshow(canvas)
-    titles = ("trained on: a tile of 512 px", "there: 640 px, shrunk to 512", "here: 640 px at that scale")
+    titles = (
+        "training: a tile of 512 px",
+        "reference: 640 px shrunk to 512",
+        "glomtile: 640 px, same resolution",
+    )
     for left, width, title in zip(lefts, (tile, tile, side), titles, strict=True):
         axis.text(left + width / 2, -18, title, ha="center", fontsize=9)
     inner = round(tile * tile / side)
@@ -186,7 +188,7 @@ def flexunet() -> None:
 
 
 def mpp() -> None:
-    """One field at five scales, and the part of it that a window of 192 px covers."""
+    """Draw one field at five resolutions, and the part covered by a window of 192 px."""
     field_um, window = 1000, 192
     whole = around_a_glomerulus(48, 2000, 0.5)
     figure, axes = plt.subplots(2, 5, figsize=(10, 4.4))
@@ -204,12 +206,12 @@ def mpp() -> None:
         seen = small[first : first + window, first : first + window]
         bare(axes[1, column], f"{seen.shape[1]} px of it").imshow(seen, interpolation="nearest")
     axes[0, 0].set_ylabel("1 mm of tissue, blue:\na window of 192 px")
-    axes[1, 0].set_ylabel("what it sees")
+    axes[1, 0].set_ylabel("content of the window")
     keep("mpp.jpg", figure)
 
 
 def split() -> None:
-    """Tiles of four images, dealt by image and dealt by tile."""
+    """Draw tiles of four images, split by image and by tile."""
     images = [paint(60 + k, (256, 256), 2.0).image for k in range(4)]
     colours = {"train": (0, 158, 115), "valid": (230, 150, 0), "test": (0, 90, 200)}
     by_image = ["train", "train", "valid", "test"]
@@ -236,8 +238,8 @@ def split() -> None:
 
 
 def _dice_pair() -> tuple[Any, Any, Any, Any]:
-    phantom = paint(77, (640, 640), 2.0)
-    truth = phantom.labels
+    biopsy = paint(77, (640, 640), 2.0)
+    truth = biopsy.labels
     _, ids, boxes, _ = cv2.connectedComponentsWithStats((truth > 0).astype(np.uint8), connectivity=8)
     thin = cv2.erode(truth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     goal = _dice(truth, thin)
@@ -248,12 +250,12 @@ def _dice_pair() -> tuple[Any, Any, Any, Any]:
             break
         other = np.where(ids == k, 0, other).astype(np.uint8)
     rng = np.random.default_rng(5)
-    tissue = phantom.image.max(axis=2) < 225
+    tissue = biopsy.image.max(axis=2) < 225
     while _dice(truth, other) > goal:
         row, column = rng.integers(20, 620, 2)
         if tissue[row, column] and not truth[row - 14 : row + 14, column - 14 : column + 14].any():
             cv2.circle(other, (int(column), int(row)), int(rng.integers(2, 6)), 1, -1)
-    return phantom.image, truth, thin, other
+    return biopsy.image, truth, thin, other
 
 
 def _dice(truth: Any, prediction: Any) -> float:
@@ -262,7 +264,7 @@ def _dice(truth: Any, prediction: Any) -> float:
 
 
 def dice() -> None:
-    """Two masks of one Dice, and how many objects each finds."""
+    """Draw two masks of equal Dice with their object counts."""
     image, truth, thin, other = _dice_pair()
     figure, axes = plt.subplots(1, 2, figsize=(9, 5.1))
     for axis, mask in zip(axes, (thin, other), strict=True):
@@ -273,13 +275,13 @@ def dice() -> None:
             f"{score.true_positive} true positives, {score.false_positive} false positives, "
             f"{score.false_negative} false negatives",
         )
-        picture = cv2.addWeighted(image, 0.55, np.full_like(image, 255), 0.45, 0)
-        picture[(truth > 0) & (mask > 0)] = (
-            picture[(truth > 0) & (mask > 0)] * 0.5 + np.array((0, 158, 115)) * 0.5
+        pixels = cv2.addWeighted(image, 0.55, np.full_like(image, 255), 0.45, 0)
+        pixels[(truth > 0) & (mask > 0)] = (
+            pixels[(truth > 0) & (mask > 0)] * 0.5 + np.array((0, 158, 115)) * 0.5
         )
-        picture[(truth > 0) & (mask == 0)] = (0, 90, 200)
-        picture[(truth == 0) & (mask > 0)] = (230, 120, 0)
-        axis.imshow(picture)
+        pixels[(truth > 0) & (mask == 0)] = (0, 90, 200)
+        pixels[(truth == 0) & (mask > 0)] = (230, 120, 0)
+        axis.imshow(pixels)
     handles = [Rectangle((0, 0), 1, 1, color=c) for c in ("#4f9f8a", "#e67800", "#005ac8")]
     figure.legend(
         handles,
@@ -292,17 +294,15 @@ def dice() -> None:
 
 
 def foreground() -> None:
-    """What an empty prediction and a good one reach, by accuracy and by Dice of the glomeruli."""
-    phantom = paint(48, (768, 768), 2.0)
-    truth = phantom.labels
+    """Draw accuracy and Dice of an empty and of a good prediction."""
+    biopsy = paint(48, (768, 768), 2.0)
+    truth = biopsy.labels
     good = cv2.erode(truth, np.ones((5, 5), np.uint8))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=[1, 1.4])
     share = np.count_nonzero(truth) / truth.size
-    bare(axes[0], f"glomeruli are {share:.1%} of the pixels").imshow(
-        outlined(phantom.image, truth, line_px=3)
-    )
+    bare(axes[0], f"glomeruli are {share:.1%} of the pixels").imshow(outlined(biopsy.image, truth, line_px=3))
     names, values = ["pixel accuracy", "Dice of glomeruli", "recall", "object F1"], {}
-    for title, mask in (("nothing found", np.zeros_like(truth)), ("rims missing", good)):
+    for title, mask in (("empty prediction", np.zeros_like(truth)), ("rims missing", good)):
         score = score_image(mask, truth, 2).classes[0]
         accuracy = float(np.mean(truth == mask))
         f1 = 0.0 if np.isnan(score.object_f1) else score.object_f1
@@ -324,26 +324,26 @@ def _segmented(side_px: int, mpp: float, seed: int = 101) -> tuple[Any, Any, Any
     from glomtile import Segmenter
     from glomtile.io.images import write_png
 
-    phantom = paint(seed, (side_px, side_px), mpp)
+    biopsy = paint(seed, (side_px, side_px), mpp)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "biopsy.png"
-        write_png(path, phantom.image, mpp)
+        write_png(path, biopsy.image, mpp)
         result = Segmenter.load().segment(path)
         written = result.save(Path(folder) / "out")
         mask = next(p for p in written if p.parent.name == "masks")
-        return phantom, result, np.asarray(Image.open(mask))
+        return biopsy, result, np.asarray(Image.open(mask))
 
 
 def qupath() -> None:
     """A glomerulus with the pixels of its mask and the polygon of its GeoJSON."""
     import shapely
 
-    phantom, result, labels = _segmented(700, 1.0)
+    biopsy, result, labels = _segmented(700, 1.0)
     found = max(result.objects, key=lambda one: one.measures.area_um2 * (not one.measures.touches_border))
     left, top, right, bottom = (int(v) for v in found.polygon.bounds)
     box = slice(max(0, top - 25), bottom + 25), slice(max(0, left - 25), right + 25)
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.4))
-    crop = phantom.image[box]
+    crop = biopsy.image[box]
     where = (box[1].start, box[1].start + crop.shape[1], box[0].start + crop.shape[0], box[0].start)
     mask = labels[box]
     shade = crop.copy()
@@ -483,9 +483,9 @@ def resume() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(3):
-            phantom = paint(40 + number, (256, 256), 2.0)
-            write_png(folder / "images" / f"{number}.png", phantom.image, 2.0)
-            write_mask(folder / "masks" / f"{number}.png", phantom.labels, GLOMERULI, 2.0)
+            biopsy = paint(40 + number, (256, 256), 2.0)
+            write_png(folder / "images" / f"{number}.png", biopsy.image, 2.0)
+            write_mask(folder / "masks" / f"{number}.png", biopsy.labels, GLOMERULI, 2.0)
 
         def settings(run: str, epochs: int) -> Any:
             return make_config(
@@ -528,22 +528,21 @@ def resume() -> None:
 def tutorial(work: Path) -> None:
     """What the tutorial's commands drew, made small."""
     sheet = sorted((work / "evaluation" / "sheets").glob("01_*.png"))[0]
-    keep("tutorial-sheet.jpg", picture=_rgb(sheet))
-    keep("tutorial-augmented.jpg", picture=_rgb(next(work.rglob("*_Augmented.png")), widest_px=800))
-    keep("tutorial-network.png", picture=_rgb(work / "model.png"))
+    keep("tutorial-sheet.jpg", pixels=_rgb(sheet))
+    keep("tutorial-augmented.jpg", pixels=_rgb(next(work.rglob("*_Augmented.png")), widest_px=800))
     curves = [_rgb(work / "eval" / f"train_{name}.png") for name in ("losses", "metrics")]
     height = min(curve.shape[0] for curve in curves)
-    keep("tutorial-curves.png", picture=np.hstack([curve[:height] for curve in curves]))
-    keep("tutorial-overlay.jpg", picture=_rgb(sorted((work / "out" / "overlays").glob("*.jpg"))[1]))
+    keep("tutorial-curves.png", pixels=np.hstack([curve[:height] for curve in curves]))
+    keep("tutorial-overlay.jpg", pixels=_rgb(sorted((work / "out" / "overlays").glob("*.jpg"))[1]))
 
 
 def _rgb(path: Path, widest_px: int = WIDEST_PX) -> Any:
-    picture = Image.open(path).convert("RGB")
-    picture.thumbnail((widest_px, 10 * widest_px), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    pixels = Image.open(path).convert("RGB")
+    pixels.thumbnail((widest_px, 10 * widest_px), Image.Resampling.LANCZOS)
+    return np.asarray(pixels)
 
 
-PICTURES: dict[str, Callable[[], None]] = {
+IMAGE_NAMES: dict[str, Callable[[], None]] = {
     made.__name__: made
     for made in (
         tiles,
@@ -564,10 +563,10 @@ PICTURES: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PICTURES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(IMAGE_NAMES))
     parser.add_argument("--tutorial", type=Path, metavar="WORK")
-    told = parser.parse_args()
-    if told.tutorial:
-        tutorial(told.tutorial)
-    for name in told.names or ([] if told.tutorial else PICTURES):
-        PICTURES[name]()
+    arguments = parser.parse_args()
+    if arguments.tutorial:
+        tutorial(arguments.tutorial)
+    for name in arguments.names or ([] if arguments.tutorial else IMAGE_NAMES):
+        IMAGE_NAMES[name]()

@@ -1,11 +1,11 @@
-"""Run a page's commands for real and put what they print under them.
+"""Run the commands of a page and record their output below them.
 
     PYTHONPATH=docs python -m docsite.record docs/tutorial.md WORK
 
-Every block of ``sh`` with a recorded output is run in the folder WORK, in order, the lines of a block one
-after the other; ``glomtile`` is the one of this Python. What was printed, progress and results,
-replaces the block below ``<!-- output -->``. Blocks without one that no test skips are
-run too, since later ones build on them.
+Every ``sh`` block with a recorded output is run in the folder WORK, in order;
+``glomtile`` is the one of this Python. The output, progress and results,
+replaces the block below ``<!-- output -->``. Blocks without recorded output are
+run too unless they are marked as not run, since later ones depend on them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from docsite.blocks import Block, read_blocks
 SHELL = 'glomtile() { "$PYTHON" -m glomtile "$@"; }\nset -e\n'
 WIDEST = 130
 STATUS = re.compile(r"[^:]+: (\d+ of \d+( in |, | ·|$)|\d+ done( in |$)|[\d.:]+ (s|min)$)")
-"""A log's lines of how far the work is, written by the clock and so never twice the same."""
+"""Progress lines of a log, which depend on the clock."""
 
 
 def run(block: Block, work: Path) -> str:
@@ -37,7 +37,7 @@ def run(block: Block, work: Path) -> str:
 
 
 def tidy(text: str, work: Path) -> str:
-    """Without the folder it ran in and how far it was at which second; long lines cut."""
+    """Remove the working folder and progress lines from output, and cut long lines."""
     text = text.replace(f"{work}/", "").replace(str(work), ".")
     lines = [line.rstrip() for line in text.splitlines() if not STATUS.match(line)]
     return "\n".join(line if len(line) <= WIDEST else line[: WIDEST - 1] + "…" for line in lines)
@@ -46,14 +46,14 @@ def tidy(text: str, work: Path) -> str:
 def record(page: Path, work: Path, first_line: int = 1) -> None:
     work.mkdir(parents=True, exist_ok=True)
     lines = page.read_text("utf-8").splitlines()
-    told: list[tuple[tuple[int, int], str]] = []
+    recorded: list[tuple[tuple[int, int], str]] = []
     for block in read_blocks(page):
         if block.line >= first_line and block.language == "sh" and (block.output or not block.not_run):
             print(f"{block}: {block.text.splitlines()[0]}", flush=True)
             printed = run(block, work)
             if block.output:
-                told.append((block.output, printed))
-    for (start, stop), printed in reversed(told):
+                recorded.append((block.output, printed))
+    for (start, stop), printed in reversed(recorded):
         lines[start:stop] = printed.splitlines()
     page.write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -62,8 +62,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument(
-        "--from", dest="first_line", type=int, default=1, help="leave out what stands above this line"
-    )
-    told = parser.parse_args()
-    record(told.page.resolve(), told.work.resolve(), told.first_line)
+    parser.add_argument("--from", dest="first_line", type=int, default=1, help="skip blocks above this line")
+    arguments = parser.parse_args()
+    record(arguments.page.resolve(), arguments.work.resolve(), arguments.first_line)

@@ -1,6 +1,6 @@
-"""Pages of reference written from the code while the site is built: settings, commands, Python names.
+"""Reference pages generated from the code while the site is built: settings, commands, Python names.
 
-MkDocs calls `on_files`; the functions above it are pure and need no MkDocs, so that the tests can ask them.
+MkDocs calls `on_files`; the functions above it need no MkDocs, so that tests can call them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND_ORDER = (
     ("Data", ("prepare", "stats")),
     ("Training", ("train", "evaluate", "crossval", "infer", "tiled-infer", "inspect")),
-    ("Slides and pictures", ("segment",)),
-    ("Figures", ("score", "report")),
+    ("Slides and images", ("segment",)),
+    ("Scores", ("score", "report")),
     ("Models", ("export", "ensemble", "import-weights")),
     ("Settings", ("config check", "config convert", "config init")),
-    ("The rest", ("demo", "info")),
+    ("Other", ("demo", "info")),
 )
 
 
@@ -37,32 +37,35 @@ COMMAND_ORDER = (
 
 
 def config_page() -> str:
-    """Every key of every section: what it is, what it may be, unit, default."""
+    """Write the page of all settings: meaning, allowed values, unit, default."""
     parts = [
         "# Settings\n",
-        "Every key that a config may hold. TOML and the reference system's INI dialect have the same",
+        "All keys of a config. TOML and the reference system's INI files have the same",
         "sections and keys; `glomtile config init` prints them as a file to fill in, and",
-        "`glomtile config check FILE` tells what is wrong with one. Values are written as TOML has them.",
-        "Paths are relative to the config's folder. `--set section.key=value` on a command's line changes",
+        "`glomtile config check FILE` lists errors and warnings. Values are in TOML syntax.",
+        "Paths are relative to the config's folder. `--set section.key=value` on the command line overrides",
         "one.\n",
-        "**+** marks a key that the reference system does not know.\n",
+        "**+** marks a key that the reference system does not have.\n",
     ]
     for name, settings in SECTIONS.items():
         docs = " ".join((settings.__doc__ or "").split())
-        told = docs.removeprefix(f"[{name}]").removeprefix(":").strip()
+        summary = docs.removeprefix(f"[{name}]").removeprefix(":").strip()
         parts.append(f"\n## [{name}] {{#{name}}}\n")
-        if told and not told.startswith("["):
-            parts.append(f"{told[0].upper()}{told[1:]}\n")
+        if summary and not summary.startswith("["):
+            parts.append(f"{summary[0].upper()}{summary[1:]}\n")
         rows, others = [], []
         for key, info in settings.model_fields.items():
             row = _setting_row(name, key, info)
             (others if about(info).networks or about(info).inert else rows).append((row, about(info)))
         if rows:
-            parts += ["| key | what | may be | unit | default |", "|---|---|---|---|---|"]
+            parts += ["| key | meaning | values | unit | default |", "|---|---|---|---|---|"]
             parts += [row for row, _ in rows]
         if others:
-            parts.append(f'\n??? note "Read, and without effect here: {len(others)} keys"\n')
-            parts += ["    | key | what | may be | unit | default | why |", "    |---|---|---|---|---|---|"]
+            parts.append(f'\n??? note "Recognised, but without effect: {len(others)} keys"\n')
+            parts += [
+                "    | key | meaning | values | unit | default | reason |",
+                "    |---|---|---|---|---|---|",
+            ]
             parts += [f"    {row} {_why(known)} |" for row, known in others]
     return "\n".join(parts) + "\n"
 
@@ -92,7 +95,7 @@ def _cell(text: str) -> str:
 
 
 def command_tree() -> dict[str, Any]:
-    """Commands by what is typed: ``config check`` beside ``train``."""
+    """Return the commands by their full names, such as ``config check``."""
     found: dict[str, Any] = {}
 
     def walk(command: Any, name: str) -> None:
@@ -108,16 +111,16 @@ def command_tree() -> dict[str, Any]:
 
 
 def commands_page() -> str:
-    """Every command with its arguments and options."""
+    """Write the page of all commands with their arguments and options."""
     tree = command_tree()
     parts = [
         "# Commands\n",
-        "`glomtile COMMAND --help` says the same. `--quiet` tells only warnings and errors, `--verbose` of",
-        "every stage, `--debug` shows where an error came from; they may stand anywhere on the line.",
+        "`glomtile COMMAND --help` prints the same. `--quiet` prints only warnings and errors, `--verbose`",
+        "every stage, `--debug` tracebacks; they may be anywhere on the line.",
         "Paths of results go to stdout, progress to stderr; `--json` prints",
-        "[one object](outputs.md#the-object-of-json) instead. Exit codes: 0 done, 1 some inputs failed (they",
-        "are listed last), 2 nothing could begin (a wrong command line, config, model or place for results),",
-        "130 stopped.\n",
+        "[one object](outputs.md#the-json-object) instead. Exit codes: 0 done, 1 some inputs failed (they",
+        "are listed last), 2 nothing could start (wrong command line, config, model or output folder),",
+        "130 interrupted.\n",
     ]
     listed = [name for _, names in COMMAND_ORDER for name in names]
     for title, names in (*COMMAND_ORDER, ("Others", tuple(sorted(set(tree) - set(listed))))):
@@ -140,7 +143,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     shown = [p for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
     if not shown:
         return
-    yield "| argument or option | what | default |\n|---|---|---|"
+    yield "| argument or option | meaning | default |\n|---|---|---|"
     for parameter in shown:
         yield _parameter(parameter)
 
@@ -167,7 +170,7 @@ def _limits(kind: Any) -> str:
 
 def _default(parameter: Any) -> str:
     if parameter.required:
-        return "must be given"
+        return "required"
     value = parameter.default
     if value is None or value is False or value == () or callable(value):
         return ""
@@ -179,11 +182,11 @@ def _default(parameter: Any) -> str:
 
 
 def python_page() -> str:
-    """The public names; their docstrings are put in by mkdocstrings."""
+    """Write the page of public names; mkdocstrings inserts their docstrings."""
     parts = [
         "# Python\n",
-        "What `from glomtile import …` offers. Importing `glomtile` loads nothing heavy: each name brings",
-        "what it needs when it is first used. What is not listed here may change without notice.\n",
+        "Public names of `glomtile`. Importing the package is cheap: each name loads",
+        "its dependencies at first use. Other names may change without notice.\n",
     ]
     for name in glomtile.__all__:
         home = glomtile._HOMES.get(name, "glomtile.errors")
@@ -195,7 +198,7 @@ def python_page() -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages; the changelog and the rules for contributors come from the root."""
+    """Add the generated pages, the changelog and the contributing guide."""
     from mkdocs.structure.files import File
 
     pages = {

@@ -1,9 +1,8 @@
-"""Every command that README and site show: it runs on painted tissue, or says why not and at least parses.
+"""Commands in README and site: each runs on painted tissue, or states why not and at least parses.
 
-What a page calls ``images``, ``slides/``, ``biopsy.png``, ``models/best`` and so on is laid out for it by
-`stage`, small. Nothing else is changed in what the page says, but for two things: a config that
-``config init`` printed, and that the reader is told to fill in, is replaced by the stage's, and the demo
-is made small.
+`stage` provides small versions of ``images``, ``slides/``, ``biopsy.png``, ``models/best`` and so on.
+The pages are run unchanged except that the stage's config replaces the one printed by ``config init``,
+which readers fill in, and that the demo is small.
 """
 
 from __future__ import annotations
@@ -177,7 +176,7 @@ def _outline() -> dict[str, Any]:
 
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A demo of seconds: few patients, small pictures, a tiny network."""
+    """Make the demo run in seconds: few patients, small images, a tiny network."""
     from glomtile.cli import demo
 
     settings = demo._settings()
@@ -253,7 +252,7 @@ def test_what_a_page_says_can_be_typed(
         if block.language == "sh" and not block.not_run:
             said = reader.sh(block)
             if block.output and not block.text.startswith(("cp", "cat")):
-                _require_results_told(block, said, folder)
+                _require_same_results(block, said, folder)
         elif block.language == "python" and not block.not_run:
             reader.python(block)
         elif block.language in ("toml", "ini"):
@@ -276,8 +275,8 @@ def _trained_weights(name: str, folder: Path) -> None:
     (folder / "train_eval_infer.config").write_text(text, "utf-8")
 
 
-def _require_results_told(block: Block, said: str, folder: Path) -> None:
-    """The recorded output names the same results, whatever the figures and the names of pictures are."""
+def _require_same_results(block: Block, said: str, folder: Path) -> None:
+    """Check that the recorded output names the same results, apart from figures and image names."""
     start, stop = block.output
     recorded = "\n".join(block.page.read_text("utf-8").splitlines()[start:stop])
 

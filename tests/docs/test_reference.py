@@ -1,4 +1,4 @@
-"""The pages of reference know everything that the code knows: no key, option, name or column is left out."""
+"""Reference pages: every key, option, public name and column is documented."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_a_new_command_does_not_need_to_be_sorted_to_be_seen(monkeypatch: pytest
 
 
 def test_every_public_name_is_documented_at_its_home() -> None:
-    told = re.findall(r"^::: ([\w.]+)$", python_page(), re.MULTILINE)
-    assert [path.rpartition(".")[2] for path in told] == glomtile.__all__
-    for path in told:
+    documented = re.findall(r"^::: ([\w.]+)$", python_page(), re.MULTILINE)
+    assert [path.rpartition(".")[2] for path in documented] == glomtile.__all__
+    for path in documented:
         assert getattr(glomtile, path.rpartition(".")[2]).__module__ == path.rpartition(".")[0]
 
 
@@ -78,5 +78,5 @@ def test_every_public_name_is_documented_at_its_home() -> None:
     ],
 )
 def test_every_column_and_field_that_is_written_is_explained(page: str, columns: tuple[str, ...]) -> None:
-    told = set(re.findall(r"`(\w+)`", (DOCS / page).read_text("utf-8")))
-    assert not [column for column in columns if column not in told]
+    explained = set(re.findall(r"`(\w+)`", (DOCS / page).read_text("utf-8")))
+    assert not [column for column in columns if column not in explained]

@@ -1,4 +1,4 @@
-"""The site is built strict: no link, anchor or docstring is missing, and no page calls the network."""
+"""Documentation site: built in strict mode, with all links and anchors, and without network access."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
             assert (page.parent / target).is_file(), target
 
 
-@pytest.mark.parametrize("picture", sorted(IMAGES.iterdir()), ids=lambda path: path.name)
-def test_pictures_are_small_and_shown_somewhere(picture: Path) -> None:
-    assert 0 < picture.stat().st_size < LARGEST_KB * 1024
-    assert any(f"images/{picture.name}" in page.read_text("utf-8") for page in _pages())
+@pytest.mark.parametrize("image", sorted(IMAGES.iterdir()), ids=lambda path: path.name)
+def test_images_are_small_and_shown_somewhere(image: Path) -> None:
+    assert 0 < image.stat().st_size < LARGEST_KB * 1024
+    assert any(f"images/{image.name}" in page.read_text("utf-8") for page in _pages())
 
 
-def test_every_picture_says_what_it_shows() -> None:
+def test_every_image_has_a_caption() -> None:
     for page in _pages():
         for words in re.findall(r"!\[([^\]]*)\]\(", page.read_text("utf-8")):
             assert len(words.split()) >= 4, f"{page.name}: {words!r}"
