@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 
 # Old name -> new name. Extend these where the new code means the same by another name.
-NAMES = {"doubts.csv": "quality.csv", "pictures.json": "images.json"}
+NAMES = {"doubts.csv": "quality.csv", "pictures.json": "images.json", "dataset/pictures": "dataset/regions"}
 """Files and folders."""
 COLUMNS = {
-    "glomerulus_area_um2_mean": "mean_area_um2",
-    "glomerulus_area_mm2": "total_area_mm2",
+    "glomerulus_area_um2_mean": "glomerulus_mean_area_um2",
+    "glomerulus_area_mm2": "glomerulus_total_area_mm2",
     **{old: f"{old}_px" for old in ("tp", "fp", "fn")},
     "found": "true_positive",
     "false": "false_positive",
@@ -36,12 +36,15 @@ COLUMNS = {
     "doubt": "quality_flags",
 }
 """Columns of tables and names of measurements."""
-KEYS: dict[str, str] = {
+KEYS = {
     **{old: f"{old}_px" for old in ("tp", "fp", "fn")},
     "found": "true_positive",
     "false": "false_positive",
     "missed": "false_negative",
     "doubts": "quality_flags",
+    "familiar": "reference_statistics",
+    "edition": "feature_version",
+    "least_expected_dice": "min_expected_dice",
 }
 """Keys of JSON and TOML, at any depth."""
 WORDS = {
@@ -51,7 +54,7 @@ WORDS = {
     "loose": "poor_overlap",
 }
 """Words that stand as values."""
-REMOVED: tuple[str, ...] = ()
+REMOVED = ("*/model.png",)
 """Patterns of files that the new code no longer writes."""
 
 IGNORED = {
@@ -184,23 +187,26 @@ class Comparison:
 
         first, second = old["features"], new["features"]
         fits = [shape(one["geometry"]) for one in second]
-        ious, left = [], set(range(len(second)))
+        left, pairs = set(range(len(second))), {}
         for number, feature in enumerate(first):
-            at = number if number in left and second[number]["geometry"] == feature["geometry"] else None
-            iou, outline = 1.0, shape(feature["geometry"])
-            if at is None:
-                overlaps = {i: overlap(outline, fits[i]) for i in left}
-                at = max(overlaps, key=lambda i: overlaps[i], default=None)
-                iou = 0.0 if at is None else min(overlaps[at], 1 - 1e-9)
-            ious.append(iou)
-            if at is not None and iou > 0:
+            same = (at for at in sorted(left) if second[at]["geometry"] == feature["geometry"])
+            if (at := next(same, None)) is not None:
+                pairs[number] = at, 1.0
                 left.discard(at)
-                about = [
-                    {**one["properties"], "measurements": measurements(one)} for one in (feature, second[at])
-                ]
-                about[0]["measurements"] = {COLUMNS.get(k, k): v for k, v in about[0]["measurements"].items()}
-                self.tree(f"{where}: feature {number}", *about)
-        self.objects(where, ious + [0.0] * len(left))
+        for number in set(range(len(first))) - set(pairs):
+            outline = shape(first[number]["geometry"])
+            at = max(left, key=lambda at, outline=outline: overlap(outline, fits[at]), default=None)
+            if at is not None and (iou := overlap(outline, fits[at])) > 0:
+                pairs[number] = at, min(iou, 1 - 1e-9)
+                left.discard(at)
+        for number, (at, _) in sorted(pairs.items()):
+            about = [
+                {**one["properties"], "measurements": measured(one)} for one in (first[number], second[at])
+            ]
+            about[0]["measurements"] = {COLUMNS.get(k, k): v for k, v in about[0]["measurements"].items()}
+            self.tree(f"{where}: feature {number}", *about)
+        found = [pairs.get(number, (None, 0.0))[1] for number in range(len(first))]
+        self.objects(where, found + [0.0] * len(left))
 
     def file(self, where: str, old: Path, new: Path) -> None:
         """Compare two files by what they hold."""
@@ -241,7 +247,7 @@ class Comparison:
             self.tree(where, *(tomllib.loads(path.read_text("utf-8")) for path in (old, new)))
         elif kind == ".csv":
             self.table(where, *(path.read_text("utf-8") for path in (old, new)))
-        elif kind in {".keras", ".onnx"}:
+        elif kind in {".keras", ".onnx", ".npz"}:
             first, second = (weights(path) for path in (old, new))
             self.value(f"{where}: arrays", len(first), len(second))
             for number, (was, now) in enumerate(zip(first, second, strict=False)):
@@ -271,7 +277,7 @@ def leaves(value: Any, renamed: dict[str, str], path: str = "") -> Iterator[tupl
         yield path, value
 
 
-def measurements(feature: Any) -> dict[str, Any]:
+def measured(feature: Any) -> dict[str, Any]:
     """Give a feature's measurements by name, whichever way they are written."""
     found = feature["properties"].get("measurements", {})
     return found if isinstance(found, dict) else {one["name"]: one["value"] for one in found}
@@ -307,7 +313,10 @@ def mask_ious(old: np.ndarray, new: np.ndarray) -> list[float]:
 
 
 def weights(path: Path) -> list[np.ndarray]:
-    """Read the arrays of a Keras or ONNX file, in the order of the file."""
+    """Read the arrays of a Keras, ONNX or NumPy file, in the order of the file."""
+    if path.suffix == ".npz":
+        with np.load(path) as kept:
+            return [kept[name] for name in kept.files]
     if path.suffix == ".onnx":
         import onnx
 
@@ -365,6 +374,13 @@ def compare(old: Path, new: Path, report: Path | None) -> int:
     counts = ", ".join(f"{number:,} {what}" for what, number in seen.counts.items())
     lines = [f"# {len(seen.wrong)} differences, {len(seen.tolerated)} tolerated", "", f"Compared: {counts}."]
     lines += [f"Largest relative difference of a number taken as equal: {seen.largest:.2g}.", ""]
+    by_file = Counter(one.split(": ")[0] for one in seen.wrong)
+    lines += [
+        "## Files that differ, by how much in them",
+        "",
+        *(f"- {n} {one}" for one, n in by_file.items()),
+        "",
+    ]
     for title, found in (("Differences", seen.wrong), ("Tolerated", seen.tolerated), ("Notes", seen.notes)):
         lines += [f"## {title}: {len(found)}", "", *(f"- {one}" for one in found), ""]
     if report:

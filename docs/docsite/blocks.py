@@ -5,8 +5,9 @@ run a block unless the line above it states why not::
 
     <!-- not run: it installs packages -->
 
-and a page of measurements states it once, at its top: ``<!-- not run, the whole page: REASON -->``. A ``text``
-block below ``<!-- output -->`` contains the recorded output of the block above it.
+and a page of measurements states it once, at its top: ``<!-- not run, the whole page: REASON -->``.
+A ``text``
+block below ``<!-- output -->`` is the recorded output of the block above it.
 """
 
 from __future__ import annotations
