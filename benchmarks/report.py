@@ -40,10 +40,10 @@ print(time.process_time() - began)
 PAGE = """
 import sys, time
 from pathlib import Path
-from glomtile.report.page import report
+from glomtile.report.build import write_report
 import cv2, numpy, jinja2, PIL.Image
 began = time.process_time()
-report(Path(sys.argv[1]) / "out")
+write_report(Path(sys.argv[1]) / "out")
 print(time.process_time() - began)
 """
 

@@ -1,19 +1,20 @@
-"""Static plots drawn with Matplotlib."""
+"""Static plots drawn with Matplotlib: PNG files, and SVG for the report page."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from glomtile.datasets.image_statistics import Stain
-from glomtile.errors import InputError, MissingExtraError
+from glomtile.errors import InputError
 from glomtile.io.atomic import atomic_write
 from glomtile.io.tables import read_csv
 
@@ -21,10 +22,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by colour-blind readers.
-SPLIT_COLOURS = {"train": "#0072B2", "valid": "#E69F00", "test": "#009E73"}
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
+SPLIT_COLOURS = {"train": "#0072b2", "valid": "#e69f00", "test": "#009e73"}
 _MARKERS = {"train": "o", "valid": "s", "test": "^"}
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _INK, _QUIET, _GRID = "#212529", "#60676e", "#e3e6e9"
+_ACCENT, _TRUTH, _PREDICTION = "#0b5fae", "#0068d6", "#e07000"
+_CSS = {
+    _INK: "currentColor",
+    _QUIET: "var(--quiet)",
+    _GRID: "var(--line)",
+    _ACCENT: "var(--accent)",
+    _TRUTH: "var(--only-true)",
+    _PREDICTION: "var(--only-predicted)",
+    **{colour: f"var(--s{number})" for number, colour in enumerate(_SERIES)},
+}
+"""Colours of the report's style sheet, which differ in dark mode and in print."""
+
 _DPI = 110
 _MOSTLY_GLASS = 0.95
 _STYLE: Any = {
@@ -40,250 +54,31 @@ _STYLE: Any = {
     "ytick.color": _QUIET,
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
+    "grid.color": _GRID,
     "legend.frameon": False,
 }
+_SVG_STYLE: Any = {**_STYLE, "font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "glomtile"}
+_WIDE_INCH, _SQUARE_INCH = (5.4, 2.7), (3.6, 3.6)
 
 
-def draw_counts(path: Path, name: str, counts: Mapping[str, int], cut_from: Mapping[str, int] | None) -> Path:
-    """Draw the reference's chart: how many images each split has.
+class TissueColour(Protocol):
+    """The mean colour of an image's tissue; see `glomtile.datasets.image_statistics.Stain`."""
 
-    Parameters
-    ----------
-    path : Path
-        The PNG.
-    name : str
-        The dataset's.
-    counts : mapping
-        Split to number of files.
-    cut_from : mapping, optional
-        Split to number of whole images that the files are tiles of.
-    """
-    unit = "images" if cut_from is None else "tiles"
-    with _drawing(path, (6.4, 4.2)) as figure:
-        axes = figure.add_subplot()
-        colours = [SPLIT_COLOURS.get(split, _QUIET) for split in counts]
-        bars = axes.bar(list(counts), list(counts.values()), color=colours, width=0.6)
-        total = max(1, sum(counts.values()))
-        texts = []
-        for split, count in counts.items():
-            source = "" if cut_from is None else f"\nof {_counted(cut_from[split], 'image')}"
-            texts.append(f"{count:,}  ({100 * count / total:.0f} %){source}")
-        axes.bar_label(bars, texts, padding=4, fontsize=10)
-        axes.margins(y=0.2)
-        axes.set_ylabel(unit)
-        _whole_numbers(axes.yaxis)
-        axes.grid(visible=True, axis="y", color=_GRID)
-        axes.tick_params(axis="x", length=0, labelsize=11)
-        _title(axes, f"{name}: {unit} of each split", f"{sum(counts.values()):,} {unit} with their masks")
-    return path
+    @property
+    def rgb(self) -> tuple[float, float, float]:
+        """Mean colour, 0 to 255."""
 
+    @property
+    def brightness(self) -> float:
+        """Mean brightness, 0 to 255."""
 
-def draw_class_shares(
-    path: Path,
-    name: str,
-    pixels: Mapping[str, Mapping[str, float]],
-    files: Mapping[str, Mapping[str, float]],
-    unit: str,
-) -> Path:
-    """Draw how much of the area, and how many of the files, hold each class.
+    @property
+    def saturation(self) -> float:
+        """Mean saturation, 0 to 1."""
 
-    Parameters
-    ----------
-    path : Path
-    name : str
-        The dataset's.
-    pixels, files : mapping
-        Class name to split to share, 0 to 1; background left out.
-    unit : str
-        What a file is: ``"images"`` or ``"tiles"``.
-    """
-    with _drawing(path, (9.6, 1.9 + 0.8 * len(pixels))) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
-        _share_bars(left, pixels)
-        _share_bars(right, files)
-        left.set_yticks(range(len(pixels)), [_shortened(text) for text in pixels])
-        left.invert_yaxis()
-        _title(left, f"{name}: how much there is of each class", "share of all pixels")
-        _title(right, "", f"share of the {unit} in which it occurs")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return path
-
-
-def draw_sizes(
-    path: Path, name: str, sizes: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str
-) -> Path:
-    """Draw how large the objects of each class are, on a scale of equal ratios.
-
-    Parameters
-    ----------
-    path : Path
-    name : str
-        The dataset's.
-    sizes : mapping
-        Class name to areas of the objects that lie whole in their picture, and of those that its
-        border cuts.
-    unit : str
-        Of the areas: ``"px"`` or ``"µm²"``.
-    """
-    rows = max(1, len(sizes))
-    every = [area for whole, cut in sizes.values() for area in (*whole, *cut)]
-    with _drawing(path, (7.6, 1.5 + 2.1 * rows)) as figure:
-        panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
-        edges = _ratio_edges(every)
-        for axes, (class_name, (whole, cut)) in zip(panels, sizes.items(), strict=False):
-            label = [f"whole ({len(whole)})", f"cut by the picture's border ({len(cut)})"]
-            axes.hist([whole, cut], edges, stacked=True, color=["#0072B2", "#A9CCE3"], label=label)
-            axes.set_xscale("log")
-            axes.set_ylabel("objects")
-            _whole_numbers(axes.yaxis)
-            axes.grid(visible=True, color=_GRID)
-            if whole:
-                median = float(np.median(whole))
-                axes.axvline(
-                    median, color="#D55E00", linewidth=1.6, label=f"median of the whole: {median:,.0f}"
-                )
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-            _title(axes, "", _shortened(class_name))
-        panels[-1].set_xlabel(f"area of an object, {unit}")
-        _label_ratios(panels[-1], edges)
-        first = _shortened(next(iter(sizes), ""))
-        _title(panels[0], f"{name}: how large the objects are", first)
-    return path
-
-
-def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[Stain]], unit: str) -> Path:
-    """Draw every picture as a point by its tissue's brightness and saturation, in the tissue's own colour.
-
-    Pictures that are next to all glass are left out: what little is on them is no stain.
-
-    Parameters
-    ----------
-    path : Path
-    name : str
-        The dataset's.
-    stains : mapping
-        Split to the tissue colour of each of its pictures.
-    unit : str
-        What a picture is: ``"images"`` or ``"tiles"``.
-    """
-    from matplotlib.lines import Line2D
-
-    most = max((len(found) for found in stains.values()), default=0)
-    area = 70 if most < 100 else 34 if most < 1000 else 16
-    with _drawing(path, (7.6, 5.0)) as figure:
-        axes = figure.add_subplot()
-        handles = []
-        for split, every in stains.items():
-            found = [stain for stain in every if stain.glass <= _MOSTLY_GLASS]
-            colour, marker = SPLIT_COLOURS.get(split, _QUIET), _MARKERS.get(split, "D")
-            axes.scatter(
-                [stain.brightness for stain in found],
-                [100 * stain.saturation for stain in found],
-                s=area,
-                marker=marker,
-                c=[tuple(part / 255 for part in stain.rgb) for stain in found] or None,
-                edgecolors=colour,
-                linewidths=1.4 if most < 1000 else 0.8,
-                alpha=0.9,
-            )
-            handles.append(
-                Line2D(
-                    [], [], marker=marker, linestyle="", markersize=8, markerfacecolor="white",
-                    markeredgecolor=colour, markeredgewidth=1.6, label=f"{split} ({len(found):,})",
-                )
-            )  # fmt: skip
-        axes.set_xlabel("mean brightness of the tissue, 0 to 255")
-        axes.set_ylabel("mean saturation of the tissue, %")
-        axes.grid(visible=True, color=_GRID)
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        bare = sum(stain.glass > _MOSTLY_GLASS for found in stains.values() for stain in found)
-        left_out = f"; {bare:,} of glass alone left out" if bare else ""
-        below = "each point filled with its tissue's mean colour" + left_out
-        _title(axes, f"{name}: how the {unit} are stained", below)
-    return path
-
-
-@contextmanager
-def _drawing(path: Path, size_inch: tuple[float, float]) -> Iterator[Figure]:
-    """A figure to draw on, written whole or not at all; pyplot's global state is not touched."""
-    require_charts()
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        figure = Figure(figsize=size_inch, dpi=_DPI, layout="constrained")
-        canvas: Any = FigureCanvasAgg(figure)
-        yield figure
-        with atomic_write(path) as partial:
-            canvas.print_png(str(partial))
-
-
-def _share_bars(axes: Axes, shares: Mapping[str, Mapping[str, float]]) -> None:
-    """One group of bars a class, one bar a split, in per cent."""
-    splits = list(dict.fromkeys(split for by_split in shares.values() for split in by_split))
-    thick = 0.8 / max(1, len(splits))
-    for number, split in enumerate(splits):
-        at = [row + (number - (len(splits) - 1) / 2) * thick for row in range(len(shares))]
-        values = [100 * by_split.get(split, 0.0) for by_split in shares.values()]
-        bars = axes.barh(at, values, thick * 0.9, color=SPLIT_COLOURS.get(split, _QUIET), label=split)
-        axes.bar_label(bars, [f"{value:.3g} %" for value in values], padding=3, fontsize=9)
-    axes.margins(x=0.18)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter("{x:g} %")
-    axes.grid(visible=True, axis="x", color=_GRID)
-    axes.tick_params(axis="y", length=0)
-
-
-def _ratio_edges(areas: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Edges of equal ratio around all areas; at most 24 bins, at least one."""
-    low, high = (min(areas), max(areas)) if areas else (1.0, 10.0)
-    low, high = max(low, 1e-3) / 1.1, max(high, 1e-3) * 1.1
-    bins = int(np.clip(2 * len(areas) ** 0.5, 6, 24))
-    return np.geomspace(low, high, bins + 1)
-
-
-def _label_ratios(axes: Axes, edges: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-    """Plain numbers, as many as there is room for."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    ratio = edges[-1] / edges[0]
-    steps = (1.0, 2.0, 5.0) if ratio < 100 else (1.0, 3.0) if ratio < 10_000 else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-    )
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _title(axes: Axes, title: str, below: str) -> None:
-    """A bold line, and a quiet one below it that says what is drawn."""
-    axes.set_title(below, loc="left", fontsize=10, color=_QUIET, pad=8)
-    if title:
-        axes.annotate(
-            title, (0, 1), (0, 26), xycoords="axes fraction", textcoords="offset points",
-            fontsize=12, fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
-
-
-def _whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")
-
-
-def _shortened(text: str, most: int = 28) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_SIZE_INCH = (7.2, 4.0)
-_DPI_figures = 110
+    @property
+    def glass(self) -> float:
+        """Share of the image without tissue, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -320,30 +115,15 @@ def read_curves(path: Path) -> Curves:
     Raises
     ------
     InputError
-        When the file is no table, has fewer than two columns, or holds a cell that is no number.
+        The file is not a table, has fewer than two columns, or a cell is not a number.
     """
     rows = read_csv(path)
-    header = list(rows[0]) if rows else read_header(path)
+    header = list(rows[0]) if rows else _header(path)
     if len(header) < 2:
         raise InputError(path, f"expected at least two columns, got {', '.join(header)}")
     columns = {name: tuple(_number(path, name, row[name]) for row in rows) for name in header}
     x_name, *names = header
     return Curves(x_name, columns[x_name], {name: columns[name] for name in names})
-
-
-def require_charts() -> None:
-    """Refuse to begin where charts cannot be drawn.
-
-    Raises
-    ------
-    MissingExtraError
-        Matplotlib, which draws them, is not installed.
-    """
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError(
-            "charts", "expected Matplotlib, which draws them, got an installation without it",
-            "pip install 'glomtile[cpu]', or gpu, jax or torch in place of cpu",
-        )  # fmt: skip
 
 
 def plot_curves(csv_path: Path, png_path: Path, title: str) -> Path:
@@ -354,57 +134,420 @@ def plot_curves(csv_path: Path, png_path: Path, title: str) -> Path:
     csv_path : Path
         See `read_curves`; may hold no epoch yet.
     png_path : Path
-        The picture, written whole or not at all.
     title : str
-        Line above the plot; drawn as it is, dollar signs included.
 
     Returns
     -------
     Path
         `png_path`.
-
-    Raises
-    ------
-    MissingExtraError
-        See `require_charts`.
     """
-    require_charts()
-    # Figure and canvas by hand: pyplot keeps global state and asks the machine for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     curves = read_curves(csv_path)
-    figure = Figure(figsize=_SIZE_INCH, dpi=_DPI_figures, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    marker = "o" if len(curves.x) < 3 else None
-    for i, (name, values) in enumerate(curves.series.items()):
-        style = "--" if name.startswith("val_") else "-"
-        colour = _COLOURS[i % len(_COLOURS)]
-        # a leading underscore would hide the line from the legend, a dollar would start a formula
-        axes.plot(curves.x, values, style, color=colour, marker=marker, linewidth=1.6, label=_plain(name))
-    axes.set_title(_plain(title), loc="left", fontsize=11)
-    axes.set_xlabel(_plain(curves.x_name))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=True, color="#d9dde1", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with atomic_write(png_path) as partial:
-        canvas.print_figure(partial, format="png")
+    with _png(png_path, (7.2, 4.0)) as figure:
+        axes = figure.add_subplot()
+        _draw_curves(axes, curves, dict.fromkeys(curves.series, ""))
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.legend()
     return png_path
 
 
-def read_header(path: Path) -> list[str]:
-    """Column names of a table, for one that has no rows yet."""
+def draw_counts(path: Path, name: str, counts: Mapping[str, int], cut_from: Mapping[str, int] | None) -> Path:
+    """Draw the reference's chart: how many images each split has.
+
+    Parameters
+    ----------
+    path : Path
+        The PNG.
+    name : str
+        The dataset's.
+    counts : mapping
+        Split to number of files.
+    cut_from : mapping, optional
+        Split to number of whole images that the files are tiles of.
+    """
+    unit = "images" if cut_from is None else "tiles"
+    with _png(path, (6.4, 4.2)) as figure:
+        axes = figure.add_subplot()
+        colours = [SPLIT_COLOURS.get(split, _QUIET) for split in counts]
+        bars = axes.bar(list(counts), list(counts.values()), color=colours, width=0.6)
+        total = max(1, sum(counts.values()))
+        texts = []
+        for split, count in counts.items():
+            source = "" if cut_from is None else f"\nof {_counted(cut_from[split], 'image')}"
+            texts.append(f"{count:,}  ({100 * count / total:.0f} %){source}")
+        axes.bar_label(bars, texts, padding=4, fontsize=10)
+        axes.margins(y=0.2)
+        axes.set_ylabel(unit)
+        _whole_numbers(axes.yaxis)
+        axes.grid(visible=True, axis="y")
+        axes.tick_params(axis="x", length=0, labelsize=11)
+        _title(axes, f"{name}: {unit} of each split", f"{sum(counts.values()):,} {unit} with their masks")
+    return path
+
+
+def draw_class_shares(
+    path: Path,
+    name: str,
+    pixels: Mapping[str, Mapping[str, float]],
+    files: Mapping[str, Mapping[str, float]],
+    unit: str,
+) -> Path:
+    """Draw how much of the area, and how many of the files, hold each class.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        The dataset's.
+    pixels, files : mapping
+        Class name to split to share, 0 to 1; background left out.
+    unit : str
+        What a file is: ``"images"`` or ``"tiles"``.
+    """
+    with _png(path, (9.6, 1.9 + 0.8 * len(pixels))) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        _share_bars(left, pixels)
+        _share_bars(right, files)
+        left.set_yticks(range(len(pixels)), [_shortened(text) for text in pixels])
+        left.invert_yaxis()
+        _title(left, f"{name}: how much there is of each class", "share of all pixels")
+        _title(right, "", f"share of the {unit} in which it occurs")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return path
+
+
+def draw_sizes(
+    path: Path, name: str, sizes: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str
+) -> Path:
+    """Draw how large the objects of each class are, on a scale of equal ratios.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        The dataset's.
+    sizes : mapping
+        Class name to areas of the objects that lie whole in their picture, and of those that its
+        border cuts.
+    unit : str
+        Of the areas: ``"px"`` or ``"µm²"``.
+    """
+    rows = max(1, len(sizes))
+    every = [area for whole, cut in sizes.values() for area in (*whole, *cut)]
+    with _png(path, (7.6, 1.5 + 2.1 * rows)) as figure:
+        panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+        edges = _ratio_edges(every)
+        for axes, (class_name, (whole, cut)) in zip(panels, sizes.items(), strict=False):
+            label = [f"whole ({len(whole)})", f"cut by the picture's border ({len(cut)})"]
+            axes.hist([whole, cut], edges, stacked=True, color=[_SERIES[0], "#a9cce3"], label=label)
+            axes.set_xscale("log")
+            axes.set_ylabel("objects")
+            _whole_numbers(axes.yaxis)
+            axes.grid(visible=True)
+            if whole:
+                median = float(np.median(whole))
+                axes.axvline(
+                    median, color=_SERIES[1], linewidth=1.6, label=f"median of the whole: {median:,.0f}"
+                )
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+            _title(axes, "", _shortened(class_name))
+        panels[-1].set_xlabel(f"area of an object, {unit}")
+        _label_ratios(panels[-1], edges)
+        first = _shortened(next(iter(sizes), ""))
+        _title(panels[0], f"{name}: how large the objects are", first)
+    return path
+
+
+def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[TissueColour]], unit: str) -> Path:
+    """Draw every picture as a point by its tissue's brightness and saturation, in the tissue's own colour.
+
+    Pictures that are next to all glass are left out: what little is on them is no stain.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        The dataset's.
+    stains : mapping
+        Split to the tissue colour of each of its pictures.
+    unit : str
+        What a picture is: ``"images"`` or ``"tiles"``.
+    """
+    from matplotlib.lines import Line2D
+
+    most = max((len(found) for found in stains.values()), default=0)
+    area = 70 if most < 100 else 34 if most < 1000 else 16
+    with _png(path, (7.6, 5.0)) as figure:
+        axes = figure.add_subplot()
+        handles = []
+        for split, every in stains.items():
+            found = [stain for stain in every if stain.glass <= _MOSTLY_GLASS]
+            colour, marker = SPLIT_COLOURS.get(split, _QUIET), _MARKERS.get(split, "D")
+            axes.scatter(
+                [stain.brightness for stain in found],
+                [100 * stain.saturation for stain in found],
+                s=area,
+                marker=marker,
+                c=[tuple(part / 255 for part in stain.rgb) for stain in found] or None,
+                edgecolors=colour,
+                linewidths=1.4 if most < 1000 else 0.8,
+                alpha=0.9,
+            )
+            handles.append(
+                Line2D(
+                    [], [], marker=marker, linestyle="", markersize=8, markerfacecolor="white",
+                    markeredgecolor=colour, markeredgewidth=1.6, label=f"{split} ({len(found):,})",
+                )
+            )  # fmt: skip
+        axes.set_xlabel("mean brightness of the tissue, 0 to 255")
+        axes.set_ylabel("mean saturation of the tissue, %")
+        axes.grid(visible=True)
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        bare = sum(stain.glass > _MOSTLY_GLASS for found in stains.values() for stain in found)
+        left_out = f"; {bare:,} of glass alone left out" if bare else ""
+        below = "each point filled with its tissue's mean colour" + left_out
+        _title(axes, f"{name}: how the {unit} are stained", below)
+    return path
+
+
+def curves_svg(curves: Curves) -> str | None:
+    """Draw curves over their first column; None without a finite value.
+
+    Returns
+    -------
+    str or None
+        An ``<svg>`` element. Text stays text; colours follow the style sheet of the report.
+    """
+    values = [value for series in curves.series.values() for value in series if math.isfinite(value)]
+    if not values or not any(map(math.isfinite, curves.x)):
+        return None
+    last = {
+        name: next((f" (last {value:.4f})" for value in reversed(series) if math.isfinite(value)), "")
+        for name, series in curves.series.items()
+    }
+    with _figure(_WIDE_INCH, _SVG_STYLE) as figure:
+        axes = figure.add_subplot()
+        _draw_curves(axes, curves, last)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+        return _as_svg(figure)
+
+
+def area_histogram_svg(truth: Sequence[float], prediction: Sequence[float], unit: str) -> str | None:
+    """Draw the areas of true and predicted objects on a logarithmic axis; None without any object.
+
+    Parameters
+    ----------
+    truth, prediction : sequence of float
+        Areas above 0.
+    unit : str
+        Of the areas.
+    """
+    every = [*truth, *prediction]
+    if not every:
+        return None
+    with _figure(_WIDE_INCH, _SVG_STYLE) as figure:
+        axes = figure.add_subplot()
+        edges = _ratio_edges(every)
+        if truth:
+            colours, labels = [_TRUTH, _PREDICTION], ["truth", "prediction"]
+            axes.hist([truth, prediction], edges, color=colours, label=labels)
+            figure.legend(loc="outside lower center", ncols=2)
+        else:
+            axes.hist(prediction, edges, color=_PREDICTION, rwidth=0.85)
+        axes.set_xscale("log")
+        _label_ratios(axes, edges)
+        _whole_numbers(axes.yaxis)
+        axes.set_xlabel(f"area, {unit}")
+        axes.set_ylabel("objects")
+        axes.grid(visible=True, axis="y")
+        return _as_svg(figure)
+
+
+def count_scatter_svg(counts: Sequence[tuple[int, int]]) -> str | None:
+    """Draw predicted over true numbers of objects; None without any image.
+
+    Parameters
+    ----------
+    counts : sequence of (int, int)
+        True and predicted number of each image; images of equal numbers share a larger circle.
+    """
+    if not counts:
+        return None
+    images = {pair: counts.count(pair) for pair in dict.fromkeys(counts)}
+    most = max(images.values())
+    areas = [12 + 140 * number / most for number in images.values()]
+    with _figure(_SQUARE_INCH, _SVG_STYLE) as figure:
+        axes = _square_axes(figure, max(1, *(max(pair) for pair in images)))
+        axes.scatter([pair[0] for pair in images], [pair[1] for pair in images], areas, _ACCENT, alpha=0.65)
+        _whole_numbers(axes.xaxis)
+        _whole_numbers(axes.yaxis)
+        axes.set_xlabel("true objects")
+        axes.set_ylabel("predicted objects")
+        return _as_svg(figure)
+
+
+def calibration_svg(bins: Sequence[tuple[float, float, int]]) -> str:
+    """Draw how often a class is true over the probability that the network predicts.
+
+    Parameters
+    ----------
+    bins : sequence of (float, float, int)
+        Mean predicted probability, share that is true, and number of pixels; at least one.
+    """
+    predicted, true, pixels = zip(*bins, strict=True)
+    areas = [20 + 100 * (number / max(pixels)) ** 0.5 for number in pixels]
+    with _figure(_SQUARE_INCH, _SVG_STYLE) as figure:
+        axes = _square_axes(figure, 1.0)
+        axes.plot(predicted, true, color=_ACCENT, alpha=0.5)
+        axes.scatter(predicted, true, areas, _ACCENT, alpha=0.65)
+        axes.set_xlabel("predicted probability")
+        axes.set_ylabel("share that is true")
+        return _as_svg(figure)
+
+
+@contextmanager
+def _figure(size_inch: tuple[float, float], style: Any) -> Iterator[Figure]:
+    """Yield a figure to draw on, without the global state of pyplot."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(style), warnings.catch_warnings():
+        # A browser has fonts for what the one that ships with Matplotlib lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield Figure(figsize=size_inch, dpi=_DPI, layout="constrained")
+
+
+@contextmanager
+def _png(path: Path, size_inch: tuple[float, float]) -> Iterator[Figure]:
+    """Yield a figure and write it, whole or not at all."""
+    with _figure(size_inch, _STYLE) as figure:
+        yield figure
+        with atomic_write(path) as partial:
+            figure.savefig(str(partial), format="png")
+
+
+def _as_svg(figure: Figure) -> str:
+    """Return the figure as an ``<svg>`` element that takes fonts and colours from the page around it."""
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :].replace("xlink:href", "href")
+    svg = re.sub(r' (xmlns(:xlink)?|version)="[^"]*"', "", svg)
+    # Ids count up in each figure, and the style sheet and the fonts would apply to the whole page.
+    svg = re.sub(r'<g id="[a-z0-9.]+_\d+">', "<g>", svg)
+    svg = re.sub(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(?<=style=")font: ([\d.]+px)[^;"]*', r"font-size: \1", svg)  # Matplotlib 3.10 and older
+    svg = re.sub(r'font-family: [^;"]*; ', "", svg)
+    return re.sub(r"(?<=: )#[0-9a-f]{6}(?=[;\"])", lambda match: _CSS.get(match[0], match[0]), svg)
+
+
+def _square_axes(figure: Figure, most: float) -> Axes:
+    """Add square axes from 0 to `most` with their diagonal."""
+    axes = figure.add_subplot()
+    limits = (-0.04 * most, 1.04 * most)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.axline((0, 0), slope=1, color=_QUIET, linewidth=1, linestyle="--")
+    axes.grid(visible=True)
+    return axes
+
+
+def _draw_curves(axes: Axes, curves: Curves, behind: Mapping[str, str]) -> None:
+    """Draw a line for each series, dashed for validation; points without neighbours become dots."""
+    from matplotlib.ticker import MaxNLocator
+
+    x = np.array(curves.x, np.float64)
+    for number, (name, series) in enumerate(curves.series.items()):
+        values = np.array(series, np.float64)
+        finite = np.isfinite(values)
+        joined = np.zeros(len(values) + 1, bool)
+        joined[1:-1] = finite[1:] & finite[:-1]
+        alone = np.flatnonzero(finite & ~joined[1:] & ~joined[:-1]).tolist()
+        axes.plot(
+            x,
+            np.where(finite, values, np.nan),
+            "--" if name.startswith("val_") else "-",
+            color=_SERIES[number % len(_SERIES)],
+            marker="o" if alone else None,
+            markevery=alone,
+            linewidth=1.6,
+            # Matplotlib leaves names that start with an underscore out of a legend.
+            label=(" " if name.startswith("_") else "") + name + behind[name],
+        )
+    axes.set_xlabel(curves.x_name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True)
+
+
+def _share_bars(axes: Axes, shares: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw a group of bars for each class, a bar for each split, in per cent."""
+    splits = list(dict.fromkeys(split for by_split in shares.values() for split in by_split))
+    thick = 0.8 / max(1, len(splits))
+    for number, split in enumerate(splits):
+        at = [row + (number - (len(splits) - 1) / 2) * thick for row in range(len(shares))]
+        values = [100 * by_split.get(split, 0.0) for by_split in shares.values()]
+        bars = axes.barh(at, values, thick * 0.9, color=SPLIT_COLOURS.get(split, _QUIET), label=split)
+        axes.bar_label(bars, [f"{value:.3g} %" for value in values], padding=3, fontsize=9)
+    axes.margins(x=0.18)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter("{x:g} %")
+    axes.grid(visible=True, axis="x")
+    axes.tick_params(axis="y", length=0)
+
+
+def _ratio_edges(areas: Sequence[float]) -> list[float]:
+    """Return bin edges of equal ratio around all areas."""
+    low, high = (min(areas), max(areas)) if areas else (1.0, 10.0)
+    low, high = max(low, 1e-3) / 1.1, max(high, 1e-3) * 1.1
+    bins = int(np.clip(2 * len(areas) ** 0.5, 6, 24))
+    edges: list[float] = np.geomspace(low, high, bins + 1).tolist()
+    return edges
+
+
+def _label_ratios(axes: Axes, edges: Sequence[float]) -> None:
+    """Label a logarithmic axis with plain numbers, fewer of them on a long axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ratio = edges[-1] / edges[0]
+    steps = (1.0, 2.0, 5.0) if ratio < 100 else (1.0, 3.0) if ratio < 10_000 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    )
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _title(axes: Axes, title: str, below: str) -> None:
+    """Write a bold title and a grey line below it."""
+    axes.set_title(below, loc="left", fontsize=10, color=_QUIET, pad=8)
+    if title:
+        axes.annotate(
+            title, (0, 1), (0, 26), xycoords="axes fraction", textcoords="offset points",
+            fontsize=12, fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _whole_numbers(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def _shortened(text: str, most: int = 28) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _header(path: Path) -> list[str]:
+    """Return the column names of a table, which may have no rows."""
     with path.open(encoding="utf-8-sig") as stream:
-        names: Sequence[str] = [name.strip() for name in stream.readline().split(",")]
+        names = [name.strip() for name in stream.readline().split(",")]
     return [name for name in names if name]
-
-
-def _plain(text: str) -> str:
-    shown = text.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _number(path: Path, column: str, cell: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from glomtile.evaluation.score import score
-from glomtile.report.page import report
+from glomtile.report.build import write_report
 
 DESK, PHONE = (1280, 900), (390, 844)
 HOSTILE = "\"><img src=x onerror=alert(1)>&'"
@@ -36,7 +36,7 @@ async () => {
 def page_path(tmp_path_factory: pytest.TempPathFactory, scored_set: Callable[..., Any]) -> Path:
     root = tmp_path_factory.mktemp("scored")
     predictions, truth, images = scored_set(root, STEMS)
-    return report(score(predictions, truth, root / "out", images=images, mpp=1.0, draws=50).folder)
+    return write_report(score(predictions, truth, root / "out", images=images, mpp=1.0, draws=50).folder)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_the_first_paint_does_not_wait_for_the_last_picture(
     tmp_path: Path, open_page: Callable[..., Any], scored_set: Callable[..., Any]
 ) -> None:
     predictions, truth, images = scored_set(tmp_path, [f"i{n}" for n in range(30)], side_px=640)
-    path = report(score(predictions, truth, tmp_path / "out", images=images, draws=10).folder)
+    path = write_report(score(predictions, truth, tmp_path / "out", images=images, draws=10).folder)
     page = open_page(path, script=WHEN_PAINTED).page
     wait_until(page, "window.painted > 0")
     ready, decoded = page.evaluate(LAST_DECODED)
@@ -243,7 +243,9 @@ def test_a_hostile_name_is_only_a_name(
     tmp_path: Path, open_page: Callable[..., Any], scored_set: Callable[..., Any]
 ) -> None:
     predictions, truth, images = scored_set(tmp_path, [HOSTILE, "<script>alert(2)"])
-    path = report(score(predictions, truth, tmp_path / f"out {HOSTILE}", images=images, draws=10).folder)
+    path = write_report(
+        score(predictions, truth, tmp_path / f"out {HOSTILE}", images=images, draws=10).folder
+    )
     watched = open_page(path)
     page = watched.page
     assert HOSTILE in names(page)

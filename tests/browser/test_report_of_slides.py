@@ -151,12 +151,12 @@ def test_the_page_is_made_again_without_the_slides_from_the_overlays(
 ) -> None:
     import shutil
 
-    from glomtile.report.page import report
+    from glomtile.report.build import write_report
 
     shutil.copytree(folder, tmp_path / "out")
     for note in (tmp_path / "out/.glomtile").glob("*.json"):
         note.write_text(note.read_text("utf-8").replace(str(folder.parent / "in"), str(tmp_path / "gone")))
-    page = open_page(report(tmp_path / "out")).page
+    page = open_page(write_report(tmp_path / "out")).page
     assert page.locator(".slide .stage img").count() == 2
     assert page.locator(".slide .stage path.object.drawn").count() == 6
     assert page.get_by_label("Outlines").count() == 0

@@ -23,7 +23,7 @@ from glomtile.inference.quality_control import QualityFlags
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.palette import GLOMERULI
-from glomtile.report.page import report
+from glomtile.report.build import write_report
 from glomtile.training.train import tell_of_split
 from glomtile.types import SILENT
 
@@ -70,7 +70,7 @@ def test_all_images_and_the_trusted_ones_are_scored(project: Path) -> None:
     assert (whole["images"], part["images"]) == (5, 4)
     assert (whole["groups"], part["groups"]) == (3, 3)
     assert whole["difference"][0]["figures"]["pooled_dice"]["value"] <= 0  # against the truth itself
-    page = report(run).read_text()
+    page = write_report(run).read_text()
     assert page.count('<article class="card"') == 5
     assert "fold-1: train_losses" in page
     with (run / "calibration.csv").open() as table:
@@ -229,7 +229,7 @@ def test_figures_are_at_the_scale_of_each_file_and_own_up_to_unknown_groups(
     assert scales == pytest.approx({"d0": 0.0625, "d1": 1.0}, rel=1e-3)
     scores = json.loads((run / "scores.json").read_text())
     assert (scores["groups"], scores["interval"]["of"]) == (None, "images")
-    assert "Images count as independent" in report(run).read_text()
+    assert "Images count as independent" in write_report(run).read_text()
 
 
 def test_a_name_is_no_path(project: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from glomtile.evaluation.evaluate import evaluate, tiled_infer
 from glomtile.io.images import write_png
 from glomtile.io.masks import read_mask, write_mask
 from glomtile.palette import GLOMERULI
-from glomtile.report.page import report
+from glomtile.report.build import write_report
 from glomtile.training.train import train
 
 SIDE, TILE, EPOCHS = 96, 64, 8
@@ -116,13 +116,13 @@ def test_scores_agree_with_a_count_by_hand(trained: Path) -> None:
 
 
 def test_the_report_holds_its_pictures(trained: Path) -> None:
-    page = report(trained / "evaluation").read_text()
+    page = write_report(trained / "evaluation").read_text()
     assert "data:image/" in page
     assert 'src="http' not in page
 
 
 def test_the_report_shows_every_image_the_course_of_training_and_the_calibration(trained: Path) -> None:
-    page = report(trained / "evaluation").read_text()
+    page = write_report(trained / "evaluation").read_text()
     tests = list((trained / "evaluation/predictions").iterdir())
     assert page.count('<article class="card"') == len(tests)
     assert all(f"epoch {number}</figcaption>" in page for number in (1, EPOCHS // 2, EPOCHS))

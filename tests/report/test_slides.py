@@ -1,5 +1,3 @@
-"""The page of slides counts what was found, not what it has room to list."""
-
 from __future__ import annotations
 
 import json
@@ -10,8 +8,7 @@ from PIL import Image
 
 from glomtile.io.tables import write_csv
 from glomtile.report import slides as module
-from glomtile.report.page import render
-from glomtile.report.results import read_results
+from glomtile.report.build import read_results, render
 
 SUMMARY = (
     "image",
@@ -55,53 +52,51 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_slides_without_room_for_their_objects_still_say_how_many(
+def test_slides_print_the_number_of_objects_that_are_not_listed(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_ROWS", 2)
+    monkeypatch.setattr(module, "MAX_ROWS", 2)
     results = read_results(study)
-    assert [(slide.count, len(slide.found)) for slide in results.slides] == [(3, 2), (2, 0), (0, 0)]
+    assert [(slide.count, len(slide.objects)) for slide in results.slides] == [(3, 2), (2, 0), (0, 0)]
     assert results.notes == [
-        "a: 1 more object, to be found in objects/a.csv", "b: 2 objects, to be found in objects/b.csv",
+        "a: 1 more object, see objects/a.csv", "b: 2 objects, see objects/b.csv",
     ]  # fmt: skip
     page = render(results)
     assert "3 objects, 2 of them listed here" in page
     assert "2 objects, none of them listed here" in page
-    assert page.count("Nothing was found on this slide.") == 1
-    assert page.count("Its objects stand in objects/b.csv.") == 1
+    assert page.count("No object was found in this slide.") == 1
+    assert page.count("Its objects are listed in objects/b.csv.") == 1
 
 
 def test_areas_are_of_all_objects(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = read_results(study).areas
-    monkeypatch.setattr(module, "MOST_ROWS", 1)
-    assert read_results(study).areas == whole
+    whole = read_results(study).distributions
+    monkeypatch.setattr(module, "MAX_ROWS", 1)
+    assert read_results(study).distributions == whole
     assert len(whole) == 1
 
 
-def test_outlines_that_cannot_be_read_take_no_object_away(study: Path) -> None:
+def test_objects_are_counted_without_their_outlines(study: Path) -> None:
     (study / "geojson/a.geojson").write_text("{")
     page = render(read_results(study))
     assert "3 objects, none of them listed here" in page
 
 
 @pytest.mark.parametrize(
-    ("table", "cell", "said"),
+    ("table", "cell", "note"),
     [
         ("summary.csv", "0.01", "summary.csv: expected a number under tissue_mm2 in row 1, got '0,01'"),
         ("objects/b.csv", "25.0", "b: expected a number under area_um2 in row 1, got '0,01'"),
     ],
 )
-def test_a_number_that_a_spreadsheet_wrote_otherwise_is_named(
-    study: Path, table: str, cell: str, said: str
-) -> None:
+def test_a_number_with_a_decimal_comma_is_named(study: Path, table: str, cell: str, note: str) -> None:
     path = study / table
     path.write_text(path.read_text().replace(cell, '"0,01"', 1))
     (study / "train_losses.csv").write_text("epoch,loss\n0,1\n1,0.5\n")  # so that there is a page at all
-    assert read_results(study).notes.count(said) == 1
+    assert read_results(study).notes.count(note) == 1
 
 
-def test_a_renamed_column_of_areas_is_told(study: Path) -> None:
+def test_a_renamed_column_of_areas_is_named(study: Path) -> None:
     path = study / "objects/b.csv"
     path.write_text(path.read_text().replace("area_um2", "flaeche"))
-    told = "b: expected the columns class, area_um2, got id, class, flaeche"
-    assert read_results(study).notes == [told]
+    note = "b: expected the columns class, area_um2, got id, class, flaeche"
+    assert read_results(study).notes == [note]

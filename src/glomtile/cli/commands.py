@@ -355,7 +355,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of results.")],
 ) -> None:
     """Write the report.html of a folder of results again."""
-    from glomtile.report.page import report as verb
+    from glomtile.report.build import write_report as verb
 
     report_result("report", [verb(folder)])
 
@@ -442,9 +442,9 @@ def _palette(rgb_map: str | None) -> Palette:
 
 def _write_report(folder: Path) -> Path:
     """Write the page over a folder of results."""
-    from glomtile.report.page import report
+    from glomtile.report.build import write_report
 
-    return report(folder)
+    return write_report(folder)
 
 
 def _figures_of(paths: Iterable[Path]) -> dict[str, Any]:

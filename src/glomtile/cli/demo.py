@@ -73,7 +73,7 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
     from glomtile.datasets.prepare import prepare
     from glomtile.evaluation.evaluate import evaluate, tiled_infer
     from glomtile.io.atomic import write_text
-    from glomtile.report.page import report
+    from glomtile.report.build import write_report
     from glomtile.training.train import train
 
     began = time.monotonic()
@@ -99,7 +99,7 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
         f"trained {len(trained.history)} epochs, best was epoch {trained.best_epoch}: {trained.best}"
     )
     evaluation = evaluate(config, progress=progress)
-    page = report(evaluation.folder)
+    page = write_report(evaluation.folder)
     progress.note(_figures(evaluation))
     labelled = tiled_infer(config, progress=progress)
     progress.note(f"labelled {len(labelled.done)} whole test images: {labelled.done[0].parent}")

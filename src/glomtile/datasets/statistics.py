@@ -23,7 +23,7 @@ from glomtile.io.atomic import sha256, write_json
 from glomtile.io.images import image_mpp, read_image, write_png
 from glomtile.io.masks import Datatype, read_mask
 from glomtile.palette import GLOMERULI, Palette, PaletteClass
-from glomtile.plotting import draw_class_shares, draw_counts, draw_sizes, draw_stains, require_charts
+from glomtile.plotting import draw_class_shares, draw_counts, draw_sizes, draw_stains
 from glomtile.types import SILENT, Progress, UInt8
 
 __all__ = ["StatsResult", "stats"]
@@ -177,7 +177,6 @@ def dataset_name(config: Config) -> str:
 
 
 def _describe(dataset: _Dataset, out: Path, progress: Progress) -> StatsResult:
-    require_charts()
     counted = {split: _count(split, pairs, dataset, progress) for split, pairs in dataset.splits.items()}
     tiled = any(dataset.wholes.values())
     sized = {

@@ -35,7 +35,7 @@ from glomtile.inference.slidebucket import (
 from glomtile.inference.slidejob import MEETING, segmented_there
 from glomtile.io.atomic import TemporaryFolder, file_lock, require_place, storage_errors
 from glomtile.io.remote import RemoteFile, is_address, local_path, require_persistent
-from glomtile.report.page import report
+from glomtile.report.build import write_report
 from glomtile.slides.slide import open_slide
 from glomtile.types import SILENT, Progress
 
@@ -237,7 +237,7 @@ def _concluded(out: Path, made: Sequence[Path], bucket: Bucket | None) -> tuple[
 def _report(out: Path, progress: Progress) -> tuple[Path, ...]:
     """The page over all results of the folder; what keeps it from being written is a warning."""
     try:
-        return (report(out),)
+        return (write_report(out),)
     except InputError as problem:
         progress.warn(f"no report: {problem}")
         return ()

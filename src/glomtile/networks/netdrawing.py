@@ -11,7 +11,6 @@ from typing import Any
 from glomtile.config.schema import ModelSettings
 from glomtile.io.atomic import atomic_write
 from glomtile.networks.flexunet import Level, levels
-from glomtile.plotting import require_charts
 
 _INK, _QUIET, _BAND = "#212529", "#60676e", "#f4f6f8"
 _DOWN, _UP, _BRIDGE, _END = "#0072B2", "#009E73", "#D55E00", "#8a9299"
@@ -68,7 +67,6 @@ def draw_network(
     MissingExtraError
         Matplotlib is not installed.
     """
-    require_charts()
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

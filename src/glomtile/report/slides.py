@@ -1,63 +1,58 @@
-"""Slides in a report."""
+"""Segmented slides in the report: overviews, objects, areas."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from glomtile.errors import GlomtileError
-from glomtile.io.geojson import read_annotations
+from glomtile.inference.records import OWN, read_note
+from glomtile.io.geojson import Annotation, read_annotations
 from glomtile.io.images import read_image
 from glomtile.report import text
-from glomtile.report.pictures import (
-    Picture,
+from glomtile.report.images import (
+    Thumbnail,
     ThumbnailBudget,
-    as_picture,
+    budget_shares,
+    crop,
     crop_around,
-    crop_picture,
-    jpeg,
-    most_pictures,
-    shares_of,
-    shrunk,
+    max_thumbnails,
+    ring_path,
+    thumbnail,
 )
-from glomtile.report.shapes import ring_path
-from glomtile.report.text import numbered_rows
+from glomtile.report.text import read_table
 from glomtile.slides.slide import Slide, open_slide
 from glomtile.types import Box, UInt8
 
-if TYPE_CHECKING:
-    from glomtile.io.geojson import Annotation
-
 SLIDE_BYTES, CROP_BYTES = 6_000_000, 5_000_000
 OVERVIEW_PX, CROP_PX = 1600, 200
-MOST_ROWS = 2000
+MAX_ROWS = 2000
 _CHEAP_LEVEL_PX = 40_000_000
-"""A slide whose coarsest level has more pixels is not read anew for a small picture of it."""
+"""A slide whose coarsest level has more pixels is not read again for its overview."""
 
-_CROP_TYPICAL_BYTES = 12_000
+_CROP_BYTES_EACH = 12_000
 
 
 @dataclass(frozen=True)
-class Found:
+class SlideObject:
     """One object of a slide.
 
     Attributes
     ----------
     key : str
-        Its name inside the page.
+        Its id inside the page.
     colour, path : str
         Of its outline, in full-resolution pixels.
     row : dict of str to str
         Its line of ``objects/<slide>.csv``.
-    crop : Picture or None
+    crop : Thumbnail or None
     box : Box or None
         Of the crop, in full-resolution pixels.
     """
@@ -66,54 +61,57 @@ class Found:
     colour: str
     path: str
     row: Mapping[str, str]
-    crop: Picture | None
+    crop: Thumbnail | None
     box: Box | None
 
 
 @dataclass(frozen=True)
-class ShownSlide:
+class SlideView:
     """One slide.
 
     Attributes
     ----------
     key, name : str
-    picture : Picture or None
-        Without outlines where `bare`, else with them drawn in.
+    thumbnail : Thumbnail or None
+        With the outlines drawn in unless `plain`.
     size_px : (int, int)
         ``(H, W)`` at full resolution.
     mpp : float or None
     facts : dict of str to str
         Its line of ``summary.csv``.
     count : int
-        Objects in all, of every class, by `facts`.
-    found : tuple of Found
-        Those that the page lists.
-    bare : bool
+        Objects of every class, by `facts`.
+    objects : tuple of SlideObject
+        The objects that the page lists.
+    plain : bool
+    flags : str
+        Its quality flags.
     """
 
     key: str
     name: str
-    picture: Picture | None
+    thumbnail: Thumbnail | None
     size_px: tuple[int, int]
     mpp: float | None
     facts: Mapping[str, str]
     count: int
-    found: tuple[Found, ...]
-    bare: bool
+    objects: tuple[SlideObject, ...]
+    plain: bool
+    flags: str
 
 
 def classes_of(facts: Mapping[str, str]) -> list[str]:
-    """Names of the classes that a line of ``summary.csv`` tells of."""
+    """Return the names of the classes in a line of ``summary.csv``."""
     return [column.removesuffix("_per_mm2") for column in facts if column.endswith("_per_mm2")]
 
 
 def count_of(facts: Mapping[str, str], name: str) -> int:
-    """How many objects of a class a line of ``summary.csv`` counts."""
+    """Return the number of objects of a class in a line of ``summary.csv``."""
     return int(float(facts.get(f"{name}_count") or 0))
 
 
-def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]) -> list[ShownSlide]:
-    """Read the slides of a folder that `segment` filled, the flagged ones first.
+def slide_views(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]) -> list[SlideView]:
+    """Read the slides of a folder of `segment`, those with quality flags first.
 
     Parameters
     ----------
@@ -121,25 +119,25 @@ def shown_slides(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[st
     rows : sequence of mapping
         ``summary.csv``.
     notes : list of str
-        Takes what had to be left out, and why.
+        Receives what is left out, and why.
     """
-    ordered = sorted(rows, key=lambda row: not row.get("quality_flags"))
-    most = most_pictures(SLIDE_BYTES)
+    ordered = sorted(rows, key=lambda row: not row.get(text.FLAGS))
+    most = max_thumbnails(SLIDE_BYTES)
     if len(ordered) > most:
         notes.append(f"{len(ordered) - most} more slides: only {most} are shown")
         ordered = ordered[:most]
-    album = ThumbnailBudget(SLIDE_BYTES, shares_of(len(ordered), first=6), OVERVIEW_PX)
-    crops = _CropAllowance(CROP_BYTES, MOST_ROWS)
+    budget = ThumbnailBudget(SLIDE_BYTES, budget_shares(len(ordered), first=6), OVERVIEW_PX)
+    allowance = _ObjectAllowance(CROP_BYTES, MAX_ROWS)
     return [
-        _shown(folder, row, f"slide-{i}", seen, album, crops, notes)
-        for i, (row, seen) in enumerate(_seen_ahead(folder, ordered))
+        _view(folder, row, f"slide-{number}", overview, budget, allowance, notes)
+        for number, (row, overview) in enumerate(_overviews(folder, ordered))
     ]
 
 
 def areas_of_slides(
     folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]
 ) -> dict[str, list[float]]:
-    """Areas in µm² of all objects of all slides, by class.
+    """Collect the areas in µm² of all objects of all slides, by class.
 
     Parameters
     ----------
@@ -147,12 +145,12 @@ def areas_of_slides(
     rows : sequence of mapping
         ``summary.csv``.
     notes : list of str
-        Takes why those of a slide cannot be read, where it does not say so yet.
+        Receives why those of a slide cannot be read, once.
     """
     areas: dict[str, list[float]] = {}
     for image in (row["image"] for row in rows):
         try:
-            objects = numbered_rows(folder / "objects" / f"{image}.csv", ("class", "area_um2"))
+            objects = read_table(folder / "objects" / f"{image}.csv", ("class", "area_um2"))
         except GlomtileError as error:
             if (note := f"{image}: {error.message}") not in notes:
                 notes.append(note)
@@ -163,36 +161,65 @@ def areas_of_slides(
     return areas
 
 
+@dataclass
+class _ObjectAllowance:
+    """The bytes of crops and the rows of objects that the page may still take."""
+
+    bytes_left: int
+    rows_left: int
+
+
 @dataclass(frozen=True)
-class _Seen:
-    """A slide that was looked at: open where it still lies there, small where that was possible."""
+class _Overview:
+    """A slide, open where its file is unchanged, and its image, small where that was possible."""
 
     slide: Slide | None
-    picture: UInt8 | None = None
-    bare: bool = False
+    image: UInt8 | None = None
+    plain: bool = False
     problem: GlomtileError | None = None
 
 
-def _seen_ahead(folder: Path, rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[Mapping[str, str], _Seen]]:
-    """Each slide looked at, a few ahead on threads: reading and shrinking take most of a page's time."""
+def _overviews(
+    folder: Path, rows: Sequence[Mapping[str, str]]
+) -> Iterator[tuple[Mapping[str, str], _Overview]]:
+    """Read overviews a few ahead on threads; they take most of a page's time."""
     threads = max(1, min(len(rows), 8, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, thread_name_prefix="overviews") as pool:
-        waiting: deque[tuple[Mapping[str, str], Future[_Seen]]] = deque()
+        waiting: deque[tuple[Mapping[str, str], Future[_Overview]]] = deque()
         for row in rows:
-            waiting.append((row, pool.submit(_look, folder, row)))
+            waiting.append((row, pool.submit(_overview, folder, row)))
             if len(waiting) > threads:
-                first, looked = waiting.popleft()
-                yield first, looked.result()
-        for first, looked in waiting:
-            yield first, looked.result()
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
 
 
-def _look(folder: Path, facts: Mapping[str, str]) -> _Seen:
-    slide = _opened(folder, facts["image"], _mpp(facts), _size_px(facts))
+def _overview(folder: Path, facts: Mapping[str, str]) -> _Overview:
+    """Shrink the slide where that is cheap, else read the overlay with its outlines drawn in."""
+    slide = _open_original(folder, facts["image"], _mpp(facts), _size_px(facts))
     try:
-        return _Seen(slide, *_overview(folder, facts["image"], slide))
+        if slide is not None and math.prod(slide.levels[-1].size_px) <= _CHEAP_LEVEL_PX:
+            return _Overview(slide, slide.thumbnail(OVERVIEW_PX)[0], plain=True)
+        path = folder / "overlays" / f"{facts['image']}.jpg"
+        return _Overview(slide, read_image(path) if path.is_file() else None)
     except GlomtileError as problem:
-        return _Seen(slide, problem=problem)
+        return _Overview(slide, problem=problem)
+
+
+def _open_original(folder: Path, name: str, mpp: float | None, size_px: tuple[int, int]) -> Slide | None:
+    """Open the slide itself where its record names it and its size is unchanged."""
+    record = read_note(folder / OWN / f"{name}.json")
+    if record is None:
+        return None
+    try:
+        slide = open_slide(Path(record["input"]), mpp=mpp)
+    except GlomtileError:
+        return None
+    if slide.size_px == size_px:
+        return slide
+    slide.close()
+    return None
 
 
 def _size_px(facts: Mapping[str, str]) -> tuple[int, int]:
@@ -203,65 +230,32 @@ def _mpp(facts: Mapping[str, str]) -> float | None:
     return float(facts["mpp"]) if facts.get("mpp") else None
 
 
-@dataclass
-class _CropAllowance:
-    """What crops and rows of objects may still take."""
-
-    bytes_left: int
-    rows_left: int
-
-    @property
-    def room(self) -> bool:
-        return self.bytes_left > _CROP_TYPICAL_BYTES
-
-
-def _shown(
+def _view(
     folder: Path,
     facts: Mapping[str, str],
     key: str,
-    seen: _Seen,
-    album: ThumbnailBudget,
-    crops: _CropAllowance,
+    overview: _Overview,
+    budget: ThumbnailBudget,
+    allowance: _ObjectAllowance,
     notes: list[str],
-) -> ShownSlide:
+) -> SlideView:
     name, size_px = facts["image"], _size_px(facts)
-    picture, bare = seen.picture, seen.bare
+    image, plain = overview.image, overview.plain
     try:
-        if seen.problem is not None:
-            raise seen.problem
-        found = _objects(folder, name, key, size_px, seen.slide, crops, notes)
+        if overview.problem is not None:
+            raise overview.problem
+        objects = _objects(folder, name, key, size_px, overview.slide, allowance, notes)
     except GlomtileError as error:
         notes.append(f"{name}: {error.message}")
-        picture, bare, found = None, False, ()
+        image, plain, objects = None, False, ()
     finally:
-        if seen.slide is not None:
-            seen.slide.close()
-    shown = None if picture is None else album.add(picture)
-    count = sum(count_of(facts, name) for name in classes_of(facts))
-    return ShownSlide(key, name, shown, size_px, _mpp(facts), facts, count, found, bare)
-
-
-def _opened(folder: Path, name: str, mpp: float | None, size_px: tuple[int, int]) -> Slide | None:
-    """The slide itself, where it still lies where it lay, unchanged in size."""
-    try:
-        told = json.loads((folder / ".glomtile" / f"{name}.json").read_text("utf-8"))
-        slide = open_slide(Path(told["input"]), mpp=mpp)
-    except (OSError, ValueError, KeyError, TypeError, GlomtileError):
-        return None
-    if slide.size_px == size_px:
-        return slide
-    slide.close()
-    return None
-
-
-def _overview(folder: Path, name: str, slide: Slide | None) -> tuple[UInt8 | None, bool]:
-    """The slide made small: from itself where that is cheap, else the picture with outlines drawn in."""
-    if slide is not None:
-        height, width = slide.levels[-1].size_px
-        if height * width <= _CHEAP_LEVEL_PX:
-            return slide.thumbnail(OVERVIEW_PX)[0], True
-    path = folder / "overlays" / f"{name}.jpg"
-    return (read_image(path), False) if path.is_file() else (None, False)
+        if overview.slide is not None:
+            overview.slide.close()
+    small = None if image is None else budget.add(image)
+    count = sum(count_of(facts, class_name) for class_name in classes_of(facts))
+    return SlideView(
+        key, name, small, size_px, _mpp(facts), facts, count, objects, plain, facts.get(text.FLAGS, "")
+    )
 
 
 def _objects(
@@ -270,36 +264,36 @@ def _objects(
     key: str,
     size_px: tuple[int, int],
     slide: Slide | None,
-    crops: _CropAllowance,
+    allowance: _ObjectAllowance,
     notes: list[str],
-) -> tuple[Found, ...]:
-    rows = numbered_rows(folder / "objects" / f"{name}.csv", ("id", "class"))
-    outlines = read_annotations(folder / "geojson" / f"{name}.geojson")
-    known: Sequence[Annotation | None] = outlines
+) -> tuple[SlideObject, ...]:
+    rows = read_table(folder / "objects" / f"{name}.csv", ("id", "class"))
+    outlines: Sequence[Annotation | None] = read_annotations(folder / "geojson" / f"{name}.geojson")
     if len(outlines) != len(rows):
-        notes.append(f"{name}: outlines, as there are {len(outlines)} of {len(rows)} objects")
-        known = [None] * len(rows)
-    if len(rows) > crops.rows_left:
-        left_out = len(rows) - crops.rows_left
-        more = "more " if crops.rows_left else ""
-        notes.append(f"{name}: {text.counted(left_out, more + 'object')}, to be found in objects/{name}.csv")
-    found = []
-    for row, outline in zip(rows[: crops.rows_left], known, strict=False):
-        found.append(_found(f"{key}-{row['id']}", row, outline, size_px, slide, crops))
-    crops.rows_left -= len(found)
-    return tuple(found)
+        notes.append(f"{name}: outlines, because {len(outlines)} of {len(rows)} objects have one")
+        outlines = [None] * len(rows)
+    if len(rows) > allowance.rows_left:
+        more = "more " if allowance.rows_left else ""
+        count = text.counted(len(rows) - allowance.rows_left, more + "object")
+        notes.append(f"{name}: {count}, see objects/{name}.csv")
+    objects = tuple(
+        _object(f"{key}-{row['id']}", row, outline, size_px, slide, allowance)
+        for row, outline in zip(rows[: allowance.rows_left], outlines, strict=False)
+    )
+    allowance.rows_left -= len(objects)
+    return objects
 
 
-def _found(
+def _object(
     key: str,
     row: Mapping[str, str],
     outline: Annotation | None,
     size_px: tuple[int, int],
     slide: Slide | None,
-    crops: _CropAllowance,
-) -> Found:
+    allowance: _ObjectAllowance,
+) -> SlideObject:
     if outline is None:
-        return Found(key, "", "", row, None, None)
+        return SlideObject(key, "", "", row, None, None)
     import shapely
 
     left, top, right, bottom = outline.polygon.bounds
@@ -307,25 +301,20 @@ def _found(
     simpler = outline.polygon.simplify(max(box.height, box.width) / CROP_PX / 2)
     parts = shapely.get_parts(simpler)
     rings = [shapely.get_coordinates(ring) for part in parts for ring in (part.exterior, *part.interiors)]
-    crop = None
-    if slide is not None and crops.room:
-        crop = _crop(slide, box)
-        crops.bytes_left -= len(crop.source)
-    colour = text.colour(outline.rgb or (255, 0, 0))
-    return Found(key, colour, ring_path(rings), row, crop, box)
+    small = None
+    if slide is not None and allowance.bytes_left > _CROP_BYTES_EACH:
+        small = _slide_crop(slide, box)
+        allowance.bytes_left -= len(small.source)
+    return SlideObject(key, text.css_colour(outline.rgb or (255, 0, 0)), ring_path(rings), row, small, box)
 
 
-def _crop(slide: Slide, box: Box) -> Picture:
-    """A square of a slide, read at about the scale that it is shown at."""
+def _slide_crop(slide: Slide, box: Box) -> Thumbnail:
+    """Read a square of a slide at about the scale at which it is shown."""
     if slide.plain or slide.mpp is None:
-        return crop_picture(slide.read_level(0, box), Box(0, 0, box.height, box.width), CROP_PX)
+        return crop(slide.read_level(0, box), Box(0, 0, box.height, box.width), CROP_PX)
     zoom = max(1.0, max(box.height, box.width) / CROP_PX)
     reader = slide.at(slide.mpp * zoom)
     height, width = reader.size_px
-    top, left = round(box.top / reader.zoom), round(box.left / reader.zoom)
-    bottom, right = round(box.bottom / reader.zoom), round(box.right / reader.zoom)
-    pixels = np.ascontiguousarray(
-        reader.read(Box(top, left, max(top + 1, min(bottom, height)), max(left + 1, min(right, width))))
-    )
-    small = shrunk(pixels, CROP_PX / max(pixels.shape[:2]))
-    return as_picture(jpeg(small), small)
+    top, left, bottom, right = (round(edge / reader.zoom) for edge in box)
+    inside = Box(top, left, max(top + 1, min(bottom, height)), max(left + 1, min(right, width)))
+    return thumbnail(np.ascontiguousarray(reader.read(inside)), CROP_PX)

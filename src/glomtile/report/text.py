@@ -1,4 +1,4 @@
-"""Text and tables of a report."""
+"""Sentences, numbers and tables of the report page."""
 
 from __future__ import annotations
 
@@ -6,38 +6,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 from glomtile.errors import GlomtileError
 from glomtile.evaluation.bootstrap import Figure
+from glomtile.evaluation.calibration import Bin
 from glomtile.io.tables import read_csv, require_numbers
 
 Row = Mapping[str, str]
 """A line of a table, by column."""
 
 FEW_IMAGES = 10
-_LEANING = 0.1
-"""Difference of precision and recall from which on outlines are called too large or too small."""
-
-
-@dataclass(frozen=True)
-class FormattedFigure:
-    """A figure as the report prints it.
-
-    Attributes
-    ----------
-    title, value, interval, sentence : str
-        `interval` is empty when there is none.
-    span : (float, float, float) or None
-        Value, low and high in percent of the scale from 0 to 1; None for figures on another scale.
-    """
-
-    title: str
-    value: str
-    interval: str
-    sentence: str
-    span: tuple[float, float, float] | None
-
+_BIAS = 0.1
+"""Difference of precision and recall from which on an area is called too large or too small."""
 
 TITLES = {
     "pooled_dice": "Dice, pooled",
@@ -50,7 +32,7 @@ TITLES = {
     "mean_recall": "Recall, mean per image",
     "object_f1": "Object F1",
     "pq": "Panoptic quality",
-    "sq": "IoU of found objects",
+    "sq": "IoU of true positives",
     "count_error": "Count error",
     "hd95": "Outline distance (HD95)",
 }
@@ -67,32 +49,82 @@ HEADLINES = (
 LOWER_IS_BETTER = ("count_error", "hd95")
 
 
-GALLERY_OF = {
-    "missed": (("false_negative",), "truth"),
-    "invented": (("false_positive",), "prediction"),
-    "split": (("split",), "truth"),
-    "merged": (("merged",), "truth"),
-    "outlines": (("poor_overlap", "true_positive"), "truth"),
-}
-"""Galleries of objects: which outcomes of which side are in each."""
+class Gallery(NamedTuple):
+    """A gallery of objects: its title, a sentence, and the outcomes and the side of ``objects.csv``."""
+
+    title: str
+    sentence: str
+    outcomes: tuple[str, ...]
+    side: str
+
 
 GALLERIES = {
-    "missed": ("Missed", "True objects that nothing was predicted for, the largest first."),
-    "invented": ("Invented", "Predicted where the truth has nothing, the largest first."),
-    "split": ("Split", "One true object that was predicted in pieces."),
-    "merged": ("Merged", "Several true objects that were predicted as one."),
-    "outlines": ("Worst outlines", "Seen, but drawn too far off; the least overlap first."),
-}
-"""What each gallery is called, and a sentence on it."""
+    "false_negative": Gallery(
+        "False negatives", "True objects without a prediction; largest first.", ("false_negative",), "truth"
+    ),
+    "false_positive": Gallery(
+        "False positives", "Predictions without a true object; largest first.", ("false_positive",),
+        "prediction",
+    ),
+    "split": Gallery("Split", "One true object predicted in several pieces.", ("split",), "truth"),
+    "merged": Gallery("Merged", "Several true objects predicted as one.", ("merged",), "truth"),
+    "outlines": Gallery(
+        "Worst outlines", "Objects that were found, lowest overlap first.",
+        ("poor_overlap", "true_positive"), "truth",
+    ),
+}  # fmt: skip
+
+_ERRORS = (
+    ("false_negative", "truth", "false negative"),
+    ("split", "truth", "split"),
+    ("merged", "truth", "merged"),
+    ("poor_overlap", "truth", "with poor overlap"),
+    ("false_positive", "prediction", "false positive"),
+)
+
+
+@dataclass(frozen=True)
+class FormattedFigure:
+    """A figure as the page prints it.
+
+    Attributes
+    ----------
+    title, value, interval, sentence : str
+        `interval` is empty when there is none.
+    span : (float, float, float) or None
+        Value, low and high in percent of the scale from 0 to 1; None for figures on another scale.
+    """
+
+    title: str
+    value: str
+    interval: str
+    sentence: str
+    span: tuple[float, float, float] | None = None
+
+
+# --- scores -------------------------------------------------------------------------------------------------
 
 
 def headlines(entry: Mapping[str, Any], unit: str) -> list[FormattedFigure]:
-    """Headline figures of one class of ``scores.json``, each with its sentence."""
-    return [_shown(name, entry, unit) for name in HEADLINES]
+    """Format the headline figures of one class of ``scores.json``."""
+    shown = []
+    for name in HEADLINES:
+        figure = entry["figures"][name]
+        value, span = figure["value"], None
+        if name not in LOWER_IS_BETTER and value is not None:
+            low, high = (value if figure[end] is None else figure[end] for end in ("low", "high"))
+            span = (100 * value, 100 * low, 100 * high)
+        sentence = "Not defined." if value is None else _sentence(name, entry, unit)
+        shown.append(
+            FormattedFigure(
+                TITLES[name], number(name, value, unit), interval(name, figure, unit), sentence, span
+            )
+        )
+    return shown
 
 
 def number(name: str, value: float | None, unit: str, *, signed: bool = False) -> str:
-    """Write one figure with its unit, a difference with its sign; undefined ones as a dash."""
+    """Format one figure with its unit, and a sign if `signed`; a dash where it is not defined."""
     if value is None:
         return "–"
     digits = 1 if name in LOWER_IS_BETTER else 3
@@ -103,7 +135,7 @@ def number(name: str, value: float | None, unit: str, *, signed: bool = False) -
 
 
 def interval(name: str, figure: Mapping[str, Any], unit: str, *, signed: bool = False) -> str:
-    """Write an interval as ``low to high``; empty when there is none."""
+    """Format an interval as ``low to high``; empty when there is none."""
     if figure["low"] is None or figure["high"] is None:
         return ""
     low = number(name, figure["low"], unit, signed=signed).removesuffix(" µm").removesuffix(" px")
@@ -111,7 +143,7 @@ def interval(name: str, figure: Mapping[str, Any], unit: str, *, signed: bool = 
 
 
 def figure_lines(entry: Mapping[str, Any], unit: str) -> list[tuple[str, ...]]:
-    """All figures of one class of ``scores.json``: title, value, interval, number of images."""
+    """List all figures of one class of ``scores.json``: title, value, interval, number of images."""
     return [
         (TITLES.get(name, name), number(name, one["value"], unit), interval(name, one, unit) or "–",
          str(one["images"]))
@@ -120,7 +152,7 @@ def figure_lines(entry: Mapping[str, Any], unit: str) -> list[tuple[str, ...]]:
 
 
 def difference_lines(entry: Mapping[str, Any], unit: str) -> list[tuple[str, ...]]:
-    """Paired differences of one class of ``scores.json``: title, value, interval, what it shows."""
+    """List the paired differences of one class of ``scores.json``: title, value, interval, verdict."""
     return [
         (TITLES.get(name, name), number(name, one["value"], unit, signed=True),
          interval(name, one, unit, signed=True) or "–", verdict(name, one))
@@ -129,7 +161,7 @@ def difference_lines(entry: Mapping[str, Any], unit: str) -> list[tuple[str, ...
 
 
 def verdict(name: str, figure: Mapping[str, Any]) -> str:
-    """Say in a word what a paired difference shows."""
+    """Return what a paired difference shows."""
     if figure["value"] is None or figure["low"] is None:
         return "not known"
     if figure["low"] <= 0 <= figure["high"]:
@@ -139,7 +171,7 @@ def verdict(name: str, figure: Mapping[str, Any]) -> str:
 
 
 def cautions(scores: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know before trusting the intervals."""
+    """List the limits of the intervals."""
     found = []
     units = scores["groups"] if scores["groups"] is not None else scores["images"]
     of = scores["interval"]["of"]
@@ -149,8 +181,8 @@ def cautions(scores: Mapping[str, Any]) -> list[str]:
         found.append(f"Only {units} {of}: the intervals are rough, and more likely too narrow than too wide.")
     if scores["groups"] is None and scores["images"] > 1:
         found.append(
-            "Images count as independent of each other. If several come from one slide or patient, the true "
-            "intervals are wider: name the groups."
+            "Images count as independent. If several come from one slide or patient, the true intervals are "
+            "wider: pass the groups."
         )
     for entry in scores["classes"]:
         if all(figure["value"] is None for key, figure in entry["figures"].items() if key != "count_error"):
@@ -158,59 +190,8 @@ def cautions(scores: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _shown(name: str, entry: Mapping[str, Any], unit: str) -> FormattedFigure:
-    figure = entry["figures"][name]
-    value = figure["value"]
-    sentence = (
-        _sentence(name, entry, unit) if value is not None else "Not defined: there is nothing to measure."
-    )
-    span = None
-    if name not in LOWER_IS_BETTER and value is not None:
-        ends = [value if figure[end] is None else figure[end] for end in ("low", "high")]
-        span = (100 * value, 100 * ends[0], 100 * ends[1])
-    return FormattedFigure(
-        TITLES[name], number(name, value, unit), interval(name, figure, unit), sentence, span
-    )
-
-
-def _sentence(name: str, entry: Mapping[str, Any], unit: str) -> str:
-    figure, objects, what = entry["figures"][name], entry["objects"], entry["name"]
-    percent = f"{100 * figure['value']:.1f} %"
-    if name == "pooled_dice":
-        return (
-            "All pixels of all images together: the area both agree on, twice, over the two areas added up."
-        )
-    if name == "mean_dice":
-        out = entry["images_left_out"]
-        left_out = f"; {out} with no {what} at all left out" if out else ""
-        images = figure["images"]
-        return (
-            f"Every image counts the same, small objects as much as large ones ({images} images{left_out})."
-        )
-    if name == "pooled_precision":
-        return f"{percent} of the area predicted as {what} is {what}."
-    if name == "pooled_recall":
-        return f"{percent} of the true {what} area was found."
-    if name == "object_f1":
-        return (
-            f"{objects['true_positive']} of {objects['truth']} objects found, "
-            f"{objects['false_negative']} missed, and "
-            f"{objects['false_positive']} predicted where there is none or too far off (IoU of 0.5 or less)."
-        )
-    if name == "count_error":
-        return (
-            f"By so many objects an image's count is off on average ({objects['predicted']} predicted, "
-            f"{objects['truth']} true)."
-        )
-    if name == "pq":
-        return "Object F1 times the mean IoU of the found objects: counting and outlining in one figure."
-    away = number(name, figure["value"], unit)
-    over = objects["true_positive"]
-    return f"95 % of a found object's outline lies within {away} of the true one, on average over {over}."
-
-
 def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: Sequence[Row]) -> list[str]:
-    """The outcome in a few plain sentences: what was found, and which image is worst and why.
+    """Summarise the scores, and the errors of the worst image.
 
     Parameters
     ----------
@@ -225,35 +206,116 @@ def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: S
         if counts["truth"] + counts["predicted"] == 0:
             continue
         sentences.append(
-            f"In {counted(scores['images'], 'image')}, {counts['true_positive']} of "
-            f"{counted(counts['truth'], 'object')} of class {entry['name']} were found, "
-            f"{counts['false_negative']} were not; {counts['false_positive']} were predicted where there is "
-            "none or too far off."
+            f"In {counted(scores['images'], 'image')}, {counts['true_positive']:,} of "
+            f"{counted(counts['truth'], 'object')} of class {entry['name']} were found; "
+            f"{counted(counts['false_negative'], 'false negative')}, "
+            f"{counted(counts['false_positive'], 'false positive')}."
         )
-    failed = list(
-        dict.fromkeys(
-            row["image"] for row in rows if int(row["false_negative"]) or int(row["false_positive"])
-        )
-    )
-    judged = list(dict.fromkeys(row["image"] for row in rows))
-    if judged and not sentences:
-        sentences.append("No image holds an object, and none was predicted.")
-    elif judged and not failed:
-        sentences.append("Every object of every image was found, and none was invented.")
+    errors = ("false_negative", "false_positive")
+    failed = dict.fromkeys(row["image"] for row in rows if any(int(row[key]) for key in errors))
+    images = list(dict.fromkeys(row["image"] for row in rows))
+    if images and not sentences:
+        sentences.append("No image contains an object, and none was predicted.")
+    elif images and not failed:
+        sentences.append("Every object was found, without a false positive.")
     elif failed:
-        worst = judged[0]
-        why = reason(*([row for row in table if row["image"] == worst] for table in (rows, objects)))
+        worst = images[0]
+        why = errors_in_words(*([row for row in table if row["image"] == worst] for table in (rows, objects)))
         sentences.append(
-            f"{counted(len(failed), 'image')} of {len(judged)} {'has' if len(failed) == 1 else 'have'} an "
-            f"object missed or invented. The worst image is {worst}{': ' + why if why else ''}."
+            f"{counted(len(failed), 'image')} of {len(images)} {'has' if len(failed) == 1 else 'have'} false "
+            f"negatives or false positives. The worst image is {worst}{': ' + why if why else ''}."
         )
     return sentences
 
 
-def found_headlines(
-    name: str, count: int, slides: int, tissue_mm2: float, figures: Sequence[tuple[str, Figure, str]]
+def errors_in_words(rows: Sequence[Row], objects: Sequence[Row]) -> str:
+    """List the errors of an image from its rows of ``per_image.csv`` and ``objects.csv``."""
+    parts = []
+    for row in rows:
+        own = [one for one in objects if one["name"] == row["name"]]
+        wrong = ", ".join([*_object_errors(own), *_area_error(row)])
+        if wrong:
+            parts.append(f"{row['name']}: {wrong}" if len(rows) > 1 else wrong)
+    return "; ".join(parts)
+
+
+def object_counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Add up the objects of an image's classes."""
+    columns = {"truth": "truth_objects"} | {
+        name: name for name in ("true_positive", "false_positive", "false_negative")
+    }
+    return {key: sum(int(row[column]) for row in rows) for key, column in columns.items()}
+
+
+def severity(gallery: str, row: Row) -> float:
+    """Rank an object of a gallery; the worst has the largest value."""
+    if gallery == "outlines":
+        return (1.0 - float(row["iou"])) + (1.0 if row["outcome"] == "poor_overlap" else 0.0)
+    return float(row["area_px"])
+
+
+def crop_caption(gallery: str, row: Row) -> str:
+    """Describe an object of a gallery in one line."""
+    size = f"{float(row['area_um2']):,.0f} µm²" if row["area_um2"] else f"{int(row['area_px']):,} px"
+    if gallery == "outlines":
+        hd95 = f", HD95 {float(row['hd95_px']):.1f} px" if row["hd95_px"] else ""
+        return f"IoU {float(row['iou']):.2f}{hd95}, {size}"
+    return size
+
+
+def _sentence(name: str, entry: Mapping[str, Any], unit: str) -> str:
+    figure, objects, what = entry["figures"][name], entry["objects"], entry["name"]
+    percent = f"{100 * figure['value']:.1f} %"
+    if name == "pooled_dice":
+        return "Overlap of all pixels of all images: twice the common area over the sum of both areas."
+    if name == "mean_dice":
+        out = entry["images_left_out"]
+        left_out = f"; {out} without {what} left out" if out else ""
+        return f"Every image counts the same ({figure['images']} images{left_out})."
+    if name == "pooled_precision":
+        return f"{percent} of the area predicted as {what} is {what}."
+    if name == "pooled_recall":
+        return f"{percent} of the true {what} area was found."
+    if name == "object_f1":
+        return (
+            f"{objects['true_positive']} of {counted(objects['truth'], 'object')} found at an IoU above 0.5; "
+            f"{counted(objects['false_negative'], 'false negative')}, "
+            f"{counted(objects['false_positive'], 'false positive')}."
+        )
+    if name == "count_error":
+        return (
+            f"Mean absolute error of the count per image ({objects['predicted']} predicted, "
+            f"{objects['truth']} true)."
+        )
+    if name == "pq":
+        return "Object F1 times the mean IoU of the true positives."
+    return (
+        f"95 % of the outline of a true positive is within {number(name, figure['value'], unit)} of the true "
+        f"one (mean of {counted(objects['true_positive'], 'object')})."
+    )
+
+
+def _object_errors(objects: Sequence[Row]) -> Iterator[str]:
+    for outcome, side, words in _ERRORS:
+        count = sum(one["outcome"] == outcome and one["side"] == side for one in objects)
+        if count:
+            yield counted(count, words) if words.startswith("false") else f"{count} {words}"
+
+
+def _area_error(row: Row) -> Iterator[str]:
+    if row["precision"] and row["recall"] and int(row["true_positive"]):
+        bias = float(row["precision"]) - float(row["recall"])
+        if abs(bias) > _BIAS:
+            yield "too little area" if bias > 0 else "too much area"
+
+
+# --- slides and charts --------------------------------------------------------------------------------------
+
+
+def class_headlines(
+    name: str, count: int, slides: int, tissue_mm2: float, figures: Sequence[tuple[str, str, Figure, str]]
 ) -> list[FormattedFigure]:
-    """Headlines of what was found where there is no truth to hold it against.
+    """Format the headline figures of one class of segmented slides.
 
     Parameters
     ----------
@@ -262,101 +324,58 @@ def found_headlines(
     count, slides : int
     tissue_mm2 : float
         Of all slides.
-    figures : sequence of (str, Figure, str)
-        What each is of, the figure, and how its number is written.
+    figures : sequence of (str, str, Figure, str)
+        Title, sentence, figure and the format of its numbers.
     """
-    sentences = (
-        "A slide has so many on average.",
-        "Found objects over the tissue that was seen.",
-        "Of the found objects, those at an edge included.",
-    )
-    shown = [
-        FormattedFigure(
-            f"{name}: found",
-            f"{count:,}",
-            "",
-            f"{counted(count, name + ' object')} on {counted(slides, 'slide')} with {tissue_mm2:.3g} mm² of "
-            "tissue.",
-            None,
-        )
-    ]
-    for (what, figure, form), sentence in zip(figures, sentences, strict=True):
+    sentence = f"{counted(count, name)} in {counted(slides, 'slide')} with {tissue_mm2:.3g} mm² of tissue."
+    shown = [FormattedFigure(f"{name}: count", f"{count:,}", "", sentence)]
+    for title, sentence, figure, form in figures:
         known = math.isfinite(figure.value)
-        ends = "" if not math.isfinite(figure.low) else f"{figure.low:{form}} to {figure.high:{form}}"
-        shown.append(
-            FormattedFigure(
-                f"{name}: {what}",
-                f"{figure.value:{form}}" if known else "–",
-                ends if known else "",
-                sentence,
-                None,
-            )
-        )
+        ends = f"{figure.low:{form}} to {figure.high:{form}}" if math.isfinite(figure.low) and known else ""
+        value = f"{figure.value:{form}}" if known else "–"
+        shown.append(FormattedFigure(f"{name}: {title}", value, ends, sentence))
     return shown
 
 
-_WRONG = (
-    ("false_negative", "truth", "missed"),
-    ("split", "truth", "split into pieces"),
-    ("merged", "truth", "merged with another"),
-    ("poor_overlap", "truth", "drawn too far off"),
-    ("false_positive", "prediction", "false positive"),
-)
+def area_sentence(truth: Sequence[float], prediction: Sequence[float], unit: str) -> str:
+    """Describe a histogram of areas by its medians."""
+    true, predicted = (f"{median(areas):,.0f} {unit}" if areas else "none" for areas in (truth, prediction))
+    return f"Median area: {true} true, {predicted} predicted." if truth else f"Median area: {predicted}."
 
 
-def reason(rows: Sequence[Row], objects: Sequence[Row]) -> str:
-    """What went wrong in an image, from its rows of both tables; empty where nothing did.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        Of ``per_image.csv``, one a class.
-    objects : sequence of mapping
-        Of ``objects.csv``.
-    """
-    several = len(rows) > 1
-    parts = []
-    for row in rows:
-        own = [one for one in objects if one["name"] == row["name"]]
-        wrong = ", ".join([*_wrong_objects(own), *_wrong_area(row)])
-        if wrong:
-            parts.append(f"{row['name']}: {wrong}" if several else wrong)
-    return "; ".join(parts)
+def count_sentence(counts: Sequence[tuple[int, int]]) -> str:
+    """Describe a chart of predicted over true numbers of objects."""
+    right = sum(truth == predicted for truth, predicted in counts)
+    return (
+        f"The count is right in {right} of {counted(len(counts), 'image')}. Above the diagonal too many were "
+        "predicted, below it too few; a larger circle stands for more images."
+    )
 
 
-def _wrong_objects(objects: Sequence[Row]) -> Iterator[str]:
-    for kind, side, said in _WRONG:
-        count = sum(one["outcome"] == kind and one["side"] == side for one in objects)
-        if count:
-            yield f"{count} {said}"
-
-
-def _wrong_area(row: Row) -> Iterator[str]:
-    if row["precision"] and row["recall"] and int(row["true_positive"]):
-        leaning = float(row["precision"]) - float(row["recall"])
-        if abs(leaning) > _LEANING:
-            yield "too little area" if leaning > 0 else "too much area"
-
-
-def crop_caption(kind: str, row: Row) -> str:
-    """One line under an object of a gallery."""
-    size = f"{float(row['area_um2']):,.0f} µm²" if row["area_um2"] else f"{int(row['area_px']):,} px"
-    if kind == "outlines":
-        hd95 = f", HD95 {float(row['hd95_px']):.1f} px" if row["hd95_px"] else ""
-        return f"IoU {float(row['iou']):.2f}{hd95}, {size}"
-    return size
+def calibration_sentence(name: str, bins: Sequence[Bin], error: float) -> str:
+    """Describe a calibration chart by its highest bin and the expected calibration error."""
+    last = bins[-1]
+    return (
+        f"Where the network predicts {last.said:.2f}, {100 * last.true:.0f} % of the pixels are {name}. "
+        "On the diagonal the probabilities are right; below it the network is overconfident. "
+        f"Expected calibration error: {error:.3f}."
+    )
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun, in the plural where it is not 1."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Return a number with its noun, in the plural where it is not 1."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun[:-2]}i" if noun.endswith("glomerulus") else f"{count:,} {noun}s"
 
 
-def colour(rgb: Sequence[int]) -> str:
-    """A colour as CSS writes it."""
+def css_colour(rgb: Sequence[int]) -> str:
+    """Return a colour as CSS writes it."""
     red, green, blue = (int(part) for part in rgb)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
+
+# --- tables -------------------------------------------------------------------------------------------------
 
 IMAGE_COLUMNS = (
     *("image", "name", "dice", "precision", "recall", "truth_objects", "predicted_objects"),
@@ -366,46 +385,42 @@ OBJECT_COLUMNS = (
     *("image", "name", "side", "outcome", "area_px", "area_um2", "iou", "hd95_px"),
     *("top", "left", "bottom", "right"),
 )
+QUALITY_CSV, FLAGS = "quality.csv", "quality_flags"
+"""The table of distances from the training images, and its column of quality flags."""
+
 SLIDE_COLUMNS = ("image", "kind", "width_px", "height_px", "mpp")
 
-_WHOLE = (
+_INTEGERS = (
     *("truth_objects", "predicted_objects", "true_positive", "false_positive", "false_negative"),
     *("area_px", "top", "left", "bottom", "right", "width_px", "height_px", "pixels", "true_pixels"),
 )
 _NUMBERS = ("dice", "precision", "recall", "area_um2", "iou", "hd95_px", "mpp", "tissue_mm2")
-_OF_A_CLASS = ("_count", "_total_area_mm2", "_per_mm2")
-"""How the names of those columns of ``summary.csv`` end that are numbers of a class."""
+_CLASS_SUFFIXES = ("_count", "_mean_area_um2", "_total_area_mm2", "_per_mm2")
+"""Ends of those columns of ``summary.csv`` that are numbers of a class."""
 
 
-def numbered_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """Read a table that anybody may have edited since we wrote it.
-
-    Parameters
-    ----------
-    path : Path
-    required : sequence of str
-        Columns that it must have.
+def read_table(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table that a user may have edited.
 
     Raises
     ------
     InputError
-        It cannot be read, lacks a column, or a cell of a column of numbers holds none.
+        It cannot be read, lacks a required column, or a cell of a column of numbers is not a number.
     """
     rows = read_csv(path, required)
     columns = list(rows[0]) if rows else []
-    whole = [name for name in columns if name in _WHOLE]
-    require_numbers(path, rows, whole, whole=True)
-    numbers = [name for name in columns if name in _NUMBERS or name.endswith(_OF_A_CLASS)]
+    require_numbers(path, rows, [name for name in columns if name in _INTEGERS], whole=True)
+    numbers = [name for name in columns if name in _NUMBERS or name.endswith(_CLASS_SUFFIXES)]
     require_numbers(path, rows, numbers)
     return rows
 
 
-def readable_rows(path: Path, required: Sequence[str], notes: list[str]) -> list[dict[str, str]]:
-    """`numbered_rows` of a table that may be missing; where it is of no use, `notes` takes the reason."""
+def read_optional_table(path: Path, required: Sequence[str], notes: list[str]) -> list[dict[str, str]]:
+    """Read a table that may be missing; where it cannot be used, `notes` receives the reason."""
     if not path.exists():
         return []
     try:
-        return numbered_rows(path, required)
+        return read_table(path, required)
     except GlomtileError as error:
         notes.append(f"{path.name}: {error.message}")
         return []

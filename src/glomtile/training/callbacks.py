@@ -21,7 +21,7 @@ from glomtile.io.images import list_images, read_image
 from glomtile.io.masks import write_mask
 from glomtile.networks.registry import Geometry
 from glomtile.palette import Palette
-from glomtile.plotting import plot_curves, require_charts
+from glomtile.plotting import plot_curves
 from glomtile.types import Progress, UInt8
 
 
@@ -182,9 +182,6 @@ class CurveFiles:
     eval_dir: Path
     history_json: Path
     metric_names: Sequence[str] = field(default=("dice_coef_multiclass", "val_dice_coef_multiclass"))
-
-    def __post_init__(self) -> None:
-        require_charts()
 
     def __call__(self, end: EpochEnd) -> None:
         self.eval_dir.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 "use strict";
-// Of this page alone: a closer look at pictures, tables that sort and filter. Without it, all is there to read.
+// Zoomable images, sortable tables. The page can be read without it.
 (() => {
   const one = (selector, within = document) => within.querySelector(selector);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   document.documentElement.classList.add("js");
 
-  // A picture in a frame: fits, is zoomed around a point, and is moved no farther than its edges.
+  // An image in a frame: fitted, zoomed around a point, moved up to its edges.
   class Stage {
     constructor(frame) {
       this.frame = frame;
@@ -36,7 +36,7 @@
       this.place();
     }
 
-    // How large a picture pixel is on the screen when all of the picture is seen.
+    // Screen pixels per image pixel when the whole image is visible.
     get fitted() {
       return Math.min(this.frame.clientWidth / this.width, this.frame.clientHeight / this.height) || 1;
     }
@@ -45,20 +45,20 @@
       if (!this.width) return;
       const size = this.fitted * this.scale;
       const [across, down] = [this.width * size, this.height * size];
-      const [room, floor] = [this.frame.clientWidth, this.frame.clientHeight];
+      const [wide, high] = [this.frame.clientWidth, this.frame.clientHeight];
       const hold = (at, length, space) =>
         length <= space ? 0.5 : clamp(at, space / 2 / length, 1 - space / 2 / length);
-      this.x = hold(this.x, across, room);
-      this.y = hold(this.y, down, floor);
+      this.x = hold(this.x, across, wide);
+      this.y = hold(this.y, down, high);
       const style = this.canvas.style;
       style.width = `${across}px`;
       style.height = `${down}px`;
-      style.transform = `translate(${room / 2 - this.x * across}px, ${floor / 2 - this.y * down}px)`;
+      style.transform = `translate(${wide / 2 - this.x * across}px, ${high / 2 - this.y * down}px)`;
       this.frame.classList.toggle("zoomed", this.scale > 1);
       this.frame.dataset.scale = this.scale.toFixed(2);
     }
 
-    // The point under a place on the screen stays where it is.
+    // The image point at a position on the screen stays there.
     zoom(factor, clientX, clientY) {
       const scale = clamp(this.scale * factor, 1, this.most);
       const frame = this.frame.getBoundingClientRect();
@@ -73,7 +73,7 @@
       this.place();
     }
 
-    look(left, top, width, height) {
+    showPart(left, top, width, height) {
       const fits = Math.min(this.frame.clientWidth / width, this.frame.clientHeight / height);
       this.scale = clamp((0.8 * fits) / this.fitted, 1, this.most);
       this.x = (left + width / 2) / this.width;
@@ -89,7 +89,7 @@
     }
 
     wheel(event) {
-      // A page that is scrolled past a picture must not be caught by it.
+      // Scrolling the page must not zoom an image under the pointer.
       if (!event.ctrlKey && !this.frame.closest("dialog")) return;
       event.preventDefault();
       this.zoom(Math.exp(-event.deltaY / 400), event.clientX, event.clientY);
@@ -149,7 +149,7 @@
     }
   }
 
-  // A copy of outlines whose names do not meet those of the original.
+  // A copy of outlines with ids of its own.
   function copyOf(marks, suffix) {
     const copy = marks.cloneNode(true);
     for (const element of all("[id]", copy)) element.id += suffix;
@@ -160,17 +160,17 @@
     return copy;
   }
 
-  // The images of a scored set: their grid, and one of them large.
+  // The scored images: their grid, and one of them enlarged.
   const grid = one("#cards");
   if (grid) {
     const cards = all(".card", grid);
-    const [find, only, order, told] = ["find", "only", "order", "count"].map((n) => one(`#card-${n}`));
+    const [find, only, order, output] = ["find", "only", "order", "count"].map((n) => one(`#card-${n}`));
     const number = (card, key) => Number(card.dataset[key]);
     const orders = {
       rank: (a, b) => number(a, "rank") - number(b, "rank"),
       name: (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true }),
-      missed: (a, b) => number(b, "missed") - number(a, "missed") || orders.rank(a, b),
-      invented: (a, b) => number(b, "invented") - number(a, "invented") || orders.rank(a, b),
+      fn: (a, b) => number(b, "fn") - number(a, "fn") || orders.rank(a, b),
+      fp: (a, b) => number(b, "fp") - number(a, "fp") || orders.rank(a, b),
     };
     const shown = () => all(".card:not([hidden])", grid);
     const arrange = () => {
@@ -180,7 +180,7 @@
         card.hidden = !named || (only.value !== "" && !number(card, only.value));
       }
       grid.append(...cards.sort(orders[order.value]));
-      told.value = `${shown().length} of ${cards.length}`;
+      output.value = `${shown().length} of ${cards.length}`;
     };
     for (const field of [find, only, order]) field.addEventListener("input", arrange);
     arrange();
@@ -194,20 +194,20 @@
     let opener = null;
 
     const fill = () => {
-      const picture = one("img", current);
+      const image = one("img", current);
       const canvas = one(".canvas", frame);
       const marks = one("svg.marks", current);
       canvas.replaceChildren();
-      if (picture) {
-        const large = picture.cloneNode();
+      if (image) {
+        const large = image.cloneNode();
         large.alt = current.dataset.name;
         large.loading = "eager";
         canvas.append(large);
       }
       canvas.append(copyOf(marks, "-a"), copyOf(marks, "-b"));
       one("#viewer-title").textContent = current.dataset.name;
-      const said = [one(".said", current), ...all(".why", current)].map((p) => p.textContent.trim());
-      one("#viewer-why").textContent = said.join(" · ");
+      const lines = [one(".score", current), ...all(".why", current)].map((p) => p.textContent.trim());
+      one("#viewer-why").textContent = lines.join(" · ");
       const row = shown();
       one("#viewer-place").value = `${row.indexOf(current) + 1} of ${row.length}`;
       stage.show(number(current, "width"), number(current, "height"));
@@ -230,7 +230,7 @@
       viewer.showModal();
       fill();
       mode();
-      if (box) stage.look(box[1], box[0], box[3] - box[1], box[2] - box[0]);
+      if (box) stage.showPart(box[1], box[0], box[3] - box[1], box[2] - box[0]);
       frame.focus();
     };
     for (const card of cards) {
@@ -261,7 +261,7 @@
     });
   }
 
-  // Tables: sorted by a click on a head, filtered by what stands in the fields above, downloaded as seen.
+  // Tables: sorted by a click on a heading, filtered by the fields above, downloaded as shown.
   const valueOf = (row, column) => row.cells[column].textContent.trim();
   const asNumber = (text) => (text === "–" || text === "" ? NaN : Number(text.replace(/,/g, "")));
   const compare = (a, b) => {
@@ -324,7 +324,7 @@
     });
   }
 
-  // Slides: an outline or a row is chosen, its crop and measures stand beside the overview.
+  // Slides: a selected outline or row shows its crop and measurements beside the overview.
   for (const slide of all(".slide")) {
     const frame = one(".stage", slide);
     if (!frame) continue;
@@ -350,7 +350,7 @@
       const box = (row.dataset.box || "").split(" ").map(Number);
       if (near && box.length === 4) {
         const [top, left, height, width] = [box[0], box[1], box[2] - box[0], box[3] - box[1]];
-        stage.look(left - width / 2, top - height / 2, 2 * width, 2 * height);
+        stage.showPart(left - width / 2, top - height / 2, 2 * width, 2 * height);
       }
     };
     const step = (by) => {
@@ -390,19 +390,19 @@
         title.textContent += (name === "id" ? `Object ${value}` : `, ${value}`);
         return;
       }
-      const [term, said] = [document.createElement("dt"), document.createElement("dd")];
+      const [term, content] = [document.createElement("dt"), document.createElement("dd")];
       term.textContent = name;
-      said.textContent = name.startsWith("touches") ? (value === "1" ? "yes" : "no") : value || "–";
-      list.append(term, said);
+      content.textContent = name.startsWith("touches") ? (value === "1" ? "yes" : "no") : value || "–";
+      list.append(term, content);
     });
     const parts = [title, list];
     const small = one("img", row);
     if (small) {
       const frame = document.createElement("div");
       frame.className = "frame square";
-      const picture = small.cloneNode();
-      picture.alt = title.textContent;
-      frame.append(picture);
+      const image = small.cloneNode();
+      image.alt = title.textContent;
+      frame.append(image);
       if (path && row.dataset.box) {
         const [top, left, bottom, right] = row.dataset.box.split(" ").map(Number);
         const marks = path.ownerSVGElement.cloneNode(false);
