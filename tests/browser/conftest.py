@@ -1,4 +1,4 @@
-"""A real browser for pages that we write; what needs it is skipped where there is none."""
+"""A real browser for the pages; its tests are skipped without one."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def chromium() -> Iterator[Any]:
 
 
 class Watched:
-    """An open page, what it asked for and what it complained of."""
+    """An open page, its requests and its errors."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         page.set_default_timeout(10_000)
         page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda message: self.errors.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", lambda dialog: (self.errors.append(dialog.message), dialog.dismiss()))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The page of a scored set in a real browser: what a person does with it, by mouse and by keyboard."""
+"""The page of scores in a real browser, by mouse and by keyboard."""
 
 from __future__ import annotations
 
@@ -67,41 +67,41 @@ def visible_layers(page: Any, within: str) -> set[str]:
     )
 
 
-def test_nothing_is_asked_for_and_nothing_complains(watched: Any, page_path: Path) -> None:
+def test_the_page_makes_no_request_and_logs_no_error(watched: Any, page_path: Path) -> None:
     watched.page.locator(".card .open").first.click()
     watched.page.keyboard.press("Escape")
     assert [url for url in watched.requests if not url.startswith("data:")] == [page_path.as_uri()]
-    assert watched.complaints == []
+    assert watched.errors == []
 
 
-def test_one_can_say_from_the_page_alone_which_images_failed_and_why(watched: Any) -> None:
-    said = watched.page.locator(".verdict").inner_text()
+def test_the_page_names_the_worst_image_and_its_errors(watched: Any) -> None:
+    verdict = watched.page.locator(".verdict").inner_text()
     worst = names(watched.page)[0]
-    assert f"The worst image is {worst}" in said
-    assert "1 missed" in watched.page.locator(".card .why").first.inner_text()
+    assert f"The worst image is {worst}" in verdict
+    assert "1 false negative" in watched.page.locator(".card .why").first.inner_text()
 
 
 def test_a_toggle_changes_what_every_image_shows(watched: Any) -> None:
     page = watched.page
     assert visible_layers(page, "#image-0") == {"errors"}
-    for said, layers in (("Truth", {"truth"}), ("Both outlines", {"truth", "prediction"}), ("Image", set())):
-        page.locator("#images .modes").get_by_label(said, exact=True).check()
+    for label, layers in (("Truth", {"truth"}), ("Both outlines", {"truth", "prediction"}), ("Image", set())):
+        page.locator("#images .modes").get_by_label(label, exact=True).check()
         assert visible_layers(page, "#image-0") == layers == visible_layers(page, "#image-3")
 
 
-def test_images_are_found_chosen_and_ordered(watched: Any) -> None:
+def test_images_are_searched_filtered_and_ordered(watched: Any) -> None:
     page = watched.page
     assert len(names(page)) == len(STEMS)
     page.get_by_label("Order").select_option("name")
     assert names(page) == STEMS
-    page.locator("#card-only").select_option("invented")
+    page.locator("#card-only").select_option("fp")
     assert names(page) == ["kidney 1", "kidney 4", "kidney 7"]
     page.locator("#card-find").fill("7")
     assert names(page) == ["kidney 7"]
     assert page.locator("#card-count").inner_text() == f"1 of {len(STEMS)}"
 
 
-def test_an_image_is_looked_at_closely_by_keyboard_alone(watched: Any) -> None:
+def test_an_image_is_viewed_by_keyboard_alone(watched: Any) -> None:
     page = watched.page
     first, second = names(page)[:2]
     page.locator(".card .open").first.focus()
@@ -167,7 +167,7 @@ def test_an_object_of_a_gallery_is_shown_in_its_image(watched: Any) -> None:
     assert visible_layers(page, "#viewer-stage") == {"truth", "prediction"}
 
 
-def test_a_table_sorts_filters_and_downloads_what_is_seen(watched: Any) -> None:
+def test_a_table_sorts_filters_and_downloads_the_rows_shown(watched: Any) -> None:
     page = watched.page
     table = page.locator("#table")
     head = table.get_by_role("button", name="Dice")
@@ -188,7 +188,7 @@ def test_a_table_sorts_filters_and_downloads_what_is_seen(watched: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE])
-def test_no_serious_fault_for_who_cannot_see_or_use_a_mouse(
+def test_no_serious_accessibility_fault(
     page_path: Path,
     open_page: Callable[..., Any],
     serious_faults: Callable[[Any], list[str]],
@@ -219,7 +219,7 @@ def test_dark_is_dark_and_paper_is_white(page_path: Path, open_page: Callable[..
     assert not page.locator("nav").is_visible()
 
 
-def test_all_is_there_to_read_without_the_script(page_path: Path, open_page: Callable[..., Any]) -> None:
+def test_the_page_can_be_read_without_the_script(page_path: Path, open_page: Callable[..., Any]) -> None:
     page = open_page(page_path, java_script_enabled=False).page
     assert len(names(page)) == len(STEMS)
     assert page.locator("#images .modes").is_visible()
@@ -227,7 +227,7 @@ def test_all_is_there_to_read_without_the_script(page_path: Path, open_page: Cal
     assert page.locator("#table tbody tr").count() == len(STEMS)
 
 
-def test_the_first_paint_does_not_wait_for_the_last_picture(
+def test_the_first_paint_does_not_wait_for_the_last_image(
     tmp_path: Path, open_page: Callable[..., Any], scored_set: Callable[..., Any]
 ) -> None:
     predictions, truth, images = scored_set(tmp_path, [f"i{n}" for n in range(30)], side_px=640)
@@ -254,4 +254,4 @@ def test_a_hostile_name_is_only_a_name(
     page.locator(".card:visible .open").click()
     assert page.locator("#viewer-title").inner_text() == HOSTILE
     page.wait_for_timeout(100)
-    assert watched.complaints == []
+    assert watched.errors == []

@@ -1,4 +1,4 @@
-"""The page of segmented slides in a real browser: outlines that are chosen, and the table of objects."""
+"""The page of segmented slides in a real browser: outlines and the table of objects."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_every_slide_has_its_overview_and_an_outline_for_each_object(watched: An
     assert page.locator(".slide h3").all_inner_texts() == [name.replace("/", "|") for name in NAMES]
     for number in range(2):
         assert page.locator(".slide").nth(number).locator(".stage path.object").count() == len(PLACES)
-    assert "6 glomerulus objects on 2 slides" in page.locator(".verdict").inner_text()
-    assert watched.complaints == []
+    assert "6 glomeruli in 2 slides" in page.locator(".verdict").inner_text()
+    assert watched.errors == []
     assert [url for url in watched.requests if not url.startswith("data:")] == [page.url]
 
 
@@ -79,7 +79,7 @@ def test_a_click_on_an_object_shows_its_crop_and_measures(watched: Any) -> None:
     assert outline["x"] + outline["width"] / 2 == pytest.approx(frame["x"] + frame["width"] / 2, abs=6)
 
 
-def test_objects_are_gone_through_by_keyboard(watched: Any) -> None:
+def test_objects_are_selected_by_keyboard(watched: Any) -> None:
     page = watched.page
     stage = page.locator(".slide .stage").nth(1)
     stage.focus()
@@ -109,9 +109,9 @@ def test_the_table_sorts_filters_and_downloads(watched: Any) -> None:
     assert areas == sorted(areas)
     part.locator(".table-slide").select_option("slide two")
     assert part.locator("tbody tr:visible").count() == 3
-    part.get_by_label("Whole ones only").check()
+    part.get_by_label("Uncut objects only").check()
     assert part.locator("tbody tr:visible").count() == 2
-    part.get_by_label("Area from").fill("15000")
+    part.get_by_label("Minimum area").fill("15000")
     assert part.locator("tbody tr:visible").count() == 1
     with page.expect_download() as download:
         part.get_by_role("button", name="Download as CSV").click()
@@ -120,7 +120,7 @@ def test_the_table_sorts_filters_and_downloads(watched: Any) -> None:
     assert float(row["area_um2"]) == pytest.approx(np.pi * 80**2, rel=0.03)
 
 
-def test_outlines_can_be_taken_away(watched: Any) -> None:
+def test_outlines_can_be_hidden(watched: Any) -> None:
     page = watched.page
     opacity = "getComputedStyle(document.querySelector('.slide path.object')).strokeOpacity"
     assert page.evaluate(opacity) == "1"
@@ -129,7 +129,7 @@ def test_outlines_can_be_taken_away(watched: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_fault(
+def test_no_serious_accessibility_fault(
     folder: Path,
     open_page: Callable[..., Any],
     serious_faults: Callable[[Any], list[str]],
