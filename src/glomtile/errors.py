@@ -50,6 +50,10 @@ class UsageError(GlomtileError):
     exit_code = 2
 
 
+class LockedError(UsageError):
+    """Another run works in the folder."""
+
+
 class ConfigError(GlomtileError):
     """A setting is missing, of the wrong type, out of range or contradicts another."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glomtile.errors import GlomtileError, ModelError, PlaceError, StorageError, UsageError
+from glomtile.errors import GlomtileError, LockedError, ModelError, PlaceError, StorageError
 from glomtile.io import atomic
 from glomtile.io.atomic import (
     atomic_write,
@@ -126,6 +126,8 @@ def test_json_converts_numpy_and_paths_and_refuses_nan(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"a": np.float32(0.5), "b": np.arange(2), "c": Path("x") / "y", "d": np.int64(3)})
     assert read_json(path) == {"a": 0.5, "b": [0, 1], "c": "x/y", "d": 3}
+    write_json(path.with_name("b.json"), {"name": "caf\udce9.svs"})
+    assert read_json(path.with_name("b.json")) == {"name": "caf\udce9.svs"}, "a Latin-1 file name"
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"a": float("nan")})
     with pytest.raises(TypeError, match="set cannot be written"):
@@ -339,12 +341,12 @@ def test_a_second_run_is_refused_and_a_killed_one_holds_nothing(tmp_path: Path) 
     path = tmp_path / "out" / ".glomtile" / "lock"
     holder = started(path, "file_lock")
     for _ in range(2):
-        with pytest.raises(UsageError, match=f"got process {holder.pid} on ") as refused, file_lock(path):
+        with pytest.raises(LockedError, match=f"got process {holder.pid} on ") as refused, file_lock(path):
             pass
         assert refused.value.where == str(tmp_path / "out")
         assert "choose another folder" in str(refused.value)
     kill(holder)
-    with file_lock(path), pytest.raises(UsageError, match=f"got process {os.getpid()} on "), file_lock(path):
+    with file_lock(path), pytest.raises(LockedError, match=f"got process {os.getpid()} on "), file_lock(path):
         pass
     with pytest.raises(ZeroDivisionError), file_lock(path):
         raise ZeroDivisionError

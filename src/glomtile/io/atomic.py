@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from glomtile.errors import GlomtileError, InputError, PlaceError, StorageError, UsageError
+from glomtile.errors import GlomtileError, InputError, LockedError, PlaceError, StorageError, UsageError
 from glomtile.types import SILENT, Progress
 
 PRIVATE_FOLDER = ".glomtile"
@@ -119,7 +119,9 @@ def json_text(value: Any) -> str:
     ValueError
         `value` holds NaN or an infinity.
     """
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    # A file name of other bytes than UTF-8 holds lone surrogates; JSON's own escape reads back as the same name.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_json(
@@ -332,8 +334,10 @@ def file_lock(path: Path, progress: Progress = SILENT, *, wait: bool = False) ->
 
     Raises
     ------
+    LockedError
+        Another run holds the lock.
     UsageError
-        Another run holds the lock; or the lock file, or the `PRIVATE_FOLDER` that it is in, is a link.
+        The lock file, or the `PRIVATE_FOLDER` that it is in is a link.
     StorageError
         The folder cannot be written.
 
@@ -360,7 +364,7 @@ def file_lock(path: Path, progress: Progress = SILENT, *, wait: bool = False) ->
             lock.acquire(timeout=0)
         except Timeout:
             if not wait:
-                raise UsageError(
+                raise LockedError(
                     folder,
                     f"expected no other run in this folder, got {holder}",
                     "wait until it has ended, or choose another folder",

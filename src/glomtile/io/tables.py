@@ -10,6 +10,7 @@ from numbers import Integral
 from pathlib import Path
 
 from glomtile.errors import InputError
+from glomtile.formatting import printable
 from glomtile.io.atomic import write_text
 
 Cell = str | int | float | None
@@ -156,7 +157,9 @@ def _lines(path: Path) -> Iterable[tuple[int, list[str]]]:
 
 
 def _cell(value: Cell) -> Cell:
-    if value is None or isinstance(value, str | Integral):
+    if isinstance(value, str):
+        return printable(value)
+    if value is None or isinstance(value, Integral):
         return value
     number = float(value)
     return None if math.isnan(number) else round(number, 6)
