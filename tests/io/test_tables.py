@@ -26,6 +26,11 @@ def test_numbers_are_rounded_and_the_undefined_stays_empty(tmp_path):
     assert path.read_text() == "a,b,c,d,e,f\nx,0.333333,0.5,7,,\n"
 
 
+def test_a_name_of_bytes_that_are_not_utf8_is_escaped(tmp_path):
+    path = write_csv(tmp_path / "t.csv", ["x"], [["caf\udce9.svs"]])
+    assert path.read_text() == "x\ncaf\\xe9.svs\n"
+
+
 def test_a_row_of_another_length_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="expected 2 cells"):
         write_csv(tmp_path / "t.csv", ["a", "b"], [[1]])

@@ -120,7 +120,7 @@ def json_text(value: Any) -> str:
         `value` holds NaN or an infinity.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-    # A file name of other bytes than UTF-8 holds lone surrogates; JSON's own escape reads back as the same name.
+    # A name of bytes that are not UTF-8 holds lone surrogates, which JSON's own escapes keep.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

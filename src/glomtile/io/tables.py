@@ -158,7 +158,8 @@ def _lines(path: Path) -> Iterable[tuple[int, list[str]]]:
 
 def _cell(value: Cell) -> Cell:
     if isinstance(value, str):
-        return printable(value)
+        # A file name of bytes that are not UTF-8 holds lone surrogates.
+        return printable(value) if any("\ud800" <= letter <= "\udfff" for letter in value) else value
     if value is None or isinstance(value, Integral):
         return value
     number = float(value)
