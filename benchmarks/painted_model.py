@@ -1,9 +1,9 @@
-"""Train the model that the slide benchmarks use: painted biopsies of many dyes, both presets, on two cores.
+"""Train the model of the slide benchmarks on painted biopsies in many stains and both presets.
 
     python benchmarks/painted_model.py WORK
 
-Writes WORK/models/last, a FlexUNet of 16 filters, 5 levels and 3x3 kernels at 2 µm per pixel, in ten minutes.
-Seeds from 100,000 on are left for judging.
+Writes WORK/models/last, a FlexUNet of 16 filters, 5 levels and 3x3 kernels at 2 µm per pixel, in ten minutes
+on two cores. Seeds from 100,000 on are reserved for evaluation.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from glomtile.palette import GLOMERULI
 from glomtile.synthetic import paint
 from glomtile.training.train import train
 
-PICTURES, SIDE_PX, MPP = 56, 768, 1.0
+IMAGES, SIDE_PX, MPP = 56, 768, 1.0
 
 
-class Printed:
+class PlainProgress:
     """Progress as plain lines."""
 
     def start(self, title: str, total: int | None = None) -> None: ...
@@ -38,14 +38,14 @@ class Printed:
 
 
 def paint_all(folder: Path) -> None:
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         split = "valid" if number % 14 == 13 else "train"
         preset = "plain" if number % 4 == 0 else "hard"
         target = folder / split / "images" / f"{number}.png"
         if not target.exists():
-            phantom = paint(7000 + number, (SIDE_PX, SIDE_PX), MPP, preset)
-            write_mask(folder / split / "masks" / f"{number}.png", phantom.labels, GLOMERULI, MPP)
-            write_png(target, phantom.image, MPP)
+            biopsy = paint(7000 + number, (SIDE_PX, SIDE_PX), MPP, preset)
+            write_mask(folder / split / "masks" / f"{number}.png", biopsy.labels, GLOMERULI, MPP)
+            write_png(target, biopsy.image, MPP)
 
 
 def settings(work: Path, epochs: int) -> dict[str, dict[str, object]]:
@@ -85,10 +85,10 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--resume", action="store_true")
-    told = parser.parse_args()
-    work = told.work.absolute()
+    args = parser.parse_args()
+    work = args.work.absolute()
     paint_all(work / "data")
-    train(make_config(settings(work, told.epochs), work), resume=told.resume, progress=Printed())
+    train(make_config(settings(work, args.epochs), work), resume=args.resume, progress=PlainProgress())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The images that the bundled model learns from, in one folder: real, painted, and without glomeruli.
+"""Gather the training images of the bundled model: real, painted, and without glomeruli.
 
-    python benchmarks/pas_pool.py DATA POOL [--slide CMU-1-Small-Region.svs] [--phantoms 6]
+    python benchmarks/pas_pool.py DATA POOL [--slide CMU-1-Small-Region.svs] [--painted 6]
 
-DATA holds ``images`` and ``masks`` of Bueno et al. 2020 (CC BY 4.0), 16 pictures of 1024 x 1024 px at 0.5 µm.
-POOL gets ``images``, ``masks`` and ``groups.csv`` for `glomtile crossval`: the real images in their groups,
-10165 and 10215, whose labels are known to be wrong, for judging only, and the others for training only.
-``POOL/train`` holds what the model that ships is trained on: all but these two.
+DATA contains ``images`` and ``masks`` of Bueno et al. 2020 (CC BY 4.0), 16 images of 1024 x 1024 px at
+0.5 µm. POOL receives ``images``, ``masks`` and ``groups.csv`` for `glomtile crossval`: the real images in
+groups, of which 10165 and 10215, whose labels are wrong, are only evaluated; the others are only trained on.
+``POOL/train`` contains the training images of the bundled model: all but these two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glomtile.io import atomic as workspace
+from glomtile.io.atomic import link
 from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.io.tables import write_csv
@@ -29,10 +29,10 @@ GROUPS = {
     "10165": "f", "10169": "f", "10170": "f", "10172": "g", "10179": "g", "10184": "g", "10210": "h",
     "10215": "h", "10224": "i",
 }  # fmt: skip
-"""Pictures whose numbers lie together show neighbouring tissue: some cut one glomerulus between them."""
+"""Groups of images with neighbouring numbers, which show neighbouring tissue; some share a glomerulus."""
 
 NOISY = ("10165", "10215")
-PHANTOM_PX, PHANTOM_MPP, FIRST_SEED = 768, 2.0, 300_000
+PAINTED_PX, PAINTED_MPP, FIRST_SEED = 768, 2.0, 300_000
 
 
 def main() -> None:
@@ -40,22 +40,22 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("pool", type=Path)
     parser.add_argument("--slide", type=Path, help="a slide without glomeruli, read at 1 µm")
-    parser.add_argument("--phantoms", type=int, default=6)
-    told = parser.parse_args()
-    images, masks = told.pool / "images", told.pool / "masks"
+    parser.add_argument("--painted", type=int, default=6, help="number of painted biopsies")
+    args = parser.parse_args()
+    images, masks = args.pool / "images", args.pool / "masks"
     rows = []
     for stem, group in GROUPS.items():
         for kind, folder in (("images", images), ("masks", masks)):
-            workspace.link(folder / f"{stem}.png", told.data / kind / f"{stem}.png")
+            link(folder / f"{stem}.png", args.data / kind / f"{stem}.png")
         rows.append([stem, group, "judge" if stem in NOISY else ""])
-    for number in range(told.phantoms):
-        stem = f"phantom{number}"
-        painted = paint(FIRST_SEED + number, (PHANTOM_PX, PHANTOM_PX), PHANTOM_MPP, preset="hard")
-        write_png(images / f"{stem}.png", painted.image, PHANTOM_MPP)
-        write_mask(masks / f"{stem}.png", painted.labels, GLOMERULI)
+    for number in range(args.painted):
+        stem = f"painted{number}"
+        biopsy = paint(FIRST_SEED + number, (PAINTED_PX, PAINTED_PX), PAINTED_MPP, preset="hard")
+        write_png(images / f"{stem}.png", biopsy.image, PAINTED_MPP)
+        write_mask(masks / f"{stem}.png", biopsy.labels, GLOMERULI)
         rows.append([stem, stem, "train"])
-    if told.slide is not None:
-        with open_slide(told.slide) as slide:
+    if args.slide is not None:
+        with open_slide(args.slide) as slide:
             reader = slide.at(1.0)
             pixels = reader.read(Box(0, 0, *reader.size_px))
         write_png(images / "slide.png", pixels, 1.0)
@@ -63,9 +63,9 @@ def main() -> None:
         rows.append(["slide", "slide", "train"])
     for path in (*images.iterdir(), *masks.iterdir()):
         if path.stem not in NOISY:
-            workspace.link(told.pool / "train" / path.parent.name / path.name, path)
-    write_csv(told.pool / "groups.csv", ["stem", "group", "use"], rows)
-    print(f"{len(rows)} images in {told.pool}")
+            link(args.pool / "train" / path.parent.name / path.name, path)
+    write_csv(args.pool / "groups.csv", ["stem", "group", "use"], rows)
+    print(f"{len(rows)} images in {args.pool}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CPU time and size of the report of a scored set, against decoding and scaling its pictures once, in turn.
+"""CPU time and size of the report of a scored set, compared with decoding and scaling its images once.
 
 python benchmarks/report.py [--images 100] [--side 1024] [--rounds 3] [--work DIR]
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-SHOWN_PX = 512
-"""About the side at which 100 pictures fit into the page."""
+from harness import machine, spread
 
-ONCE = """
+SHOWN_PX = 512
+"""Approximate side at which 100 images fit into the page."""
+
+DECODE = """
 import sys, time
 from pathlib import Path
 import cv2
@@ -49,7 +50,7 @@ print(time.process_time() - began)
 
 
 def paint_set(root: Path, count: int, side_px: int) -> None:
-    """Painted biopsies, and predictions that lost, moved or invented something."""
+    """Write painted biopsies, and predictions with lost, enlarged, shrunk and added objects."""
     import cv2
     import numpy as np
 
@@ -58,30 +59,30 @@ def paint_set(root: Path, count: int, side_px: int) -> None:
     from glomtile.palette import GLOMERULI
     from glomtile.synthetic import paint
 
-    rng = np.random.default_rng(11)
+    rng, element = np.random.default_rng(11), np.ones((15, 15), np.uint8)
     for number in range(count):
         name = f"biopsy{number:03d}.png"
-        phantom = paint(500 + number, (side_px, side_px), 0.5, ("plain", "hard")[number % 2])
-        prediction = phantom.labels.copy()
-        parts, ids = cv2.connectedComponents(phantom.labels)
+        biopsy = paint(500 + number, (side_px, side_px), 0.5, ("plain", "hard")[number % 2])
+        prediction = biopsy.labels.copy()
+        parts, ids = cv2.connectedComponents(biopsy.labels)
         for part in range(1, parts):
-            way = rng.integers(0, 5)
+            error = rng.integers(0, 5)
             own = (ids == part).astype(np.uint8)
-            if way == 0:
+            if error == 0:
                 prediction[own > 0] = 0
-            elif way == 1:
-                prediction[cv2.dilate(own, np.ones((15, 15), np.uint8)) > 0] = 1
-            elif way == 2:
-                prediction[(own > 0) & (cv2.erode(own, np.ones((15, 15), np.uint8)) == 0)] = 0
-        place = tuple(int(at) for at in rng.integers(40, side_px - 40, 2))
-        cv2.circle(prediction, place, 30, (1,), cv2.FILLED)
-        write_png(root / "images" / name, phantom.image)
-        write_mask(root / "truth" / name, phantom.labels, GLOMERULI)
+            elif error == 1:
+                prediction[cv2.dilate(own, element) > 0] = 1
+            elif error == 2:
+                prediction[(own > 0) & (cv2.erode(own, element) == 0)] = 0
+        centre = tuple(int(at) for at in rng.integers(40, side_px - 40, 2))
+        cv2.circle(prediction, centre, 30, (1,), cv2.FILLED)
+        write_png(root / "images" / name, biopsy.image)
+        write_mask(root / "truth" / name, biopsy.labels, GLOMERULI)
         write_mask(root / "predictions" / name, prediction, GLOMERULI)
 
 
 def seconds(code: str, *arguments: str) -> float:
-    """CPU seconds that a fresh process says it took, on one core."""
+    """Return the CPU seconds that a fresh process with one thread prints."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment
@@ -90,32 +91,30 @@ def seconds(code: str, *arguments: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--side", type=int, default=1024, help="of the images (px)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="keep the painted set here, and take it from here")
-    options = parser.parse_args()
+    parser.add_argument("--work", type=Path, help="folder in which the painted set is kept and reused")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        root = options.work or Path(temporary)
+        root = args.work or Path(temporary)
         if not (root / "out").is_dir():
             from glomtile.evaluation.score import score
 
-            paint_set(root, options.images, options.side)
+            paint_set(root, args.images, args.side)
             score(root / "predictions", root / "truth", root / "out", images=root / "images", mpp=0.5)
-        once, page = [], []
-        for _ in range(options.rounds):
-            once.append(seconds(ONCE, str(root), str(SHOWN_PX)))
+        decode, page = [], []
+        for _ in range(args.rounds):
+            decode.append(seconds(DECODE, str(root), str(SHOWN_PX)))
             page.append(seconds(PAGE, str(root)))
         size = (root / "out" / "report.html").stat().st_size
-    ratio = statistics.median(b / a for a, b in zip(once, page, strict=True))
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print(f"{options.images} images of {options.side} x {options.side} px, {options.rounds} rounds in turn")
-    print(
-        f"decoding and scaling once: {statistics.median(once):.2f} CPU s ({min(once):.2f} to {max(once):.2f})"
-    )
-    print(f"the report: {statistics.median(page):.2f} CPU s ({min(page):.2f} to {max(page):.2f})")
-    print(f"ratio {ratio:.2f} (asked: at most 2); page {size / 1e6:.1f} MB (asked: at most 15)")
+    ratio = statistics.median(whole / once for once, whole in zip(decode, page, strict=True))
+    print(machine("numpy", "opencv-python-headless", "pillow"))
+    print(f"{args.images} images of {args.side} x {args.side} px, {args.rounds} rounds in alternation")
+    print(f"decoding and scaling once: {spread(decode)} CPU s")
+    print(f"the report: {spread(page)} CPU s")
+    print(f"ratio {ratio:.2f} (limit 2); page {size / 1e6:.1f} MB (limit 15)")
 
 
 if __name__ == "__main__":

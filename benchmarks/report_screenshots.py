@@ -1,9 +1,10 @@
-"""Screenshots of reports for the documentation: of a demo, and of a painted slide that was segmented.
+"""Take screenshots of reports for the documentation: of the demo and of segmented painted slides.
 
 python benchmarks/report_screenshots.py DEMO [--slides SEGMENTED] [-o docs/images]
+python benchmarks/report_screenshots.py --paint DIR
 
-DEMO is what `glomtile demo` wrote; SEGMENTED what `glomtile segment` wrote. Needs Playwright and Chromium.
-`--paint DIR` paints the slides to be segmented, with exact truth and no patient.
+DEMO is the output folder of `glomtile demo`, SEGMENTED that of `glomtile segment`. `--paint DIR` paints
+slides for `glomtile segment`. Needs Playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-DESK, PHONE = (1200, 800), (390, 844)
-SHARPER, QUALITY = 1.25, 80
+DESKTOP, PHONE = (1200, 800), (390, 844)
+PIXEL_RATIO, QUALITY = 1.25, 80
 
 
 def paint_slides(folder: Path) -> None:
@@ -40,8 +41,8 @@ def paint_slides(folder: Path) -> None:
         )  # fmt: skip
 
 
-def keep(page: Any, path: Path) -> None:
-    """A screenshot of what is seen, as WebP."""
+def save_screenshot(page: Any, path: Path) -> None:
+    """Save the visible part of the page as WebP."""
     from PIL import Image
 
     page.wait_for_timeout(400)
@@ -50,16 +51,16 @@ def keep(page: Any, path: Path) -> None:
     print(path)
 
 
-def opened(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light") -> Any:
+def open_page(browser: Any, path: Path, size: tuple[int, int], scheme: str = "light") -> Any:
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, device_scale_factor=SHARPER
+        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, device_scale_factor=PIXEL_RATIO
     )
     page = context.new_page()
     page.goto(path.resolve().as_uri())
     return page
 
 
-def top(page: Any, selector: str, above_px: int = 12) -> None:
+def scroll_to(page: Any, selector: str, above_px: int = 12) -> None:
     page.evaluate(
         """([s, above]) => {
             const place = document.querySelector(s).getBoundingClientRect().top + scrollY - above;
@@ -69,62 +70,60 @@ def top(page: Any, selector: str, above_px: int = 12) -> None:
     )
 
 
-def of_scores(browser: Any, path: Path, out: Path) -> None:
-    page = opened(browser, path, DESK)
-    keep(page, out / "report.webp")
-    top(page, "#images")
-    keep(page, out / "report-images.webp")
-    top(page, "#mistakes")
-    keep(page, out / "report-mistakes.webp")
-    top(page, "#calibration" if page.locator("#calibration").count() else "#distributions")
-    keep(page, out / "report-calibration.webp")
-    top(page, "#training")
-    keep(page, out / "report-training.webp")
-    top(page, "#images")
+def capture_scores(browser: Any, path: Path, out: Path) -> None:
+    page = open_page(browser, path, DESKTOP)
+    save_screenshot(page, out / "report.webp")
+    scroll_to(page, "#images")
+    save_screenshot(page, out / "report-images.webp")
+    scroll_to(page, "#mistakes")
+    save_screenshot(page, out / "report-mistakes.webp")
+    scroll_to(page, "#calibration" if page.locator("#calibration").count() else "#distributions")
+    save_screenshot(page, out / "report-calibration.webp")
+    scroll_to(page, "#training")
+    save_screenshot(page, out / "report-training.webp")
+    scroll_to(page, "#images")
     page.locator(".card .open").first.click()
     page.keyboard.press("2")
-    keep(page, out / "report-viewer.webp")
-    dark = opened(browser, path, DESK, "dark")
-    top(dark, "#images")
-    keep(dark, out / "report-dark.webp")
-    phone = opened(browser, path, PHONE)
-    keep(phone, out / "report-phone.webp")
+    save_screenshot(page, out / "report-viewer.webp")
+    dark = open_page(browser, path, DESKTOP, "dark")
+    scroll_to(dark, "#images")
+    save_screenshot(dark, out / "report-dark.webp")
+    phone = open_page(browser, path, PHONE)
+    save_screenshot(phone, out / "report-phone.webp")
 
 
-def of_slides(browser: Any, path: Path, out: Path) -> None:
-    page = opened(browser, path, DESK)
+def capture_slides(browser: Any, path: Path, out: Path) -> None:
+    page = open_page(browser, path, DESKTOP)
     page.locator(".slide .stage").first.focus()
     for _ in range(8):
         page.keyboard.press("n")
-    top(page, "#slides")
-    keep(page, out / "report-slides.webp")
-    top(page, "#objects")
-    keep(page, out / "report-objects.webp")
+    scroll_to(page, "#slides")
+    save_screenshot(page, out / "report-slides.webp")
+    scroll_to(page, "#objects")
+    save_screenshot(page, out / "report-objects.webp")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("demo", type=Path, nargs="?")
-    parser.add_argument("--slides", type=Path)
-    parser.add_argument("--paint", type=Path)
+    parser.add_argument("--slides", type=Path, metavar="SEGMENTED")
+    parser.add_argument("--paint", type=Path, metavar="DIR")
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/images"))
-    options = parser.parse_args()
-    if options.paint is not None:
-        paint_slides(options.paint)
-    if options.demo is None and options.slides is None:
+    args = parser.parse_args()
+    if args.paint is not None:
+        paint_slides(args.paint)
+    if args.demo is None and args.slides is None:
         return
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as running:
-        browser = running.chromium.launch(
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        if options.demo is not None:
-            of_scores(browser, options.demo / "evaluation" / "report.html", options.out)
-        if options.slides is not None:
-            of_slides(browser, options.slides / "report.html", options.out)
+        if args.demo is not None:
+            capture_scores(browser, args.demo / "evaluation" / "report.html", args.out)
+        if args.slides is not None:
+            capture_slides(browser, args.slides / "report.html", args.out)
         browser.close()
 
 

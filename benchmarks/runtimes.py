@@ -1,15 +1,15 @@
-"""Which runtime computes our networks fastest here: Keras on its three backends, ONNX Runtime, OpenVINO.
+"""Speed of the networks on each runtime: Keras on its three backends, ONNX Runtime, OpenVINO.
 
-    python benchmarks/runtimes.py --other-python OTHER/bin/python     # both networks, some 20 minutes
-    python benchmarks/runtimes.py --networks small --rounds 3         # a quick look
+    python benchmarks/runtimes.py --other-python OTHER/bin/python     # both networks, about 20 minutes
+    python benchmarks/runtimes.py --networks small --rounds 3
     python benchmarks/runtimes.py --networks small --side 96 --tiles 2 --rounds 1
 
 Two networks: a FlexUNet of 16 filters, 5 levels, 3x3 kernels with batch normalisation, at 384 px; the
 reference's of 126.8 million parameters at 512 px. Weights are random: they do not change the time. Every
-contestant is a resident process that answers the same tiles; they run in turn, and medians are compared.
-Keras on JAX and on PyTorch run in an environment of their own with glomtile[jax] and torch; they are left
-out where --other-python is not given. Differences are against Keras on TensorFlow. OpenVINO's precision is
-always set: left alone it rounds to bfloat16 where the processor can.
+candidate is a process of its own with the same tiles; they run in alternation, and medians are compared.
+Keras on JAX and on PyTorch need another environment with glomtile[jax] and torch; without --other-python they
+are left out. Differences are against Keras on TensorFlow. OpenVINO's precision is always set: its default is
+bfloat16 where the processor has it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ from typing import Any
 
 import numpy as np
 
-from resident import Resident, contestant, in_turn, machine, matrix_product_gflops, serve
+from harness import (
+    Candidate,
+    alternate,
+    candidate_options,
+    machine,
+    matrix_product_gflops,
+    measure_once,
+    serve,
+)
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "small": {"base_filters": 16, "num_layers": 5, "base_kernels": (3, 3), "norm": "batch", "side": 384},
     "reference": {"base_filters": 16, "num_layers": 8, "base_kernels": (11, 11), "norm": "none", "side": 512},
 }
-CONTESTANTS: dict[str, dict[str, Any]] = {
+CANDIDATES: dict[str, dict[str, Any]] = {
     "Keras predict, tile by tile": {"kind": "predict"},
     "Keras on TensorFlow": {"kind": "keras"},
     "Keras on TensorFlow, batch": {"kind": "keras", "batch": True},
@@ -57,7 +65,7 @@ def tiles(count: int, side: int) -> np.ndarray:
 
 
 def prepare(options: dict[str, Any]) -> dict[str, Any]:
-    """Write the network and its exports, in a process that ends afterwards."""
+    """Write the network, its exports, the tiles and the expected probabilities."""
     import keras
 
     from glomtile.config.schema import ModelSettings
@@ -104,7 +112,7 @@ def forward_of(options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
     return lambda batch: session.run(None, {"image": batch.astype(np.float32)})[0]
 
 
-def contest(options: dict[str, Any]) -> None:
+def serve_candidate(options: dict[str, Any]) -> None:
     forward = forward_of(options)
     folder = Path(options["folder"])
     batch, expected = np.load(folder / "tiles.npy"), np.load(folder / "answer.npy")
@@ -117,84 +125,80 @@ def contest(options: dict[str, Any]) -> None:
             answer = np.concatenate([forward(batch[i : i + 1]) for i in range(len(batch))])
         return float(np.abs(answer - expected).max())
 
-    told = ("keras", "jax", "torch") if "backend" in options else ()
-    serve(work, {"versions": [f"{package} {version(package)}" for package in told]})
+    packages = ("keras", "jax", "torch") if "backend" in options else ()
+    serve(work, {"versions": [f"{package} {version(package)}" for package in packages]})
 
 
 def chosen(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The contestants asked for that can run here."""
-    named = {
+    """Return the selected candidates that can run here."""
+    selected = {
         title: how
-        for title, how in CONTESTANTS.items()
+        for title, how in CANDIDATES.items()
         if not args.only or any(word in title for word in args.only)
     }
     if args.other_python:
-        return named
-    left_out = [title for title, how in named.items() if "backend" in how]
+        return selected
+    left_out = [title for title, how in selected.items() if "backend" in how]
     if left_out:
-        print(f"{', '.join(left_out)} left out:")
-        print("--other-python names an environment with glomtile[jax] and torch")
-    return {title: how for title, how in named.items() if title not in left_out}
+        print(f"{', '.join(left_out)} left out: they need --other-python with glomtile[jax] and torch")
+    return {title: how for title, how in selected.items() if title not in left_out}
 
 
-def compare(name: str, args: argparse.Namespace, entered: dict[str, dict[str, Any]]) -> None:
+def compare(name: str, args: argparse.Namespace, candidates: dict[str, dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = {"folder": folder, "network": NETWORKS[name], "side": args.side, "tiles": args.tiles}
-        maker = Resident("prepare", {**options, "kind": "prepare"}, KERAS_BACKEND="tensorflow")
-        facts = maker.ask()["answer"]
-        maker.close()
-        residents = [
-            Resident(
+        facts = measure_once("prepare", {**options, "kind": "prepare"}, KERAS_BACKEND="tensorflow")
+        processes = [
+            Candidate(
                 title,
                 {"file": "float32.onnx", **how, "folder": folder},
                 args.other_python if "backend" in how else sys.executable,
                 KERAS_BACKEND=how.get("backend", "tensorflow"),
             )
-            for title, how in entered.items()
+            for title, how in candidates.items()
         ]
-        found = in_turn(residents, args.rounds)
-        for resident in residents:
-            resident.close()
-    first = next(iter(found.values()))["wall_s"]
+        runs = alternate(processes, args.rounds)
+    first = next(iter(runs.values()))["wall_s"]
     rate = matrix_product_gflops(1024 if args.side else 4096)
-    print(f"\n{name}: {facts['parameters']:,} parameters, {args.tiles} tiles of {facts['side']} px, ", end="")
-    print(f"{facts['gflop']:.1f} GFLOP a tile; largest matrix product {rate:.0f} GFLOP/s")
-    elsewhere = {one for told in found.values() for one in told["versions"]}
+    print(f"\n{name}: {facts['parameters']:,} parameters, {args.tiles} tiles of {facts['side']} px, "
+          f"{facts['gflop']:.1f} GFLOP per tile; largest matrix product {rate:.0f} GFLOP/s")  # fmt: skip
+    elsewhere = {one for run in runs.values() for one in run["versions"]}
     if elsewhere:
         print(f"in the other environment: {', '.join(sorted(elsewhere))}")
-    print("| contestant | s | from, to | CPU s | first / it | GFLOP/s | of the product's rate | difference |")
+    print("| candidate | s | from, to | CPU s | times | GFLOP/s | of the rate | difference |")
     print("|---|---|---|---|---|---|---|---|")
-    for contestant_name, told in found.items():
-        speed = facts["gflop"] * args.tiles / told["wall_s"]
-        low, high = told["spread_s"]
+    for candidate, run in runs.items():
+        speed = facts["gflop"] * args.tiles / run["wall_s"]
+        low, high = run["spread_s"]
         print(
-            f"| {contestant_name} | {told['wall_s']:.3f} | {low:.3f}, {high:.3f} | {told['cpu_s']:.3f} "
-            f"| {first / told['wall_s']:.2f} | {speed:.0f} | {speed / rate:.2f} | {told['answer']:.1g} |"
+            f"| {candidate} | {run['wall_s']:.3f} | {low:.3f}, {high:.3f} | {run['cpu_s']:.3f} "
+            f"| {first / run['wall_s']:.2f} | {speed:.0f} | {speed / rate:.2f} | {run['answer']:.1g} |"
         )
 
 
 def main() -> None:
-    options = contestant()
+    options = candidate_options()
     if options is not None:
-        serve(lambda: prepare(options)) if options["kind"] == "prepare" else contest(options)
+        serve(lambda: prepare(options)) if options["kind"] == "prepare" else serve_candidate(options)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--rounds", type=int, default=5, help="counted runs of each, after one that warms up")
     parser.add_argument("--tiles", type=int, default=4)
-    parser.add_argument("--side", type=int, help="of a tile, instead of each network's own (px)")
+    parser.add_argument("--side", type=int, help="of a tile, in place of each network's own (px)")
     parser.add_argument(
-        "--only", nargs="+", metavar="WORD", help="contestants whose name has one of the words"
+        "--only", nargs="+", metavar="WORD", help="candidates whose name contains one of the words"
     )
-    parser.add_argument("--other-python", metavar="PYTHON", help="with glomtile[jax] and torch")
+    parser.add_argument(
+        "--other-python", metavar="PYTHON", help="of an environment with glomtile[jax] and torch"
+    )
     args = parser.parse_args()
-    for line in machine(("glomtile", "keras", "tensorflow-cpu", "onnxruntime", "openvino", "numpy")):
-        print(line)
-    entered = chosen(args)
-    if not entered:
-        parser.error("expected some contestant, got none")
+    print(machine("keras", "tensorflow-cpu", "onnxruntime", "openvino", "numpy"))
+    candidates = chosen(args)
+    if not candidates:
+        parser.error(f"--only: expected words of a candidate's name, got {' '.join(args.only)}")
     for name in args.networks:
-        compare(name, args, entered)
+        compare(name, args, candidates)
 
 
 if __name__ == "__main__":

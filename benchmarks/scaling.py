@@ -1,10 +1,10 @@
-"""What a study of 10,000 slides takes on 1 to 1,000 workers: a simulation from measured constants.
+"""Simulation of a study of 10,000 slides on 1 to 1,000 workers, from measured constants.
 
 python benchmarks/scaling.py                  simulate with the constants below
 python benchmarks/scaling.py measure WORK     measure them again on this machine, one core
 
-A slide is a piece of work that reads and computes at once, at the pace of whichever is slower; all workers
-share what the storage gives; the client answers workers one after the other. Sizes of slides vary.
+A slide is read and computed at once, at the pace of the slower; all workers share the rate of the storage;
+the client serves workers one after the other. Slides vary in size.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 SIDE_MM, GLASS_SHARE = 25.0, 0.8
-"""100,000 px at 0.25 µm per pixel; a fifth of it is tissue (assumed)."""
+"""A slide of 100,000 px at 0.25 µm per pixel; a fifth of it is tissue (assumed)."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What one worker of one core takes; see docs/scaling.md for where each figure is from.
+    """Measured costs of one worker with one core; docs/scaling.md has the source of each.
 
     Attributes
     ----------
     compute_s_per_mm2 : float
-        CPU seconds per mm² of tissue, outputs included, the bundled model.
-    look_s : float
-        CPU seconds a slide whatever its tissue: digest, first look, overview, outputs' fixed part.
+        CPU seconds per mm² of tissue, outputs included, with the bundled model.
+    fixed_s : float
+        CPU seconds per slide, independent of its tissue.
     read_mb_per_mm2 : float
         Read from the slide's file per mm² of tissue.
-    look_mb : float
-        Read whatever its tissue.
+    fixed_mb : float
+        Read per slide, independent of its tissue.
     written_mb_per_mm2 : float
-        Outputs and the rows while it is under way.
+        Outputs, and the label rows of an unfinished slide.
     client_ms : float
-        The client's and the scheduler's time for a slide.
+        Time of client and scheduler per slide.
     ready_s : float
-        A worker's start and the loading of the model.
+        Start of a worker, and loading of the model.
     """
 
     compute_s_per_mm2: float = 0.34
-    look_s: float = 1.4
+    fixed_s: float = 1.4
     read_mb_per_mm2: float = 0.36
-    look_mb: float = 17.0
+    fixed_mb: float = 17.0
     written_mb_per_mm2: float = 0.2
     client_ms: float = 3.8
     ready_s: float = 3.0
@@ -54,12 +54,12 @@ class Constants:
 
 @dataclass(frozen=True)
 class Site:
-    """What is assumed of the place, not measured.
+    """Assumptions about the site, not measured.
 
     Attributes
     ----------
     storage_mb_per_s : float
-        What the shared file system gives to all workers together.
+        Rate of the shared file system, for all workers together.
     price_per_core_hour : float
     spread : float
         Standard deviation of the logarithm of a slide's tissue.
@@ -71,17 +71,17 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a simulated run took.
+class SimulatedRun:
+    """Result of a simulation.
 
     Attributes
     ----------
     hours : float
-        Until the last slide.
+        Until the last slide ends.
     computing, client_busy, storage_busy : float
-        Shares of that time: of the workers at work, of the client answering, of the storage's rate in use.
+        Shares of that time: of the workers at work, of the client serving, of the storage's rate in use.
     tail_hours : float
-        From the moment when no slide was left to hand out.
+        From the assignment of the last slide to the end.
     """
 
     hours: float
@@ -92,7 +92,7 @@ class Outcome:
 
     @property
     def bottleneck(self) -> str:
-        """What more workers would have to wait for."""
+        """The resource that limits a larger number of workers."""
         if self.client_busy > 0.9:
             return "client"
         if self.storage_busy > 0.9:
@@ -102,13 +102,13 @@ class Outcome:
 
 def simulate(
     workers: int, slides: int, constants: Constants, site: Site, *, largest_first: bool = True, seed: int = 1
-) -> Outcome:
-    """One run over slides whose tissue is spread log-normally around a fifth of a slide.
+) -> SimulatedRun:
+    """Simulate a run over slides whose tissue is log-normally distributed around a fifth of a slide.
 
     Examples
     --------
-    >>> flat, here = Constants(look_s=0, look_mb=0, client_ms=0, ready_s=0), Site(spread=0)
-    >>> one, ten = (simulate(n, 100, flat, here).hours for n in (1, 10))
+    >>> constants, site = Constants(fixed_s=0, fixed_mb=0, client_ms=0, ready_s=0), Site(spread=0)
+    >>> one, ten = (simulate(n, 100, constants, site).hours for n in (1, 10))
     >>> round(one / ten, 3)
     10.0
     """
@@ -117,12 +117,12 @@ def simulate(
     areas = [tissue * rng.lognormvariate(-(site.spread**2) / 2, site.spread) for _ in range(slides)]
     if largest_first:
         areas.sort(reverse=True)
-    waiting = [constants.look_s + constants.compute_s_per_mm2 * area for area in reversed(areas)]
-    megabytes = sum(constants.look_mb + _mb_per_mm2(constants) * area for area in areas)
+    waiting = [constants.fixed_s + constants.compute_s_per_mm2 * area for area in reversed(areas)]
+    megabytes = sum(constants.fixed_mb + _mb_per_mm2(constants) * area for area in areas)
     rate = megabytes / sum(waiting)
-    # All slides at work advance at one pace, so they are held by the amount of work at which each ends.
+    # All slides at work advance at one pace, so the heap holds the amount of work at which each ends.
     now = work = busy_s = client_s = 0.0
-    client_free = handed_out_at = constants.ready_s
+    client_free = assigned_at = constants.ready_s
     at_work: list[float] = []
     arriving = [constants.ready_s] * workers
     heapq.heapify(arriving)
@@ -138,18 +138,18 @@ def simulate(
             heapq.heappop(arriving)
             heapq.heappush(at_work, work + waiting.pop())
             if not waiting:
-                handed_out_at = now
+                assigned_at = now
             continue
         heapq.heappop(at_work)
         client_free = max(client_free, now) + constants.client_ms / 1000
         client_s += constants.client_ms / 1000
         heapq.heappush(arriving, client_free)
-    return Outcome(
+    return SimulatedRun(
         now / 3600,
         busy_s / (workers * now),
         client_s / now,
         megabytes / (site.storage_mb_per_s * now),
-        (now - handed_out_at) / 3600,
+        (now - assigned_at) / 3600,
     )
 
 
@@ -159,12 +159,14 @@ def _mb_per_mm2(constants: Constants) -> float:
 
 def table(slides: int, constants: Constants, site: Site) -> None:
     mm2 = SIDE_MM**2 * (1 - GLASS_SHARE)
-    read_tb = slides * (constants.look_mb + constants.read_mb_per_mm2 * mm2) / 1e6
-    hours = slides * (constants.look_s + constants.compute_s_per_mm2 * mm2) / 3600
+    read_tb = slides * (constants.fixed_mb + constants.read_mb_per_mm2 * mm2) / 1e6
+    hours = slides * (constants.fixed_s + constants.compute_s_per_mm2 * mm2) / 3600
     written_gb = slides * constants.written_mb_per_mm2 * mm2 / 1e3
     print(f"{slides:,} slides: {read_tb:.2f} TB read, {written_gb:.0f} GB written, {hours:,.0f} core hours, "
-          f"{hours * site.price_per_core_hour:,.0f} at {site.price_per_core_hour} a core hour")  # fmt: skip
-    print("| workers | time | workers busy | storage | client | bottleneck | the last slides | as listed |")
+          f"{hours * site.price_per_core_hour:,.0f} at {site.price_per_core_hour} per core hour")  # fmt: skip
+    print(
+        "| workers | time | workers busy | storage | client | bottleneck | the last slides | in list order |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for workers in (1, 10, 100, 1000):
         run = simulate(workers, slides, constants, site)
@@ -175,17 +177,17 @@ def table(slides: int, constants: Constants, site: Site) -> None:
 
 
 def limits(constants: Constants, site: Site) -> None:
-    """How many workers the storage and the client feed, whatever the processors could do."""
+    """Print the number of workers that the storage and the client can serve."""
     mm2 = SIDE_MM**2 * (1 - GLASS_SHARE)
-    slide_s = constants.look_s + constants.compute_s_per_mm2 * mm2
-    slide_mb = constants.look_mb + _mb_per_mm2(constants) * mm2
-    print(f"a slide of that size: {slide_s:.0f} s, {slide_mb:.0f} MB; the storage feeds "
+    slide_s = constants.fixed_s + constants.compute_s_per_mm2 * mm2
+    slide_mb = constants.fixed_mb + _mb_per_mm2(constants) * mm2
+    print(f"a slide of that size: {slide_s:.0f} s, {slide_mb:.0f} MB; the storage serves "
           f"{site.storage_mb_per_s / (slide_mb / slide_s):,.0f} workers, the client "
           f"{slide_s / (constants.client_ms / 1000):,.0f}")  # fmt: skip
 
 
 def measure(work: Path) -> None:
-    """CPU seconds of painted slides on one core, the bytes of their levels, and the client's time."""
+    """Print CPU seconds of painted slides on one core, the bytes of their levels, and the client's time."""
     import tifffile
 
     from glomtile.inference.records import identity_of
@@ -197,24 +199,24 @@ def measure(work: Path) -> None:
     began = time.process_time()
     segmenter = Segmenter.load(settings=Settings(network_threads=1, read_threads=1))
     print(f"loading the model: {time.process_time() - began:.2f} CPU s")
-    seen = []
+    runs = []
     for side in (2000, 6000, 12000):
         path = work / f"measure-{side}.tif"
         write_slide(path, side, 0.25)
         began = time.process_time()
         identity_of(path, None, segmenter)
-        found = segmenter.segment(path)
-        written_mb = sum(p.stat().st_size for p in found.save(work / "out")) / 1e6
-        seen.append((found.tissue.area_mm2, time.process_time() - began, written_mb))
+        result = segmenter.segment(path)
+        written_mb = sum(p.stat().st_size for p in result.save(work / "out")) / 1e6
+        runs.append((result.tissue.area_mm2, time.process_time() - began, written_mb))
         with tifffile.TiffFile(path) as file:
             level_mb = [sum(page.databytecounts) / 1e6 / (side * 0.25e-3) ** 2 for page in file.pages]
         levels = ", ".join(f"{mb:.3f}" for mb in level_mb)
-        print(f"{side:,} px: {seen[-1][0]:.2f} mm² of tissue, {seen[-1][1]:.2f} CPU s, {written_mb:.2f} MB "
-              f"written; levels of {levels} MB a mm²", flush=True)  # fmt: skip
-    (area, *_), last = seen[1], seen[-1]
-    cpu_s, written = ((b - a) / (last[0] - area) for a, b in zip(seen[1][1:], last[1:], strict=True))
+        print(f"{side:,} px: {runs[-1][0]:.2f} mm² of tissue, {runs[-1][1]:.2f} CPU s, {written_mb:.2f} MB "
+              f"written; levels of {levels} MB per mm²", flush=True)  # fmt: skip
+    (area, *_), last = runs[1], runs[-1]
+    cpu_s, written = ((b - a) / (last[0] - area) for a, b in zip(runs[1][1:], last[1:], strict=True))
     print(f"per mm² of tissue: {cpu_s:.3f} CPU s, {written:.3f} MB written; "
-          f"whatever the tissue: {last[1] - cpu_s * last[0]:.2f} CPU s", flush=True)  # fmt: skip
+          f"independent of the tissue: {last[1] - cpu_s * last[0]:.2f} CPU s", flush=True)  # fmt: skip
     measure_client(work)
 
 
@@ -235,23 +237,23 @@ def measure_client(work: Path, pieces: int = 1000) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("simulate", "measure"), default="simulate")
+    parser.add_argument("command", nargs="?", choices=("simulate", "measure"), default="simulate")
     parser.add_argument("work", nargs="?", type=Path)
     parser.add_argument("--slides", type=int, default=10_000)
     for kind in (Constants, Site):
         for field in fields(kind):
             name = f"--{field.name.replace('_', '-')}"
             parser.add_argument(name, type=float, default=field.default)
-    told = parser.parse_args()
-    if told.what == "measure":
+    args = parser.parse_args()
+    if args.command == "measure":
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        measure(told.work)
+        measure(args.work)
         return
     constants, site = (
-        kind(**{field.name: getattr(told, field.name) for field in fields(kind)})
+        kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
         for kind in (Constants, Site)
     )
-    table(told.slides, constants, site)
+    table(args.slides, constants, site)
     limits(constants, site)
 
 

@@ -1,27 +1,22 @@
-"""How much of tiled inference is the network, what the rest costs, and whether memory grows with height.
+"""Share of the network in tiled inference, cost of the rest, and memory by image height.
 
-    python benchmarks/tiled_engine.py                  # the figures of docs/results.md, some 15 minutes
+    python benchmarks/tiled_engine.py                  # the figures of docs/results.md, about 15 minutes
     python benchmarks/tiled_engine.py --size 1024 --repeats 2 --heights 2048 8192
 
-Three things are measured. (1) The network's own time for all windows of a painted picture, cut beforehand
-and held in memory, against the wall time of `predict_tiled` on the same picture, in turn, in one process.
-(2) CPU seconds of `predict_tiled` with a network that costs nothing. (3) Peak memory of pictures of two
-heights, rows discarded, each in a process of its own without Keras.
+(1) The network's own time for all windows of a painted image, cut beforehand and kept in memory, against the
+wall time of `predict_tiled` on the same image, in alternation, in one process. (2) CPU seconds of
+`predict_tiled` with a network without cost. (3) Peak memory for images of two heights, rows discarded, each
+in a process of its own without Keras.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 
 import cv2
 import numpy as np
@@ -30,12 +25,13 @@ from glomtile.io.images import mirrored_indices
 from glomtile.tiling.grid import Plan, plan_windows
 from glomtile.tiling.sliding_window import TiledRun, predict_tiled
 from glomtile.types import Box, Float32, Predictor, UInt8
+from harness import machine, peak_mib
 
 TILE_PX, OVERLAP_PX, BLOCK_PX = 512, 64, 1024
 
 
 class PaintedReader:
-    """A picture of any size made of one painted block, so that no height costs memory."""
+    """An image of any size, made of one repeated block, so that its height costs no memory."""
 
     mpp = None
 
@@ -54,37 +50,38 @@ class PaintedReader:
 
 
 class FreeNetwork:
-    """The same answer to every batch, already in memory."""
+    """A network without cost: the same probabilities for every batch, already in memory."""
 
     num_classes, stride_px, context_px, mpp = 2, 16, 0, None
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[int, ...], Float32] = {}
+        self._probs: dict[tuple[int, ...], Float32] = {}
 
     def __call__(self, batch: UInt8) -> Float32:
         shape = (*batch.shape[:3], 2)
-        if shape not in self._answers:
-            self._answers[shape] = np.full(shape, 0.5, np.float32)
-        return self._answers[shape]
+        if shape not in self._probs:
+            self._probs[shape] = np.full(shape, 0.5, np.float32)
+        return self._probs[shape]
 
 
 def discard(top: int, rows: Float32) -> None:
-    """A sink that keeps nothing."""
+    """Accept rows and keep nothing."""
 
 
 def planned(size_px: tuple[int, int]) -> Plan:
     return plan_windows(size_px, TILE_PX, OVERLAP_PX, align_px=FreeNetwork.stride_px)
 
 
-def timed_run(predictor: Predictor, size: int, batch_size: int) -> tuple[TiledRun, float]:
-    """A run and the CPU seconds of all threads in it."""
+def run_tiled(predictor: Predictor, size: int, batch_size: int) -> tuple[TiledRun, float]:
+    """Return a run and the CPU seconds of all its threads."""
     reader = PaintedReader((size, size))
     cpu = time.process_time()
     run = predict_tiled(reader, predictor, planned(reader.size_px), discard, batch_size=batch_size)
     return run, time.process_time() - cpu
 
 
-def network_alone(predictor: Predictor, batches: list[UInt8]) -> tuple[float, float]:
+def run_network(predictor: Predictor, batches: list[UInt8]) -> tuple[float, float]:
+    """Return wall and CPU seconds of the network alone."""
     cpu, wall = time.process_time(), time.perf_counter()
     for batch in batches:
         predictor(batch)
@@ -92,7 +89,7 @@ def network_alone(predictor: Predictor, batches: list[UInt8]) -> tuple[float, fl
 
 
 def cut_beforehand(size: int, batch_size: int) -> list[UInt8]:
-    """The batches that `predict_tiled` makes, the last filled up with repeats as there."""
+    """Return the batches that `predict_tiled` makes; the last is filled up with repeats."""
     reader = PaintedReader((size, size))
     tiles = [reader.read(window.read) for window in planned(reader.size_px)]
     size_of_batch = min(batch_size, len(tiles))
@@ -100,7 +97,7 @@ def cut_beforehand(size: int, batch_size: int) -> list[UInt8]:
     return [np.stack(tiles[i : i + size_of_batch]) for i in range(0, len(tiles), size_of_batch)]
 
 
-def compare_with_network(args: argparse.Namespace) -> list[tuple[str, str]]:
+def compare_with_network(args: argparse.Namespace) -> dict[str, str]:
     from glomtile.config.schema import ModelSettings
     from glomtile.inference.predictor import KerasPredictor
     from glomtile.networks.registry import build_model, network
@@ -111,61 +108,50 @@ def compare_with_network(args: argparse.Namespace) -> list[tuple[str, str]]:
     model = build_model(settings, seed=137)
     predictor = KerasPredictor(model, network("FlexUNet").geometry(settings))
     batches = cut_beforehand(args.size, args.batch_size)
-    # Compiling and the first touch of memory belong to neither contestant.
-    for batch in batches[:2]:
-        predictor(batch)
-    own, walls, inside, cpu = [], [], [], []
-    for turn in range(args.repeats):
-        order = (0, 1) if turn % 2 == 0 else (1, 0)
-        for contestant in order:
-            if contestant == 0:
-                own.append(network_alone(predictor, batches))
+    run_network(predictor, batches[:2])  # compiles the network, which is not measured
+    alone, tiled = [], []
+    for number in range(args.repeats):
+        for which in ("alone", "tiled") if number % 2 == 0 else ("tiled", "alone"):
+            if which == "alone":
+                alone.append(run_network(predictor, batches))
             else:
-                run, run_cpu = timed_run(predictor, args.size, args.batch_size)
-                walls.append(run.wall_s)
-                inside.append(run.network_s)
-                cpu.append(run_cpu)
-    ratios = [alone[0] / wall for alone, wall in zip(own, walls, strict=True)]
-    mpx = args.size**2 / 1e6
-    plan = planned((args.size, args.size))
-    network_s = statistics.median(alone[0] for alone in own)
-    network_cpu = statistics.median(alone[1] for alone in own)
-    return [
-        ("network", f"FlexUNet, 16 filters, 5 levels, 3x3, {model.count_params():,} parameters"),
-        ("plan", str(plan)),
-        ("batches", f"{len(batches)} of {batches[0].shape[0]}"),
-        ("network alone, wall", f"{network_s:.2f} s ({network_s / len(plan) * 1e3:.1f} ms a window)"),
-        ("network alone, CPU", f"{network_cpu:.2f} s"),
-        (
-            "predict_tiled, wall",
-            f"{statistics.median(walls):.2f} s ({mpx / statistics.median(walls):.2f} Mpx/s)",
-        ),
-        ("predict_tiled, CPU", f"{statistics.median(cpu):.2f} s"),
-        ("network alone / predict_tiled, wall", f"{statistics.median(ratios):.3f} (each: {listed(ratios)})"),
-        ("network alone / predict_tiled, CPU", f"{network_cpu / statistics.median(cpu):.3f}"),
-        (
-            "inside the network during predict_tiled",
-            f"{statistics.median(i / w for i, w in zip(inside, walls, strict=True)):.3f} of the wall time",
-        ),
-    ]
+                tiled.append(run_tiled(predictor, args.size, args.batch_size))
+    ratios = [own_s / run.wall_s for (own_s, _), (run, _) in zip(alone, tiled, strict=True)]
+    network_s, network_cpu = (statistics.median(values) for values in zip(*alone, strict=True))
+    wall = statistics.median(run.wall_s for run, _ in tiled)
+    cpu = statistics.median(cpu_s for _, cpu_s in tiled)
+    plan, listed = planned((args.size, args.size)), ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    return {
+        "network": f"FlexUNet, 16 filters, 5 levels, 3x3, {model.count_params():,} parameters",
+        "plan": str(plan),
+        "batches": f"{len(batches)} of {batches[0].shape[0]}",
+        "network alone, wall": f"{network_s:.2f} s ({network_s / len(plan) * 1e3:.1f} ms per window)",
+        "network alone, CPU": f"{network_cpu:.2f} s",
+        "predict_tiled, wall": f"{wall:.2f} s ({args.size**2 / 1e6 / wall:.2f} Mpx/s)",
+        "predict_tiled, CPU": f"{cpu:.2f} s",
+        "network alone / predict_tiled, wall": f"{statistics.median(ratios):.3f} (each pair: {listed})",
+        "network alone / predict_tiled, CPU": f"{network_cpu / cpu:.3f}",
+        "share of the network in predict_tiled, wall":
+            f"{statistics.median(run.network_s / run.wall_s for run, _ in tiled):.3f}",
+    }  # fmt: skip
 
 
-def cost_without_network(args: argparse.Namespace) -> list[tuple[str, str]]:
-    mpx = args.size**2 / 1e6
-    timed_run(FreeNetwork(), args.size, args.batch_size)
-    runs = [timed_run(FreeNetwork(), args.size, args.batch_size) for _ in range(max(args.repeats, 3))]
+def cost_without_network(args: argparse.Namespace) -> dict[str, str]:
+    mpx, repeats = args.size**2 / 1e6, range(max(args.repeats, 3))
+    run_tiled(FreeNetwork(), args.size, args.batch_size)
+    runs = [run_tiled(FreeNetwork(), args.size, args.batch_size) for _ in repeats]
     cpu = statistics.median(run_cpu for _, run_cpu in runs)
     wall = statistics.median(run.wall_s for run, _ in runs)
-    reading = statistics.median(reading_alone(args.size) for _ in range(max(args.repeats, 3)))
-    return [
-        ("without network, CPU", f"{cpu / mpx:.4f} s/Mpx"),
-        ("reading the painted picture alone, CPU", f"{reading / mpx:.4f} s/Mpx"),
-        ("without network, wall", f"{wall / mpx:.4f} s/Mpx"),
-    ]
+    reading = statistics.median(read_all(args.size) for _ in repeats)
+    return {
+        "without network, CPU": f"{cpu / mpx:.4f} s/Mpx",
+        "reading the painted image alone, CPU": f"{reading / mpx:.4f} s/Mpx",
+        "without network, wall": f"{wall / mpx:.4f} s/Mpx",
+    }
 
 
-def reading_alone(size: int) -> float:
-    """CPU seconds for all windows of the picture, each dropped at once."""
+def read_all(size: int) -> float:
+    """Return CPU seconds to read all windows of the image."""
     reader = PaintedReader((size, size))
     before = time.process_time()
     for window in planned(reader.size_px):
@@ -173,63 +159,24 @@ def reading_alone(size: int) -> float:
     return time.process_time() - before
 
 
-def compare_heights(args: argparse.Namespace) -> list[tuple[str, str]]:
+def compare_heights(args: argparse.Namespace) -> dict[str, str]:
     low, high = args.heights
     peaks = {height: statistics.median(peak_of(height, args) for _ in range(3)) for height in (low, high)}
-    rows = [(f"peak memory, {args.width} x {height} px", f"{peaks[height]:.1f} MiB") for height in peaks]
-    return [*rows, (f"height {high} / height {low}", f"{peaks[high] / peaks[low]:.4f}")]
+    rows = {f"peak memory, {args.width} x {height} px": f"{peaks[height]:.1f} MiB" for height in peaks}
+    return rows | {f"height {high} / height {low}": f"{peaks[high] / peaks[low]:.4f}"}
 
 
 def peak_of(height: int, args: argparse.Namespace) -> float:
-    """Peak resident MiB of a fresh process that runs through a picture of this height."""
+    """Return the peak MiB of a fresh process that predicts an image of this height."""
     command = [sys.executable, __file__, "--memory-of", str(height), str(args.width)]
-    done = subprocess.run(
-        [*command, "--batch-size", str(args.batch_size)], check=True, capture_output=True, text=True
-    )
-    return float(json.loads(done.stdout)["peak_mib"])
-
-
-def memory_of(height: int, width: int, batch_size: int) -> None:
-    reader = PaintedReader((height, width))
-    predict_tiled(reader, FreeNetwork(), planned(reader.size_px), discard, batch_size=batch_size)
-    # Linux counts in KiB, macOS in bytes.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}))
-
-
-def machine() -> list[tuple[str, str]]:
-    def known(package: str) -> str:
-        try:
-            return f"{package} {version(package)}"
-        except ModuleNotFoundError:
-            return ""
-
-    packages = [
-        known(name) for name in ("glomtile", "numpy", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch")
-    ]
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    return [
-        (
-            "machine",
-            f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        ),
-        ("versions", ", ".join(["Python " + platform.python_version(), *filter(None, packages)])),
-        ("backend", backend),
-        ("load before", " ".join(f"{load:.2f}" for load in os.getloadavg())),
-        ("command", shlex.join(["python", *sys.argv])),
-    ]
-
-
-def listed(values: list[float]) -> str:
-    return ", ".join(f"{value:.3f}" for value in values)
+    command += ["--batch-size", str(args.batch_size)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=4096, help="side of the picture for the network (px)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each contestant")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--size", type=int, default=4096, help="side of the image for the network (px)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--width", type=int, default=4096, help="width for peak memory (px)")
     parser.add_argument(
@@ -238,15 +185,18 @@ def main() -> None:
     parser.add_argument("--memory-of", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
-        memory_of(*args.memory_of, args.batch_size)
+        reader = PaintedReader(tuple(args.memory_of))
+        predict_tiled(reader, FreeNetwork(), planned(reader.size_px), discard, batch_size=args.batch_size)
+        print(peak_mib())
         return
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    facts = machine()
-    # Memory first: on Linux a child's peak is at least what its parent held when it was started.
-    facts += compare_heights(args) + cost_without_network(args) + compare_with_network(args)
-    print("| what | figure |\n|---|---|")
-    for name, figure in facts:
-        print(f"| {name} | {figure} |")
+    print(machine("numpy", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch"))
+    print(f"backend: {os.environ['KERAS_BACKEND']}")
+    # Memory first: on Linux the peak of a child is at least the memory of its parent when it starts.
+    rows = compare_heights(args) | cost_without_network(args) | compare_with_network(args)
+    print("| quantity | value |\n|---|---|")
+    for name, value in rows.items():
+        print(f"| {name} | {value} |")
 
 
 if __name__ == "__main__":

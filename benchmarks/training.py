@@ -1,22 +1,20 @@
-"""How much of an epoch's wall time is the network: the same steps on one batch in memory, against an epoch.
+"""Share of the network in the wall time of an epoch.
 
     python benchmarks/training.py                # the figures of docs/results.md
     python benchmarks/training.py --steps 6 --rounds 1
 
-A FlexUNet of 16 filters, 5 levels and 3x3 kernels trains at 256 px, batch 8, with every augmentation on,
-from painted biopsies. In turn, in one process: (a) steps on one repeated batch, (b) as many steps of an epoch
-whose samples are cut, warped and stained by threads while it runs. The ratio (a)/(b) is the share that is the
-network. Then samples a second where nothing but samples is made.
+A FlexUNet of 16 filters, 5 levels and 3x3 kernels trains at 256 px, batch 8, with every augmentation on, from
+painted biopsies. In alternation, in one process: (a) steps on one repeated batch, (b) an epoch of as many
+steps whose samples are cut, warped and stained by threads meanwhile. The ratio (a)/(b) is the share of the
+network. Then samples per second without a network.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,12 +28,12 @@ from glomtile.networks.losses import build_loss
 from glomtile.networks.metrics import build_metrics
 from glomtile.networks.optimizers import build_optimizer
 from glomtile.networks.registry import build_model
+from glomtile.synthetic import paint
 from glomtile.training.augmentation import Augmentation, augment, augmentation_of
 from glomtile.training.samples import CropSource, DecodedPairs, Sample, SampleSource, batches
-from painted import SIDE_PX as IMAGE_PX
-from painted import painted
+from harness import machine, spread
 
-SIDE_PX, BATCH, IMAGES = 256, 8, 4
+IMAGE_PX, SIDE_PX, BATCH, IMAGES = 768, 256, 8, 4
 
 CONFIG = make_config(
     {
@@ -55,6 +53,11 @@ CONFIG = make_config(
 )  # fmt: skip
 
 
+def painted(pair: Pair) -> Sample:
+    biopsy = paint(int(pair.stem), (IMAGE_PX, IMAGE_PX), 1.0)
+    return biopsy.image, biopsy.labels
+
+
 def compiled(steps: int) -> keras.Model:
     model = build_model(CONFIG.model, seed=1)
     model.compile(
@@ -66,7 +69,7 @@ def compiled(steps: int) -> keras.Model:
 
 
 def ms_per_sample(settings: Augmentation, sample: Sample, count: int) -> float:
-    """CPU milliseconds of one augmented crop, one thread."""
+    """Return CPU milliseconds per augmented crop in one thread."""
     began = time.process_time()
     for i in range(count):
         augment(
@@ -83,52 +86,44 @@ def samples_per_s(source: SampleSource, workers: int) -> float:
     return len(source) / (time.perf_counter() - began)
 
 
-def preparation(source: CropSource, rounds: int, most: int) -> list[str]:
-    """Rows of samples a second without a network."""
-    rows = []
-    for workers in dict.fromkeys((1, most)):
-        rate = statistics.median(samples_per_s(source, workers) for _ in range(rounds))
-        rows.append(f"| samples a second, nothing else running, {workers} threads | {rate:.0f} |")
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="of an epoch")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
-    told = parser.parse_args()
+    parser.add_argument("--workers", type=int, default=2, help="threads that make samples")
+    args = parser.parse_args()
 
     settings = augmentation_of(CONFIG)
-    held = DecodedPairs([Pair(str(i), Path(), Path()) for i in range(IMAGES)], painted, 256)
-    source = CropSource(held, (SIDE_PX, SIDE_PX), told.steps * BATCH, 0.5, settings, 1)
-    model = compiled(told.steps)
+    decoded = DecodedPairs([Pair(str(i), Path(), Path()) for i in range(IMAGES)], painted, 256)
+    source = CropSource(decoded, (SIDE_PX, SIDE_PX), args.steps * BATCH, 0.5, settings, 1)
+    model = compiled(args.steps)
     images, labels = next(iter(batches(source, BATCH, 0)))
     model.train_on_batch(images, labels)
 
     repeated_s, epoch_s = [], []
-    for number in range(told.rounds):
+    for number in range(args.rounds):
         began = time.perf_counter()
-        for _ in range(told.steps):
+        for _ in range(args.steps):
             model.train_on_batch(images, labels, return_dict=True)
         repeated_s.append(time.perf_counter() - began)
         began = time.perf_counter()
-        for x, y in batches(source, BATCH, number, workers=told.workers):
+        for x, y in batches(source, BATCH, number, workers=args.workers):
             model.train_on_batch(x, y, return_dict=True)
         epoch_s.append(time.perf_counter() - began)
 
-    packages = ", ".join(f"{p} {version(p)}" for p in ("keras", "tensorflow-cpu", "numpy"))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
-    print(f"FlexUNet 16 filters, 5 levels, {SIDE_PX} px, batch {BATCH}; medians of {told.rounds} rounds")
-    print("| what | figure |\n|---|---|")
-    print(f"| {told.steps} steps on one repeated batch | {statistics.median(repeated_s):.2f} s |")
-    ratios = [one / other for one, other in zip(repeated_s, epoch_s, strict=True)]
-    print(f"| an epoch of as many steps, {told.workers} threads | {statistics.median(epoch_s):.2f} s |")
-    print(f"| ratio | {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |")
-    print(f"| augmentation, everything on | {ms_per_sample(settings, held[0], 60):.1f} ms a sample (CPU) |")
-    long = CropSource(held, (SIDE_PX, SIDE_PX), 8 * told.steps * BATCH, 0.5, settings, 1)
-    for row in preparation(long, told.rounds, told.workers):
-        print(row)
+    print(machine("keras", "tensorflow-cpu", "numpy"))
+    print(f"FlexUNet 16 filters, 5 levels, {SIDE_PX} px, batch {BATCH}; medians of {args.rounds} rounds")
+    print("| quantity | value |\n|---|---|")
+    print(f"| {args.steps} steps on one repeated batch | {statistics.median(repeated_s):.2f} s |")
+    print(f"| an epoch of as many steps, {args.workers} threads | {statistics.median(epoch_s):.2f} s |")
+    ratios = [repeated / epoch for repeated, epoch in zip(repeated_s, epoch_s, strict=True)]
+    print(f"| ratio | {spread(ratios, 3)} |")
+    cpu_ms = ms_per_sample(settings, decoded[0], 60)
+    print(f"| augmentation, everything on, {SIDE_PX} px | {cpu_ms:.1f} ms CPU per sample |")
+    long = CropSource(decoded, (SIDE_PX, SIDE_PX), 8 * args.steps * BATCH, 0.5, settings, 1)
+    for workers in dict.fromkeys((1, args.workers)):
+        rate = statistics.median(samples_per_s(long, workers) for _ in range(args.rounds))
+        print(f"| samples per second without a network, {workers} threads | {rate:.0f} |")
 
 
 if __name__ == "__main__":
