@@ -1,4 +1,4 @@
-"""Addresses: what they mean, what comes of them here, and what is said where nothing does."""
+"""Remote files: addresses, listings, local copies, uploads and error messages."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from glomtile.errors import InputError, MissingExtraError, StorageError, UsageEr
 from glomtile.io import remote  # noqa: E402
 from glomtile.io.remote import (  # noqa: E402
     RemoteFile,
+    RemoteFolder,
     fetched,
     is_address,
     list_remote,
@@ -55,16 +56,11 @@ def store() -> Iterator[Any]:
     memory.rm("/", recursive=True)
 
 
-@pytest.mark.parametrize("text", ["s3://b/k.svs", "gs://b", "memory://x", "https://host/x.svs"])
-def test_what_is_an_address(text: str) -> None:
-    assert is_address(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["C:\\slides\\a.svs", "C://slides", "slides/a.svs", "/a://b", "s3:/b/k", "a"]
-)
-def test_what_is_a_path(text: str) -> None:
-    assert not is_address(text)
+def test_addresses_are_told_from_paths() -> None:
+    for text in ("s3://b/k.svs", "gs://b", "memory://x", "https://host/x.svs"):
+        assert is_address(text)
+    for text in ("C:\\slides\\a.svs", "C://slides", "slides/a.svs", "/a://b", "s3:/b/k", "a"):
+        assert not is_address(text)
 
 
 @pytest.mark.parametrize(
@@ -79,24 +75,24 @@ def test_what_is_a_path(text: str) -> None:
         ("memory://a", None),
     ],
 )
-def test_an_address_of_this_machine_is_a_path(address: str, path: str | None) -> None:
+def test_a_file_address_is_a_path(address: str, path: str | None) -> None:
     assert local_path(address) == (None if path is None else Path(path))
 
 
 @pytest.mark.parametrize("address", ["file://a/b", "file://", "file:////host/a", "local://../a"])
-def test_an_address_of_this_machine_says_the_whole_path(address: str) -> None:
+def test_a_file_address_without_an_absolute_path_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="expected a whole path as file:///abs/path"):
         local_path(address)
 
 
-def test_only_what_lasts_is_taken_for_results() -> None:
+def test_an_address_in_memory_is_refused_for_results() -> None:
     for address in ("s3://bucket/out", "gs://b/out", "file:///a", "out"):
         require_persistent(address)
     with pytest.raises(UsageError, match=r"memory://x: expected .* s3://bucket/out, got a place in the mem"):
         require_persistent("memory://x")
 
 
-def test_a_folder_a_pattern_and_a_file_give_what_they_mean(store: Any) -> None:
+def test_folders_patterns_and_files_are_listed(store: Any) -> None:
     def names(address: str) -> list[str]:
         return [file.name for file in list_remote(address, SUFFIXES)]
 
@@ -111,7 +107,7 @@ def test_a_folder_a_pattern_and_a_file_give_what_they_mean(store: Any) -> None:
         names("memory://study/d.svs")
 
 
-def test_a_file_is_known_by_address_size_and_what_its_store_says(store: Any) -> None:
+def test_the_version_of_a_file_changes_with_its_content(store: Any) -> None:
     (before,) = list_remote("memory://study/a.png", SUFFIXES)
     (listed, *_) = list_remote("memory://study", SUFFIXES)
     assert before == listed
@@ -122,18 +118,20 @@ def test_a_file_is_known_by_address_size_and_what_its_store_says(store: Any) -> 
     assert after.version != before.version
 
 
-def test_a_copy_is_whole_and_gone_in_the_end(store: Any, tmp_path: Path) -> None:
+def test_a_copy_is_whole_and_removed_afterwards(store: Any, tmp_path: Path) -> None:
     (file,) = list_remote("memory://study/a.png", SUFFIXES)
     folder = tmp_path / "deep" / "copy"
     folder.mkdir(parents=True)
-    (folder / "left by a killed run.part").write_bytes(b"half")
+    (folder / "of a killed run.svs").write_bytes(b"half")
     with fetched(file, folder) as path:
         assert path.read_bytes() == b"a.png" * 1000
         assert [entry.name for entry in folder.iterdir()] == ["a.png"]
     assert not folder.exists()
 
 
-def test_less_than_the_whole_is_no_copy(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_with_missing_bytes_is_refused(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (file,) = list_remote("memory://study/a.png", SUFFIXES)
 
     def cut_off(self: Any, source: str, target: str, **rest: Any) -> None:
@@ -148,7 +146,7 @@ def test_less_than_the_whole_is_no_copy(store: Any, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_file_replaced_since_it_was_listed_is_told(store: Any, tmp_path: Path) -> None:
+def test_a_file_replaced_since_it_was_listed_is_refused(store: Any, tmp_path: Path) -> None:
     (file,) = list_remote("memory://study/a.png", SUFFIXES)
     store.pipe_file("/study/a.png", b"b.png" * 1000)
     with pytest.raises(InputError, match="it was replaced meanwhile"), fetched(file, tmp_path / "copy"):
@@ -156,15 +154,15 @@ def test_a_file_replaced_since_it_was_listed_is_told(store: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "expected"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
         (ConnectionResetError("the peer went"), "expected a file that can be fetched, got: the peer went"),
         (RuntimeError("Unable to locate credentials"), "are its credentials set"),
     ],
 )
-def test_what_stops_a_copy_is_told_and_nothing_stays(
-    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: str
+def test_an_error_amid_a_copy_is_named_and_nothing_stays(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: str
 ) -> None:
     (file,) = list_remote("memory://study/a.png", SUFFIXES)
 
@@ -173,18 +171,12 @@ def test_what_stops_a_copy_is_told_and_nothing_stays(
         raise raised
 
     monkeypatch.setattr(type(store), "get_file", fail)
-    with pytest.raises((InputError, StorageError), match=told), fetched(file, tmp_path / "copy"):
+    with pytest.raises((InputError, StorageError), match=expected), fetched(file, tmp_path / "copy"):
         pytest.fail("there is no copy")
     assert not (tmp_path / "copy").exists()
 
 
-def test_what_no_disk_has_room_for_is_not_begun(store: Any, tmp_path: Path) -> None:
-    file = RemoteFile("memory://study/a.png", 10**18, None)
-    with pytest.raises(StorageError, match="free space"), fetched(file, tmp_path / "copy"):
-        pytest.fail("there is no copy")
-
-
-def test_progress_is_told_in_megabytes(store: Any, tmp_path: Path) -> None:
+def test_progress_counts_megabytes(store: Any, tmp_path: Path) -> None:
     store.pipe_file("/study/large.svs", bytes(12_345_678))
     (file,) = list_remote("memory://study/large.svs", SUFFIXES)
 
@@ -194,7 +186,7 @@ def test_progress_is_told_in_megabytes(store: Any, tmp_path: Path) -> None:
     assert progress.total == progress.steps == 12
 
 
-def test_a_kind_that_nobody_knows_is_named() -> None:
+def test_an_unknown_kind_of_address_is_named() -> None:
     with pytest.raises(InputError, match=r"sss://bucket: expected an address .* got sss://"):
         require_store("sss://bucket")
 
@@ -211,7 +203,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         require_store("s3://bucket")
 
 
-def test_files_of_the_web_are_listed_by_its_links_and_fetched(tmp_path: Path) -> None:
+def test_files_on_the_web_are_listed_by_their_links_and_fetched(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
     (tmp_path / "web").mkdir()
     for name in ("a b.svs", "c.svs", "notes.txt"):
@@ -231,7 +223,7 @@ def test_files_of_the_web_are_listed_by_its_links_and_fetched(tmp_path: Path) ->
         web.shutdown()
 
 
-class Saying(BaseHTTPRequestHandler):
+class Status(BaseHTTPRequestHandler):
     """Answers with the status that the path begins with."""
 
     def do_HEAD(self) -> None:
@@ -245,31 +237,31 @@ class Saying(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "expected"),
     [
         (404, "got nothing there"),
         (410, "got nothing there"),
         (401, r"got: 401 Unauthorized \(the store refuses"),
         (403, r"got: 403 Forbidden \(the store refuses"),
-        (503, r"got: 503 Service Unavailable \(the server itself is in trouble"),
+        (503, r"got: 503 Service Unavailable \(the server reports an error of its own"),
         (429, "got: 429 Too Many Requests"),
     ],
 )
-def test_what_a_web_server_answers_is_told_apart(status: int, told: str) -> None:
+def test_the_status_of_a_web_server_is_explained(status: int, expected: str) -> None:
     pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Saying) as web:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Status) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{web.server_address[1]}"
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=expected):
             list_remote(f"{base}/{status}.svs", SUFFIXES)
         if status != 404:  # where there is no list of files, a pattern matches none
-            with pytest.raises(InputError, match=told):
+            with pytest.raises(InputError, match=expected):
                 list_remote(f"{base}/{status}/*.svs", SUFFIXES)
         web.shutdown()
 
 
 @pytest.mark.parametrize("name", ["x.svs", "*.svs"])
-def test_a_server_that_cannot_be_reached_is_not_said_to_have_nothing(name: str) -> None:
+def test_a_server_that_cannot_be_reached_is_named(name: str) -> None:
     pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # not listening: nobody answers, and nobody else gets the port meanwhile
@@ -287,7 +279,7 @@ def _of_the_web(problem: Exception) -> FileNotFoundError:
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "expected"),
     [
         (FileNotFoundError("bucket/x"), "got nothing there"),
         (TimeoutError(), "got no answer in time"),
@@ -299,14 +291,14 @@ def _of_the_web(problem: Exception) -> FileNotFoundError:
         (RuntimeError("odd"), r"got: odd \(is the store reached from here"),
     ],
 )
-def test_what_a_store_raises_is_told_apart(
-    store: Any, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: str
+def test_errors_of_a_store_are_explained(
+    store: Any, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise raised
 
     monkeypatch.setattr(type(store), "info", fail)
-    with pytest.raises(InputError, match=f"memory://study/a.png: expected files or a folder, {told}"):
+    with pytest.raises(InputError, match=f"memory://study/a.png: expected files or a folder, {expected}"):
         list_remote("memory://study/a.png", SUFFIXES)
 
 
@@ -338,8 +330,8 @@ def test_a_server_that_goes_away_half_way_leaves_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "copy").exists()
 
 
-def test_whoever_is_told_of_progress_can_end_a_fetch(store: Any, tmp_path: Path) -> None:
-    """So a worker stops whose run has ended."""
+def test_an_error_of_the_progress_ends_a_copy(store: Any, tmp_path: Path) -> None:
+    """A worker stops this way when its run has ended."""
 
     class Ending(Counting):
         def advance(self, steps: int = 1, **figures: float | str) -> None:
@@ -368,6 +360,67 @@ def test_a_time_and_its_number_are_one_version() -> None:
             return f"x://{path}"
 
     at = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
-    file = remote._file(Store(), {"size": 3, "created": at}, "a")
+    file = remote._remote_file(Store(), {"size": 3, "created": at}, "a")
     assert file.version == str(at.timestamp())
-    assert remote._file(Store(), {"size": 3}, "a").version is None
+    assert remote._remote_file(Store(), {"size": 3}, "a").version is None
+
+
+@pytest.mark.parametrize("address", ["memory://deep/out", "memory://deep/out/"])
+def test_uploaded_files_come_back(store: Any, tmp_path: Path, address: str) -> None:
+    folder, here = RemoteFolder(address), tmp_path / "here"
+    assert folder.names() == set()
+    (here / "zarr" / "a").mkdir(parents=True)
+    (here / "zarr" / "a" / ".zattrs").write_bytes(b"{}")
+    (here / "zarr" / "a" / "0").write_bytes(b"\0" * 10)
+    (here / "b [1]?.csv").write_bytes(b"x,y")
+    folder.put(here / "zarr", "zarr")
+    folder.put(here / "b [1]?.csv", "b [1]?.csv")
+    folder.write("c/d.json", b"1")
+    names = {"zarr/a/.zattrs", "zarr/a/0", "b [1]?.csv", "c/d.json"}
+    assert folder.names() == names
+    folder.bring(names, tmp_path / "back")
+    assert (tmp_path / "back" / "b [1]?.csv").read_bytes() == b"x,y"
+    assert (tmp_path / "back" / "zarr" / "a" / "0").read_bytes() == b"\0" * 10
+    assert folder.read("c/d.json") == b"1"
+    folder.remove("c/d.json")
+    assert folder.read("c/d.json") is None
+    assert folder.at("x") == "memory://deep/out/x"
+
+
+def test_no_names_bring_nothing(store: Any, tmp_path: Path) -> None:
+    RemoteFolder("memory://out").bring([], tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("name", ["a/../../b", "/etc/b"])
+def test_a_name_that_leads_out_of_the_local_folder_is_refused(store: Any, tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageError, match="got one that leads out"):
+        RemoteFolder("memory://out").bring([name], tmp_path / "back")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_upload_with_missing_bytes_is_refused(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path := tmp_path / "a").write_bytes(b"whole")
+    monkeypatch.setattr(type(store), "put_file", lambda self, here, there: self.pipe_file(there, b"who"))
+    with pytest.raises(StorageError, match="memory://out/a: expected 5 bytes to arrive, got 3"):
+        RemoteFolder("memory://out").put(path, "a")
+
+
+def test_errors_of_an_upload_name_the_address(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    for name in ("put_file", "pipe_file", "cat_file", "find", "cat", "rm_file"):
+        monkeypatch.setattr(type(store), name, refuse)
+    (path := tmp_path / "a").write_bytes(b"whole")
+    folder = RemoteFolder("memory://out")
+    for work in (
+        lambda: folder.put(path, "a"), lambda: folder.write("a", b""), lambda: folder.read("a"), folder.names,
+        lambda: folder.bring(["a"], tmp_path), lambda: folder.remove("a"),
+    ):  # fmt: skip
+        with pytest.raises(StorageError, match=r"memory://out.*: expected .*, got: Access Denied"):
+            work()
