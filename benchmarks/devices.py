@@ -1,9 +1,9 @@
 """How far the losses of a network on several devices are from those of one, and whether they repeat.
 
 Virtual devices of the processor: what is compared are numbers, not times. One row a combination of loss,
-normalisation and precision, from the same weights, on the same batches, of which none divides by 2.
+normalisation and precision, from the same weights, on the same batches.
 
-    KERAS_BACKEND=tensorflow python benchmarks/devices.py --devices 2 --steps 20
+    KERAS_BACKEND=jax python benchmarks/devices.py --devices 2 --steps 20
 """
 
 from __future__ import annotations
@@ -27,18 +27,12 @@ COMBINATIONS = (
     ("basnet_hybrid_loss", "batch", "float32"),
     ("dice_crossentropy", "batch", "mixed_bfloat16"),
 )
-SIDE_PX, BATCH = 32, 5
+SIDE_PX, BATCH = 32, 4
 
 
 def make_virtual_devices(count: int) -> None:
-    """Cut the processor into `count` devices; before the backend begins to work."""
-    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") == "jax":
-        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
-        return
-    import tensorflow as tf
-
-    processor = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+    """Cut the processor into `count` devices; before JAX starts."""
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
 
 
 def discs(steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -70,15 +64,15 @@ def losses(
         model="FlexUNet", num_classes=2, base_filters=4, num_layers=3, dropout_rate=0.0, norm=norm, loss=loss
     )
     with devices.scope():
-        network = build_model(settings, precision=precision, seed=1, total=devices.total)
+        network = build_model(settings, precision=precision, seed=1)
         model = keras.Model(network.inputs, network.outputs)
-        optimizer = build_optimizer(settings, TrainSettings(), 1, devices.total, devices.copies)
-        model.compile(optimizer=optimizer, loss=build_loss(settings, devices.total))
+        optimizer = build_optimizer(settings, TrainSettings(), 1)
+        model.compile(optimizer=optimizer, loss=build_loss(settings))
         seen = []
         for images, labels in batches:
-            devices.train(model, images, labels)
-            sums = RunningSums(model, devices)
-            sums.add(len(images))
+            model.train_on_batch(images, labels)
+            sums = RunningSums(model)
+            sums.add()
             seen.append(sums.figures()["loss"])
     return np.array(seen)
 
@@ -92,11 +86,11 @@ def main() -> None:
     import keras
 
     from glomtile.config.schema import TrainSettings
-    from glomtile.training.distribution import ONE_DEVICE, choose_devices
+    from glomtile.training.distribution import Devices, choose_devices
     from glomtile.training.trainer import deterministic
 
     deterministic(1)
-    several = choose_devices(TrainSettings(devices=told.devices))
+    several = choose_devices(TrainSettings(devices=told.devices, batch_size=told.devices))
     batches = discs(told.steps)
     print(
         f"{keras.backend.backend()}, Keras {keras.__version__}, {platform.processor() or platform.machine()}"
@@ -106,7 +100,7 @@ def main() -> None:
         "| loss | norm | precision | largest relative difference of a loss | repeats |\n|---|---|---|---|---|"
     )
     for combination in COMBINATIONS:
-        runs: list[Any] = [losses(d, *combination, batches) for d in (ONE_DEVICE, several, several)]
+        runs: list[Any] = [losses(d, *combination, batches) for d in (Devices(), several, several)]
         one, two, again = runs
         difference = np.max(np.abs(two - one) / np.abs(one))
         same = "to the bit" if np.array_equal(two, again) else "no"

@@ -9,7 +9,7 @@ import keras
 
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import ConfigError
-from glomtile.networks.layers import HEAD, Parts, Total, activation_name
+from glomtile.networks.layers import HEAD, Parts, activation_name
 
 DROPOUT_SEED = 137
 """Seed of dropout when `dropout_seed_fixing` asks for one, as in the reference."""
@@ -79,17 +79,10 @@ def _falling(start: Any, i: int, *, step: int, least: int) -> tuple[int, int]:
 
 
 def build_flexunet(
-    settings: ModelSettings,
-    *,
-    precision: str = "float32",
-    seed: int | None = None,
-    total: Total | None = None,
+    settings: ModelSettings, *, precision: str = "float32", seed: int | None = None
 ) -> keras.Model:
     """Build the network; see `glomtile.networks.registry.build_model`."""
     image = keras.Input((None, None, settings.image_channels), dtype="float32", name="image")
-    inputs = [image]
-    if total is not None and settings.norm == "batch":
-        inputs.append(keras.Input((), dtype="float32", name="counts"))
     parts = Parts(
         activation=activation_name(settings.activation),
         norm=settings.norm,
@@ -98,8 +91,6 @@ def build_flexunet(
         precision=precision,
         weight_seed=seed,
         dropout_seed=DROPOUT_SEED if settings.dropout_seed_fixing else seed,
-        total=total,
-        counts=inputs[-1],
     )
     x: Any = image
     if settings.input_normalize:
@@ -113,7 +104,7 @@ def build_flexunet(
         final = activation_name(settings.final_activation, "[model] final_activation")
     # Probabilities stay float32: float16 cannot hold 1 - p for the pixels a network is sure about.
     probs = keras.layers.Activation(final, dtype="float32", name="probs")(x)
-    return keras.Model(inputs if len(inputs) > 1 else image, probs, name="FlexUNet")
+    return keras.Model(image, probs, name="FlexUNet")
 
 
 def _body(x: Any, plan: list[Level], parts: Parts, upsampling: str) -> Any:

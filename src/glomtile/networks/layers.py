@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -18,9 +17,6 @@ PACKAGE = "glomtile"
 LAYOUT = "channels_last"
 HEAD = "logits"
 """Name of the layer whose sums probabilities are made of, which alone knows the number of classes."""
-
-Total = Callable[[Any], Any]
-"""Sums over a part of a batch → the sums over all its parts, where devices share it (`engine.devices`)."""
 
 ACTIVATIONS = (
     "celu", "elu", "gelu", "hard_swish", "leaky_relu", "linear", "mish", "relu", "relu6",
@@ -69,10 +65,6 @@ class Parts:
         Keras dtype policy of all inner layers.
     weight_seed, dropout_seed : int or None
         First seed of the weights and of dropout; ``None`` draws from Keras' global seed.
-    total : callable, optional
-        Adds up the sums of a batch that several devices share.
-    counts : tensor, optional
-        ``(N,)``, 0 for a sample of such a batch that does not count.
     """
 
     activation: str = "relu"
@@ -82,8 +74,6 @@ class Parts:
     precision: str = "float32"
     weight_seed: int | None = None
     dropout_seed: int | None = None
-    total: Total | None = None
-    counts: Any = None
     _made: count[int] = field(default_factory=count)
 
     def _initializer(self, kind: type[keras.initializers.Initializer]) -> keras.initializers.Initializer:
@@ -117,10 +107,7 @@ class Parts:
         """Normalise over the batch, over channel groups, or not at all."""
         if self.norm == "batch":
             # Keras' own momentum of 0.99 judges a run of a few hundred steps by averages of its beginning.
-            options = {"momentum": 0.9, "dtype": self.precision, "name": name}
-            if self.total is None:
-                return keras.layers.BatchNormalization(**options)(x)
-            return SharedBatchNormalization(self.total, **options)(x, mask=self.counts)
+            return keras.layers.BatchNormalization(momentum=0.9, dtype=self.precision, name=name)(x)
         if self.norm == "group":
             groups = math.gcd(self.norm_groups, x.shape[-1])
             return keras.layers.GroupNormalization(groups, dtype=self.precision, name=name)(x)
@@ -175,53 +162,6 @@ class Parts:
         # A 1x1 convolution and bilinear enlargement commute; fewer channels first is the cheaper order.
         x = self.conv(x, filters, (1, 1), f"{name}_reduce", initializer=keras.initializers.LecunNormal)
         return BilinearUpsample(dtype=self.precision, name=name)(x)
-
-
-class SharedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalisation by the statistics of a whole batch that several devices share.
-
-    Only to train with: its weights are those of Keras' layer, which takes them over to be saved.
-
-    Parameters
-    ----------
-    total : callable
-        Adds up sums over the devices.
-    **options
-        As Keras' layer takes them; the axis is the last.
-
-    Notes
-    -----
-    Keras' own `synchronized` counts samples that only fill the batch up, and takes the variance as a
-    difference of two large numbers; here it is the mean of squared distances, as on one device.
-    """
-
-    def __init__(self, total: Total, **options: Any) -> None:
-        super().__init__(**options)
-        self._total = total
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise ``(N, H, W, C)``; `mask` is ``(N,)``, 0 for samples that do not count."""
-        if not training or not self.trainable:
-            return super().call(inputs, training=training)
-        x = ops.cast(inputs, "float32")
-        weight = ops.ones_like(x[..., :1])
-        if mask is not None:
-            weight = weight * ops.reshape(ops.cast(mask, "float32"), (-1, 1, 1, 1))
-        axes = (0, 1, 2)
-        count = self._total(ops.sum(weight))
-        mean = self._total(ops.sum(x * weight, axis=axes)) / count
-        distance = x - mean
-        variance = self._total(ops.sum(distance * distance * weight, axis=axes)) / count
-        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            average.assign(average * self.momentum + value * (1.0 - self.momentum))
-        answer = ops.batch_normalization(
-            x, mean, variance, axis=-1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
-        )
-        return ops.cast(answer, self.compute_dtype)
-
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
-        """The mask is for this layer only."""
-        return
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

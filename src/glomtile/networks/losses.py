@@ -11,7 +11,7 @@ from keras import ops
 
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import ConfigError
-from glomtile.networks.layers import LAYOUT, PACKAGE, Total
+from glomtile.networks.layers import LAYOUT, PACKAGE
 from glomtile.types import IGNORE
 
 EPSILON = 1e-7
@@ -80,8 +80,7 @@ class PixelLoss(keras.losses.Loss):  # type: ignore[misc]
     -----
     Crossentropies return one value a sample, the mean over its pixels that count, so that the loss of
     an epoch is the mean over its samples whatever the batches. Region terms (Dice, Tversky, IoU) are
-    ratios of sums over the batch, which keeps tiles without foreground from dominating; where devices
-    share a batch, its attribute `total` adds up their sums.
+    ratios of sums over the batch, which keeps tiles without foreground from dominating.
     """
 
     def __init__(
@@ -95,7 +94,6 @@ class PixelLoss(keras.losses.Loss):  # type: ignore[misc]
             )
         self.num_classes = num_classes
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
-        self.total: Total = _of_one_device
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         planes, valid = targets(y_true, self.num_classes)
@@ -141,23 +139,12 @@ def crossentropy(planes: Any, probs: Any, *, gamma: float = 0.0, smoothing: floa
     return ops.sum(terms, axis=-1)
 
 
-def _of_one_device(sums: Any) -> Any:
-    return sums
-
-
-def tversky_index(
-    planes: Any,
-    probs: Any,
-    alpha: float,
-    beta: float,
-    smooth: float = 1.0,
-    total: Total = _of_one_device,
-) -> Any:
+def tversky_index(planes: Any, probs: Any, alpha: float, beta: float, smooth: float = 1.0) -> Any:
     """``(K,)`` Tversky index of each class over the batch; alpha = beta = 0.5 is the soft Dice."""
     axes = (0, 1, 2)
-    hit = total(ops.sum(planes * probs, axis=axes))
-    false = total(ops.sum(probs, axis=axes)) - hit
-    missed = total(ops.sum(planes, axis=axes)) - hit
+    hit = ops.sum(planes * probs, axis=axes)
+    false = ops.sum(probs, axis=axes) - hit
+    missed = ops.sum(planes, axis=axes) - hit
     return (hit + smooth) / (hit + alpha * false + beta * missed + smooth)
 
 
@@ -227,7 +214,7 @@ class Tversky(PixelLoss):
     def compare(self, planes: Any, probs: Any, valid: Any) -> Any:
         planes, probs = with_background(planes, probs, valid)
         counted = probs * valid[..., None]
-        index = tversky_index(planes, counted, self.alpha, self.beta, total=self.total)
+        index = tversky_index(planes, counted, self.alpha, self.beta)
         loss = 1.0 - self.foreground_mean(index)
         if self.crossentropy_share > 0:
             values = crossentropy(planes, probs, smoothing=self.label_smoothing)
@@ -268,8 +255,8 @@ class ReferenceLoss(PixelLoss):
         counted = probs * valid[..., None]
         known = {
             "bce": lambda: self.pixel_mean(binary_crossentropy(planes, probs), planes, valid),
-            "dice": lambda: 1.0 - dice_coef(planes, counted, self.total),
-            "iou": lambda: 1.0 - iou_coef(planes, counted, self.total),
+            "dice": lambda: 1.0 - dice_coef(planes, counted),
+            "iou": lambda: 1.0 - iou_coef(planes, counted),
             "ssim": lambda: 1.0 - ssim(planes, counted),
         }
         total = known[self.terms[0]]()
@@ -287,15 +274,15 @@ def binary_crossentropy(planes: Any, probs: Any) -> Any:
     return -ops.mean(planes * ops.log(p) + (1.0 - planes) * ops.log(1.0 - p), axis=-1)
 
 
-def dice_coef(planes: Any, probs: Any, total: Total = _of_one_device) -> Any:
+def dice_coef(planes: Any, probs: Any) -> Any:
     """``(2 Σ y p + 1) / (Σ y + Σ p + 1)`` over the whole batch, all classes together."""
-    both, either = total(ops.sum(planes * probs)), total(ops.sum(planes) + ops.sum(probs))
+    both, either = ops.sum(planes * probs), ops.sum(planes) + ops.sum(probs)
     return (2.0 * both + 1.0) / (either + 1.0)
 
 
-def iou_coef(planes: Any, probs: Any, total: Total = _of_one_device) -> Any:
+def iou_coef(planes: Any, probs: Any) -> Any:
     """``Σ y p / (Σ y + Σ p - Σ y p)`` over the whole batch, all classes together."""
-    both, either = total(ops.sum(planes * probs)), total(ops.sum(planes) + ops.sum(probs))
+    both, either = ops.sum(planes * probs), ops.sum(planes) + ops.sum(probs)
     return both / ops.maximum(either - both, EPSILON)
 
 
@@ -341,15 +328,13 @@ LOSSES = ("categorical_crossentropy", "focal", "dice_crossentropy", "tversky", *
 """Names that `[model] loss` may give."""
 
 
-def build_loss(settings: ModelSettings, total: Total | None = None) -> keras.losses.Loss:
+def build_loss(settings: ModelSettings) -> keras.losses.Loss:
     """The loss that a config names, for targets ``(N, H, W)`` of class numbers with 255 ignored.
 
     Parameters
     ----------
     settings : ModelSettings
         The ``[model]`` section.
-    total : callable, optional
-        Adds up sums over the devices that share a batch.
 
     Raises
     ------
@@ -363,12 +348,6 @@ def build_loss(settings: ModelSettings, total: Total | None = None) -> keras.los
             "[model] class_weights",
             f"expected a weight above 0 for some class but the background, got {list(weights)}",
         )
-    loss = _loss_of_name(settings)
-    loss.total = total or _of_one_device
-    return loss
-
-
-def _loss_of_name(settings: ModelSettings) -> PixelLoss:
     name, classes, weights = settings.loss, settings.num_classes, settings.class_weights
     smoothing = settings.label_smoothing
     if name in _REFERENCE_TERMS:

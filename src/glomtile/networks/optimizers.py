@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from glomtile.config.schema import ModelSettings, TrainSettings
 from glomtile.errors import ConfigError
-from glomtile.networks.layers import Total
 
 COSINE_FLOOR = 0.01
 """Share of the peak learning rate that the cosine schedule ends with."""
@@ -23,11 +21,7 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 
 def build_optimizer(
-    settings: ModelSettings,
-    train_settings: TrainSettings,
-    steps_per_epoch: int,
-    total: Total | None = None,
-    copies: int = 1,
+    settings: ModelSettings, train_settings: TrainSettings, steps_per_epoch: int
 ) -> keras.optimizers.Optimizer:
     """The optimizer that a config describes.
 
@@ -39,10 +33,6 @@ def build_optimizer(
         `epochs`, `schedule`, `warmup_epochs`, `ema_decay`.
     steps_per_epoch : int
         Batches an epoch, which turn epochs into the schedule's steps.
-    total : callable, optional
-        Adds up sums over the devices that share a batch.
-    copies : int
-        How many copies of the model have a gradient each, which Keras adds up.
 
     Returns
     -------
@@ -58,8 +48,7 @@ def build_optimizer(
     Notes
     -----
     Keras clips in one way at a time: a `clipnorm` takes the place of `clipvalue`. Weight decay
-    (AdamW) spares biases and normalisation. SGD has momentum 0.9. Copies of a model each clip before
-    Keras adds up; what is clipped here is the gradient of the whole batch, as on one device.
+    (AdamW) spares biases and normalisation. SGD has momentum 0.9.
     """
     kind = OPTIMIZERS.get(settings.optimizer)
     if kind is None:
@@ -68,11 +57,9 @@ def build_optimizer(
         )
     options: dict[str, Any] = {"learning_rate": learning_rate(settings, train_settings, steps_per_epoch)}
     if settings.clipnorm:
-        options["clipnorm"] = settings.clipnorm / copies
+        options["clipnorm"] = settings.clipnorm
     elif settings.clipvalue:
-        options["clipvalue"] = settings.clipvalue / copies
-    if total is not None and copies > 1 and (settings.clipnorm or settings.clipvalue):
-        kind = _of_the_whole_batch(kind, total, copies)
+        options["clipvalue"] = settings.clipvalue
     if train_settings.ema_decay > 0:
         options |= {"use_ema": True, "ema_momentum": train_settings.ema_decay}
     if settings.optimizer == "SGD":
@@ -83,18 +70,6 @@ def build_optimizer(
     if settings.optimizer == "AdamW":
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
-
-
-def _of_the_whole_batch(
-    kind: type[keras.optimizers.Optimizer], total: Total, copies: int
-) -> type[keras.optimizers.Optimizer]:
-    """An optimizer each of whose copies clips its equal share of the whole batch's gradient."""
-
-    class OfTheWholeBatch(kind):  # type: ignore[misc]
-        def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-            super().apply([total(gradient) / copies for gradient in grads], trainable_variables)
-
-    return OfTheWholeBatch
 
 
 def learning_rate(

@@ -10,7 +10,6 @@ import keras
 from glomtile.config.schema import NETWORK_NAMES, NORMS_OF_THE_WINDOW, ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.networks import flexunet
-from glomtile.networks.layers import Total
 from glomtile.validation import typed_argument
 
 
@@ -76,11 +75,7 @@ def network(name: str) -> Network:
 
 
 def build_model(
-    settings: ModelSettings,
-    *,
-    precision: str = "float32",
-    seed: int | None = None,
-    total: Total | None = None,
+    settings: ModelSettings, *, precision: str = "float32", seed: int | None = None
 ) -> keras.Model:
     """Build the network that a config describes.
 
@@ -92,9 +87,6 @@ def build_model(
         Keras dtype policy of the inner layers. The output is float32 under each.
     seed : int, optional
         Makes initial weights and dropout the same on every call; ``None`` draws from Keras' global seed.
-    total : callable, optional
-        Adds up sums over the devices that share a batch. A network with batch normalisation then is one to
-        train only: it has a second input, ``(N,) float32``, 0 for samples that do not count.
 
     Returns
     -------
@@ -110,7 +102,7 @@ def build_model(
         When the network is not built here or the settings contradict each other.
     """
     typed_argument("settings", settings, ModelSettings, "[model] of a config, as load_config(…).model")
-    return network(settings.model).build(settings, precision=precision, seed=seed, total=total)
+    return network(settings.model).build(settings, precision=precision, seed=seed)
 
 
 def geometry(settings: ModelSettings) -> Geometry:

@@ -445,14 +445,14 @@ def _train_on(
     training = training_source(config)
     judged = judging_source(config, "valid") if validates(config) else None
     steps = -(-len(training) // config.train.batch_size)
-    network, model = _compiled(config, steps, devices)
+    network, model = _compiled(config, steps)
     folder = config.resolve(config.train.model_dir)
     judging = split_pairs(config, "valid") if validates(config) else []
     card = _card(config, pairs, len(judging), devices.count)
     if start is not None:
         card = card.model_copy(update={"pretrained": start.record})
     protocol = _protocol(config, len(training), devices.count, _data(pairs, judging), start)
-    run = Training(network, model, card, folder, protocol, devices)
+    run = Training(network, model, card, folder, protocol)
     done = run.resume() if resume else 0
     if start is not None and not resume:
         apply_pretrained(network, start, config, progress)
@@ -495,10 +495,10 @@ def _train_on(
     )
 
 
-def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tuple[keras.Model, keras.Model]:
+def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
     """The bare float32 network, which is saved, and what is trained: its layers, or their like.
 
-    Layers of their own train in 16 bits, and where several devices share the statistics of a batch.
+    In 16 bits it has layers of its own.
     """
     import keras
 
@@ -508,16 +508,15 @@ def _compiled(config: Config, steps: int, devices: Devices | None = None) -> tup
     from glomtile.networks.registry import build_model
 
     precision, seed = config.train.precision, config.train.seed
-    total, copies = (devices.total, devices.copies) if devices else (None, 1)
     network = build_model(config.model, seed=seed)
     trained = network
-    if precision != "float32" or (total is not None and config.model.norm == "batch"):
-        trained = build_model(config.model, precision=precision, seed=seed, total=total)
+    if precision != "float32":
+        trained = build_model(config.model, precision=precision, seed=seed)
     model = keras.Model(trained.input, trained.output, name="training")
     places = _metric_places(config)
     model.compile(
-        optimizer=build_optimizer(config.model, config.train, steps, total, copies),
-        loss=build_loss(config.model, total),
+        optimizer=build_optimizer(config.model, config.train, steps),
+        loss=build_loss(config.model),
         metrics=build_metrics(config.model, places, places),
     )
     return network, model

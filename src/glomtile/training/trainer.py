@@ -34,7 +34,6 @@ from glomtile.training.checkpoint import (
     read_notes,
     require_same,
 )
-from glomtile.training.distribution import ONE_DEVICE, Devices
 from glomtile.training.samples import SampleSource, batches
 from glomtile.types import SILENT, Progress
 
@@ -128,8 +127,6 @@ class Training:
     folder : Path
         ``best/`` and ``last/`` are written here.
     protocol : Protocol
-    devices : Devices, optional
-        In whose scope the model was built and compiled, and this object is used.
     """
 
     def __init__(
@@ -139,18 +136,16 @@ class Training:
         card: ModelCard,
         folder: Path,
         protocol: Protocol,
-        devices: Devices = ONE_DEVICE,
     ) -> None:
         self._network = network
         self._model = model
         self._card = card
         self._folder = folder
         self._protocol = protocol
-        self._devices = devices
         self._history: History = []
         self._epoch_start = 0
         self._make_way: Callable[[], None] | None = None
-        self._sums = RunningSums(model, devices)
+        self._sums = RunningSums(model)
         self._one_set_of_weights = network.weights[0] is model.weights[0]
 
     def resume(self) -> int:
@@ -252,8 +247,8 @@ class Training:
             training, protocol.batch_size, number, start=self._epoch_start, workers=protocol.workers
         )
         for step, (images, labels) in enumerate(ready, self._epoch_start + 1):
-            self._devices.train(self._model, images, labels)
-            self._sums.add(len(images))
+            self._model.train_on_batch(images, labels)
+            self._sums.add()
             figures = self._sums.figures()
             progress.advance(1, **figures)
             if protocol.checkpoint_steps and step % protocol.checkpoint_steps == 0 and step < steps:
@@ -301,7 +296,7 @@ class Training:
     def _validate(self, validation: SampleSource, progress: Progress) -> dict[str, float]:
         progress.start("validating", -(-len(validation) // self._protocol.batch_size))
         ready = batches(validation, self._protocol.batch_size, 0, workers=self._protocol.workers)
-        return judge(self._model, ready, progress, self._devices)
+        return judge(self._model, ready, progress)
 
     def _should_stop(self) -> bool:
         patience = self._protocol.patience
@@ -361,21 +356,17 @@ class RunningSums:
     batches' states are the state of all batches together.
     """
 
-    def __init__(self, model: keras.Model, devices: Devices = ONE_DEVICE) -> None:
+    def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self._devices = devices
         self.totals: list[np.ndarray] = []
 
     def clear(self) -> None:
         """Forget the batches so far."""
         self.totals = []
 
-    def add(self, samples: int) -> None:
-        """Add what the metrics hold of the last batch, its loss weighed by its samples."""
+    def add(self) -> None:
+        """Add what the metrics hold of the last batch."""
         states = [_array(v) for v in self._model.metrics_variables]
-        loss_sum, weight, *_ = states
-        if weight != samples:  # Keras counted those too that fill a batch up for its devices
-            states[:2] = loss_sum * np.float32(samples / weight), np.full_like(weight, samples)
         self.totals = [a + b for a, b in zip(self.totals, states, strict=True)] if self.totals else states
 
     def figures(self) -> dict[str, float]:
@@ -387,20 +378,19 @@ class RunningSums:
     def build(self, channels: int, side_px: int) -> None:
         """Give the metrics their variables, which they only have after a first batch."""
         blank = np.zeros((1, side_px, side_px, channels), np.uint8)
-        self._devices.test(self._model, blank, np.zeros((1, side_px, side_px), np.uint8))
+        self._model.test_on_batch(blank, np.zeros((1, side_px, side_px), np.uint8))
 
 
 def judge(
     model: keras.Model,
     ready: Iterable[tuple[np.ndarray, np.ndarray]],
     progress: Progress = SILENT,
-    devices: Devices = ONE_DEVICE,
 ) -> dict[str, float]:
     """Loss and metrics of a compiled model over batches, as over one large batch."""
-    sums = RunningSums(model, devices)
+    sums = RunningSums(model)
     for images, labels in ready:
-        devices.test(model, images, labels)
-        sums.add(len(images))
+        model.test_on_batch(images, labels)
+        sums.add()
         progress.advance(1)
     return sums.figures()
 
