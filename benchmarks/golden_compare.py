@@ -45,6 +45,8 @@ KEYS = {
     "familiar": "reference_statistics",
     "edition": "feature_version",
     "least_expected_dice": "min_expected_dice",
+    "films": "previews",
+    "pictures": "regions",
 }
 """Keys of JSON and TOML, at any depth."""
 WORDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glomtile.formatting import printable
+from glomtile.formatting import listed, printable
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,7 @@ from glomtile.formatting import printable
 def test_a_name_is_printed_so_that_any_terminal_and_file_takes_it(name: str, expected: str) -> None:
     assert printable(name) == expected
     printable(name).encode("utf-8")
+
+
+def test_a_long_list_of_names_is_shortened() -> None:
+    assert listed(["a.png", "caf\udce9.png", "b.png"], most=2) == "a.png, caf\\xe9.png and 1 more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Control characters, and those that change the direction of the text around them.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -24,6 +25,18 @@ def printable(name: object) -> str:
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def listed(names: Sequence[object], most: int = 10) -> str:
+    """Return names separated by commas, those beyond the first ones as a number.
+
+    Examples
+    --------
+    >>> listed(["a.png", "b.png", "c.png"], most=2)
+    'a.png, b.png and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(printable(name) for name in names[:most]) + more
 
 
 def duration(seconds: float) -> str:

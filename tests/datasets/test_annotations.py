@@ -111,7 +111,7 @@ def test_outlines_without_a_class_are_the_only_class_or_refused(tmp_path):
     heard = RecordingProgress()
     path = written(tmp_path / "a.geojson", (None, shapely.box(0, 0, 5, 5)))
     assert read_outlines(path, GLOMERULI, heard).numbers == (1,)
-    assert "without a class are taken as glomerulus" in heard.warnings[0]
+    assert "without a class count as glomerulus" in heard.warnings[0]
     with pytest.raises(InputError, match="a class for every outline"):
         read_outlines(path, TWO)
 

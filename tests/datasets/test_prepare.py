@@ -1,9 +1,11 @@
+from __future__ import annotations
+
 import errno
 import hashlib
 import json
+import re
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from tests.fakes import RecordingProgress
 
 from glomtile.datasets import prepare as cuttiles
 from glomtile.datasets.pairing import pair
-from glomtile.datasets.prepare import prepare
+from glomtile.datasets.prepare import prepare, tile_boxes
 from glomtile.datasets.splitting import SPLITS
 from glomtile.errors import ArgumentError, InputError, StorageError, UsageError
 from glomtile.io import atomic as workspace
@@ -151,7 +153,7 @@ def test_an_older_dataset_is_moved_aside_whole(tmp_path):
     result = prepare(images, masks, tmp_path / "set", tile_px=32, progress=listening)
     [aside] = result.moved_aside
     assert digests(aside) == before
-    assert listening.notes == [f"an earlier set is now {aside.name}"]
+    assert listening.notes == [f"previous set moved to {aside.name}"]
     assert len(list((tmp_path / "set").glob("*/images/*"))) == 27
 
 
@@ -231,7 +233,7 @@ def test_an_older_dataset_returns_when_the_new_one_cannot_take_its_place(tmp_pat
     with pytest.raises(StorageError, match="input/output error"):
         prepare(images, masks, tmp_path / "set", tile_px=32, progress=listening)
     assert digests(tmp_path) == before
-    assert not [note for note in listening.notes if "is now" in note]
+    assert not [note for note in listening.notes if "moved to" in note]
 
 
 def test_tiles_keep_the_scale_of_their_image(tmp_path):
@@ -258,23 +260,23 @@ def test_all_unusable_masks_are_named_at_once_and_nothing_is_written(tmp_path):
     images, masks = paint(tmp_path, 5)
     for number in (1, 3):
         write_png(masks / f"k{number}.png", np.full((70, 90, 3), 9, np.uint8))
-    listening = RecordingProgress()
-    said = r"masks: .*got 2 that cannot: k1\.png, k3\.png \(the first: .*\(9,9,9\) on 100 %"
-    with pytest.raises(InputError, match=said):
-        prepare(images, masks, tmp_path / "set", progress=listening)
-    assert [Path(text.split(":")[0]).name for text in listening.warnings] == ["k1.png", "k3.png"]
+    with pytest.raises(InputError, match=r"masks: expected 5 usable files, got 2 that are not:\n") as caught:
+        prepare(images, masks, tmp_path / "set")
+    reasons = str(caught.value).splitlines()[1:]
+    assert [re.findall(r"k\d\.png|\(9,9,9\) on 100 %", line) for line in reasons] == [
+        [f"k{number}.png", "(9,9,9) on 100 %"] for number in (1, 3)
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "masks"]
 
 
-def test_of_many_unusable_masks_three_are_explained(tmp_path):
-    images, masks = paint(tmp_path, 6)
-    for number in range(5):
+def test_of_many_unusable_masks_ten_are_explained(tmp_path):
+    images, masks = paint(tmp_path, 13)
+    for number in range(12):
         write_png(masks / f"k{number}.png", np.full((70, 90, 3), 9, np.uint8))
-    listening = RecordingProgress()
-    with pytest.raises(InputError, match=r"got 5 that cannot: k0\.png, .*k4\.png"):
-        prepare(images, masks, tmp_path / "set", progress=listening)
-    assert len(listening.warnings) == 4
-    assert listening.warnings[3] == "and 2 more files that cannot be used"
+    with pytest.raises(InputError, match=r"got 12 that are not") as caught:
+        prepare(images, masks, tmp_path / "set")
+    assert len(str(caught.value).splitlines()) == 12
+    assert str(caught.value).endswith("and 2 more")
 
 
 def test_a_truncated_image_leaves_no_dataset(tmp_path):
@@ -320,3 +322,24 @@ def test_the_real_images_are_prepared(shared_data, tmp_path):
     assert sum(result.images.values()) == 16
     assert sum(result.tiles.values()) == 64
     assert len(pair(tmp_path / "mini" / "images", tmp_path / "mini" / "masks")) == result.images["test"]
+
+
+def test_a_border_that_does_not_exist_is_refused():
+    with pytest.raises(ArgumentError, match="border: expected one of reflect, even, got 'evn'"):
+        next(tile_boxes((5, 5), 4, "evn"))
+
+
+@pytest.mark.parametrize("size_px", [(1, 1), (64, 64), (65, 200), (70, 90), (5, 300)])
+@pytest.mark.parametrize("border", ["reflect", "even"])
+def test_tiles_cover_every_pixel_and_even_ones_stay_inside(size_px, border):
+    covered = np.zeros(size_px, int)
+    for box in tile_boxes(size_px, 64, border):
+        assert (box.height, box.width) == (64, 64)
+        assert box.top >= 0
+        assert box.left >= 0
+        if border == "even":
+            assert box.bottom <= max(64, size_px[0])
+            assert box.right <= max(64, size_px[1])
+        covered[box.top : box.bottom, box.left : box.right] += 1
+    assert covered.min() >= 1
+    assert border == "even" or covered.max() == 1

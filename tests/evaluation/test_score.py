@@ -245,7 +245,7 @@ def test_a_mask_without_a_partner_is_named(tmp_path, folder, name):
 def test_two_masks_of_one_stem_are_refused(tmp_path):
     predictions, truth, _ = study(tmp_path, {"a": 0})
     shutil.copy(predictions / "a.png", predictions / "a.bmp")
-    with pytest.raises(InputError, match=r"expected one file a stem, got a\.bmp and a\.png"):
+    with pytest.raises(InputError, match=r"expected every name once, got a\.bmp and a\.png"):
         score(predictions, truth, tmp_path / "out")
 
 
@@ -253,7 +253,7 @@ def test_all_unusable_masks_are_named_at_once_and_nothing_is_written(tmp_path):
     predictions, truth, _ = study(tmp_path, {"a": 0, "b": 4, "c": 2})
     (predictions / "a.png").write_bytes((predictions / "a.png").read_bytes()[:60])
     write_mask(predictions / "b.png", np.zeros((10, 20), np.uint8), GLOMERULI)
-    with pytest.raises(InputError, match="expected 3 usable pairs of masks, got 2 that are not") as caught:
+    with pytest.raises(InputError, match="expected 3 usable files, got 2 that are not") as caught:
         score(predictions, truth, tmp_path / "out")
     assert "a.png" in str(caught.value)
     assert "b.png: expected the size of b.png, 64 x 64 px, got 20 x 10 px" in str(caught.value)

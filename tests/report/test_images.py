@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from glomtile.evaluation.score import score
-from glomtile.io.image_list import ImageRecord, PictureList, PreviewSeries, read_picture_list
+from glomtile.io.image_list import ImageList, ImageRecord, PreviewSeries, read_image_list
 from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.io.tables import read_csv
@@ -67,7 +67,7 @@ def scored(root: Path, images: bool = True) -> Path:
 
 def read(out: Path) -> tuple[list, dict, list[str]]:
     notes: list[str] = []
-    listed = read_picture_list(out)
+    listed = read_image_list(out)
     rows, objects = read_csv(out / "per_image.csv"), read_csv(out / "objects.csv")
     return (*cards_and_crops(listed, rows, objects, {"good": "stain: far"}, notes), notes)
 
@@ -144,7 +144,7 @@ def test_previews_have_a_frame_for_each_epoch(tmp_path):
 
 def test_a_list_without_rows_has_no_cards():
     record = ImageRecord("a", None, Path("t.png"), Path("p.png"))
-    assert cards_and_crops(PictureList(GLOMERULI, (record,)), [], [], {}, []) == ([], {})
+    assert cards_and_crops(ImageList(GLOMERULI, (record,)), [], [], {}, []) == ([], {})
 
 
 def test_images_with_no_object_at_all_have_no_dice(tmp_path):

@@ -1,8 +1,7 @@
-"""Annotations drawn as label masks."""
+"""GeoJSON annotations of slides, and their rasterisation to class numbers."""
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glomtile.datasets.pairing import by_stem, require_partners
 from glomtile.errors import InputError
 from glomtile.io.geojson import Annotation, read_annotations
 from glomtile.io.images import list_images, natural_key
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 ANNOTATION_SUFFIX = ".geojson"
 _REGIONS = ("roi", "region", "region*")
 _IGNORED = "*"
-"""QuPath ends the names of classes that are not to be measured with it."""
-_LISTED = 10
+"""Ending of QuPath's names of classes that are not measured."""
+_MOST_NAMES = 10
 
 
 @dataclass(frozen=True)
 class AnnotatedSlide:
-    """A slide or picture and its annotations; `stem` is the name they share."""
+    """A slide or image and its annotations; `stem` is the name they share."""
 
     stem: str
     image: Path
@@ -42,7 +42,7 @@ class AnnotatedSlide:
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """What is outlined on one slide, in full-resolution pixels, pixel corners at integers.
+    """Annotated outlines of one slide, in full-resolution pixels, pixel corners at integers.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Outlines:
     numbers : tuple of int
         The class of each.
     regions : tuple of shapely Polygon or MultiPolygon
-        Regions of interest; only what lies inside was looked at. None: all of the slide was.
+        Regions of interest; only pixels inside them are annotated. Empty: all of the slide is.
     """
 
     polygons: tuple[Polygon | MultiPolygon, ...]
@@ -65,21 +65,21 @@ class Outlines:
         return shapely.STRtree(self.polygons)
 
     def near(self, box: Box, zoom: float) -> list[int]:
-        """Positions of the polygons whose bounds meet a box, in the order in which they are painted."""
+        """Return positions of the polygons whose bounds meet a box, in the order of painting."""
         import shapely
 
         rectangle = shapely.box(box.left * zoom, box.top * zoom, box.right * zoom, box.bottom * zoom)
         return sorted(int(position) for position in self._tree.query(rectangle))
 
     def labels(self, box: Box, zoom: float) -> UInt8:
-        """Class numbers of a box: a pixel belongs to the polygon its centre lies in.
+        """Rasterise a box to class numbers: a pixel belongs to the polygon that holds its centre.
 
         Parameters
         ----------
         box : Box
-            Pixels of the working plane.
+            In working pixels.
         zoom : float
-            Full-resolution pixels per pixel of that plane.
+            Full-resolution pixels per working pixel.
 
         Returns
         -------
@@ -88,8 +88,8 @@ class Outlines:
 
         Notes
         -----
-        A centre on an edge belongs to the side to the right of it or below it, so that polygons with a common
-        edge share the pixels without gap or overlap.
+        A centre on an edge belongs to the polygon on the right of the edge or below it, so that polygons with
+        a common edge share the pixels without gap or overlap.
         """
         labels = np.zeros((box.height, box.width), np.uint8)
         for position in self.near(box, zoom):
@@ -98,7 +98,7 @@ class Outlines:
 
 
 def holds_annotations(folder: Path) -> bool:
-    """Whether a folder holds GeoJSON files, and so is one of annotations and not of masks.
+    """Return whether a folder holds GeoJSON files instead of masks.
 
     Raises
     ------
@@ -111,20 +111,20 @@ def holds_annotations(folder: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise InputError(folder, f"expected a folder that can be read, got: {error.strerror}") from error
-    outlined = [name for name in names if name.lower().endswith(ANNOTATION_SUFFIX)]
+        raise InputError(folder, f"expected a readable folder, got: {error.strerror}") from error
+    annotated = [name for name in names if name.lower().endswith(ANNOTATION_SUFFIX)]
     masks = [name for name in names if Path(name).suffix.lower() in MASK_SUFFIXES]
-    if outlined and masks:
+    if annotated and masks:
         raise InputError(
             folder,
-            f"expected masks or GeoJSON files, got {len(masks)} masks and {len(outlined)} GeoJSON files",
+            f"expected masks or GeoJSON files, got {len(masks)} masks and {len(annotated)} GeoJSON files",
             "keep them in two folders",
         )
-    return bool(outlined)
+    return bool(annotated)
 
 
 def pair_annotations(images_dir: Path, annotations_dir: Path) -> list[AnnotatedSlide]:
-    """Every slide or picture of one folder with its ``<stem>.geojson`` of another.
+    """Pair every slide or image of one folder with its ``<stem>.geojson`` of another.
 
     Returns
     -------
@@ -134,35 +134,18 @@ def pair_annotations(images_dir: Path, annotations_dir: Path) -> list[AnnotatedS
     Raises
     ------
     InputError
-        A folder is missing, unreadable or empty; a slide or a GeoJSON file has no partner or two. All that
-        is wrong of one kind is named at once.
+        A folder is missing, unreadable or empty; a slide or a GeoJSON file has no partner or two. All errors
+        of one kind are named at once.
     """
-    images_dir, annotations_dir = Path(images_dir), Path(annotations_dir)
-    images = _by_stem(list_slides(images_dir))
-    outlined = _by_stem(list_images(annotations_dir, (ANNOTATION_SUFFIX,)))
-    alone = [path for stem, path in images.items() if stem not in outlined]
-    spare = [path for stem, path in outlined.items() if stem not in images]
-    if alone:
-        near = difflib.get_close_matches(
-            slide_name(alone[0]), [slide_name(path) for path in spare], n=1, cutoff=0.4
-        )
-        raise InputError(
-            annotations_dir,
-            f"expected a GeoJSON file for every slide of {images_dir}, got none for {_listed(alone)}",
-            hint=f"the nearest unused is {outlined[near[0]].name}: names must be the same"
-            if near
-            else "export an empty one for a slide without objects",
-        )
-    if spare:
-        raise InputError(
-            images_dir,
-            f"expected a slide for every GeoJSON file of {annotations_dir}, got none for {_listed(spare)}",
-        )
-    return [AnnotatedSlide(stem, images[stem], outlined[stem]) for stem in sorted(images, key=natural_key)]
+    images = by_stem(list_slides(images_dir), slide_name)
+    annotations = by_stem(list_images(annotations_dir, (ANNOTATION_SUFFIX,)), slide_name)
+    hint = "export an empty one for a slide without objects"
+    require_partners(images_dir, images, annotations_dir, annotations, ("slide", "GeoJSON file"), hint)
+    return [AnnotatedSlide(stem, images[stem], annotations[stem]) for stem in sorted(images, key=natural_key)]
 
 
 def read_outlines(path: Path, palette: Palette, progress: Progress = SILENT) -> Outlines:
-    """Outlines of a GeoJSON file, each with the number of its class.
+    """Read the outlines of a GeoJSON file, each with the number of its class.
 
     Parameters
     ----------
@@ -171,10 +154,10 @@ def read_outlines(path: Path, palette: Palette, progress: Progress = SILENT) -> 
     palette : Palette
         Classifications are its classes' names, in upper or lower case, singular or plural (``Glomeruli``).
         ``Region*``, ``Region`` and ``ROI`` are regions of interest. Other classifications that end with
-        ``*``, as QuPath's ``Ignore*``, are passed over: their pixels stay background.
+        ``*``, as QuPath's ``Ignore*``, are ignored: their pixels stay background.
     progress : Progress
-        Is warned of what is passed over, and of outlines without a class, which are taken as the one class
-        where there is only one.
+        Receives warnings of ignored outlines, and of outlines without a class, which get the only class
+        where there is one.
 
     Returns
     -------
@@ -185,7 +168,7 @@ def read_outlines(path: Path, palette: Palette, progress: Progress = SILENT) -> 
     ------
     InputError
         The file is no GeoJSON, classifications are unknown (all are named, with counts), or outlines have
-        none while there are several classes or one encloses others.
+        no class while there are several classes or one encloses others.
     """
     table = _names(palette)
     found: list[tuple[Polygon | MultiPolygon, int]] = []
@@ -207,23 +190,22 @@ def read_outlines(path: Path, palette: Palette, progress: Progress = SILENT) -> 
         raise InputError(
             path,
             f"expected the classes {', '.join(palette.names[1:])}, got {_counted(unknown)}",
-            hint="rename them in QuPath; a name that ends with * is passed over",
+            hint="rename them in QuPath; names that end with * are ignored",
         )
     if ignored:
-        progress.warn(f"{path}: passed over, and so background: {_counted(ignored)}")
-    found += _taken(unnamed, [polygon for polygon, _ in found], path, palette, progress)
+        progress.warn(f"{path}: ignored, and so background: {_counted(ignored)}")
+    found += _with_only_class(unnamed, [polygon for polygon, _ in found], path, palette, progress)
     found.sort(key=lambda entry: -entry[0].area)
     return Outlines(tuple(shape for shape, _ in found), tuple(number for _, number in found), tuple(regions))
 
 
-def _taken(
+def _with_only_class(
     unnamed: Sequence[Annotation],
     named: Sequence[Polygon | MultiPolygon],
     path: Path,
     palette: Palette,
     progress: Progress,
 ) -> list[tuple[Polygon | MultiPolygon, int]]:
-    """Outlines without a class as the only class there is."""
     if not unnamed:
         return []
     hint = "classify them in QuPath; a region of interest has the class Region*"
@@ -236,12 +218,11 @@ def _taken(
             raise InputError(
                 path, f"expected a class for every outline, got one without around {inside} others", hint
             )
-    progress.warn(f"{path}: {len(unnamed)} outlines without a class are taken as {palette.names[1]}")
+    progress.warn(f"{path}: {len(unnamed)} outlines without a class count as {palette.names[1]}")
     return [(shape, 1) for shape in shapes]
 
 
 def _names(palette: Palette) -> dict[str, int]:
-    """Class numbers by their names in lower case, singular and plural."""
     table: dict[str, int] = {}
     for entry in palette.classes:
         name = entry.name.lower()
@@ -252,7 +233,7 @@ def _names(palette: Palette) -> dict[str, int]:
 
 
 def _paint(labels: UInt8, polygon: Polygon | MultiPolygon, number: int, box: Box, zoom: float) -> None:
-    """Even-odd filling: along a row, every edge that is crossed changes inside to outside and back."""
+    """Fill by the even-odd rule: along a row, every crossed edge changes inside to outside and back."""
     x0, y0, x1, y1 = (_edges(polygon) / zoom - np.tile([box.left + 0.5, box.top + 0.5], 2)).T
     rising = y0 > y1
     x0, x1 = np.where(rising, (x1, x0), (x0, x1))
@@ -275,7 +256,7 @@ def _paint(labels: UInt8, polygon: Polygon | MultiPolygon, number: int, box: Box
 
 
 def _edges(polygon: Polygon | MultiPolygon) -> NDArray[np.float64]:
-    """``(N, 4)``: x and y of both ends of every side of every ring."""
+    """Return x and y of both ends of every side of every ring, ``(N, 4)``."""
     import shapely
 
     parts = shapely.get_parts(polygon)
@@ -283,24 +264,6 @@ def _edges(polygon: Polygon | MultiPolygon) -> NDArray[np.float64]:
     return np.concatenate([np.hstack([ring[:-1], ring[1:]]) for ring in rings])
 
 
-def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    twice: list[str] = []
-    for path in paths:
-        stem = slide_name(path)
-        if stem in found:
-            twice.append(f"{found[stem].name} and {path.name}")
-        found[stem] = path
-    if twice:
-        raise InputError(paths[0].parent, f"expected every name once, got {', '.join(twice[:_LISTED])}")
-    return found
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    return ", ".join(path.name for path in paths[:_LISTED]) + more
-
-
 def _counted(names: Counter[str]) -> str:
-    more = f" and {len(names) - _LISTED} more names" if len(names) > _LISTED else ""
-    return ", ".join(f"{count} {name!r}" for name, count in names.most_common(_LISTED)) + more
+    more = f" and {len(names) - _MOST_NAMES} more names" if len(names) > _MOST_NAMES else ""
+    return ", ".join(f"{count} {name!r}" for name, count in names.most_common(_MOST_NAMES)) + more

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from glomtile.datasets.annotations import holds_annotations
+from glomtile.datasets.loading import map_files
 from glomtile.datasets.pairing import LEFT_OUT, PREPARE_FILE, Pair, pair, read_groups
-from glomtile.datasets.slide_regions import SlidePictures, pictures_of_slides, refuse_unusable
+from glomtile.datasets.slide_regions import REGIONS, SlideRegions, cut_slides
 from glomtile.datasets.splitting import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.errors import ArgumentError, InputError, UsageError
 from glomtile.io.atomic import move_aside, replace_folder, sha256, storage_errors, write_json
@@ -26,53 +26,12 @@ from glomtile.types import SILENT, Box, Progress, UInt8
 from glomtile.validation import choice_argument, number_argument, whole_argument
 
 BORDERS = ("reflect", "even")
-
-
-def tile_boxes(size_px: tuple[int, int], tile_px: int, border: str) -> Iterator[Box]:
-    """Tiles that cover an image, row by row.
-
-    Parameters
-    ----------
-    size_px : (int, int)
-        ``(H, W)`` of the image.
-    tile_px : int
-        Side of a tile.
-    border : "reflect" or "even"
-        The last tiles hang over the edge, for the tissue to be mirrored there; or as many tiles are
-        spaced evenly and overlap, and only those of an image smaller than a tile hang over.
-
-    Yields
-    ------
-    Box
-        ``ceil(H / tile_px) * ceil(W / tile_px)`` of them.
-
-    Raises
-    ------
-    ArgumentError
-        The border is neither of the two.
-    """
-    choice_argument("border", border, BORDERS)
-    rows, columns = (_starts(length, tile_px, border) for length in size_px)
-    for top in rows:
-        for left in columns:
-            yield Box(top, left, top + tile_px, left + tile_px)
-
-
-def _starts(length: int, tile_px: int, border: str) -> list[int]:
-    count = -(-length // tile_px)
-    if border == "even" and count > 1:
-        return [round(index * (length - tile_px) / (count - 1)) for index in range(count)]
-    return [index * tile_px for index in range(count)]
-
-
 MINI_TEST_FILE = "mini_test.json"
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True)
-class Source:
-    """One image with its mask and what becomes of it."""
+class SourceImage:
+    """One image with its mask, split and tiles."""
 
     pair: Pair
     size_px: tuple[int, int]
@@ -85,105 +44,22 @@ class Source:
     kept: tuple[bool, ...] = ()
 
 
-def write_tiles(
-    sources: Sequence[Source],
-    folder: Path,
-    read: Callable[[Source], UInt8],
-    palette: Palette,
-    tile_px: int,
-    progress: Progress,
-) -> None:
-    """Write the kept tiles of every source and their masks into the folders of their splits."""
-    for split in SPLITS:
-        for kind in ("images", "masks"):
-            (folder / split / kind).mkdir(parents=True)
-
-    def cut(source: Source) -> None:
-        if not any(source.kept):
-            return
-        picture, labels = ArrayReader(read_image(source.pair.image)), ArrayReader(read(source))
-        columns = -(-source.size_px[1] // tile_px)
-        for number, (box, kept) in enumerate(zip(source.boxes, source.kept, strict=True)):
-            if kept:
-                row, column = divmod(number, columns)
-                name = f"{source.pair.stem}_{row}x{column}.png"
-                place = folder / source.split
-                (place / "images" / name).write_bytes(encode_png(picture.read(box), source.mpp))
-                (place / "masks" / name).write_bytes(encode_mask(labels.read(box), palette, source.mpp))
-
-    progress.start("cutting tiles", len(sources))
-    for _ in in_threads(cut, sources, progress):
-        pass
-
-
-def write_mini_test(
-    sources: Sequence[Source], folder: Path, read: Callable[[Source], UInt8], palette: Palette
-) -> None:
-    """Whole images as they are, and their masks as palette PNGs."""
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir()
-    for source in sources:
-        image = source.pair.image
-        (folder / "images" / image.name).write_bytes(image.read_bytes())
-        mask = encode_mask(read(source), palette, source.mpp)
-        (folder / "masks" / f"{source.pair.stem}.png").write_bytes(mask)
-    write_json(folder / MINI_TEST_FILE, {"format": 1, "stems": [source.pair.stem for source in sources]})
-
-
-def source_record(source: Source, out: Path) -> dict[str, Any]:
-    """What ``prepare.json`` says of a source; `out` is the dataset's folder."""
-    return {
-        "stem": source.pair.stem,
-        "image": relative_path(source.pair.image, out),
-        "mask": relative_path(source.pair.mask, out),
-        "size_px": list(source.size_px),
-        "mpp": source.mpp,
-        "image_sha256": sha256(source.pair.image),
-        "mask_sha256": sha256(source.pair.mask),
-        "group": source.group,
-        "split": source.split,
-        "classes": list(source.classes),
-        "tiles": sum(source.kept),
-        "empty_tiles_left_out": len(source.kept) - sum(source.kept),
-    }
-
-
-def relative_path(path: Path, folder: Path) -> str:
-    """From the dataset's folder, so that both may move together; absolute across drives."""
-    try:
-        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
-    except ValueError:
-        return Path(path).resolve().as_posix()
-
-
-def in_threads(work: Callable[[_In], _Out], things: Sequence[_In], progress: Progress) -> Iterable[_Out]:
-    """Results in the order of `things`; after the first error nothing new is begun."""
-    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 2))) as pool:
-        try:
-            for result in pool.map(work, things):
-                progress.advance()
-                yield result
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` made.
+    """Folders made by `prepare`, and counts.
 
     Attributes
     ----------
     dataset : Path
         ``<dataset>/{train,valid,test}/{images,masks}`` and ``prepare.json``.
     images, tiles : dict
-        How many of each split.
+        Number of each split.
     left_out : int
         Tiles without any class that were left out.
     mini_test : Path or None
-        The folder of whole test images and masks, where one was asked for.
+        Folder of whole test images and masks, where one was requested.
     moved_aside : list of Path
-        Older datasets that stood there before, under their new names.
+        New names of earlier datasets.
     """
 
     dataset: Path
@@ -195,7 +71,7 @@ class PrepareResult:
 
     @property
     def paths(self) -> list[Path]:
-        """The folders made."""
+        """Folders made."""
         return [self.dataset] + ([self.mini_test] if self.mini_test else [])
 
 
@@ -223,11 +99,11 @@ def prepare(
     ----------
     images, masks : Path
         Two folders whose files pair by name. `masks` may hold GeoJSON files, as QuPath exports them, in
-        place of masks; `images` may then hold slides. Pictures and masks of at most 4,096 px a side are cut
-        from them into ``<out>/pictures``, and tiles from these.
+        place of masks; `images` may then hold slides. Images and masks of at most 4,096 px a side are cut
+        from them into ``<out>/regions``, and tiles from these.
     out : Path
-        The dataset's folder. A dataset that stands there is moved aside with its date; a folder
-        with anything else in it is refused.
+        The dataset's folder. An earlier dataset is moved aside with its date; a folder with other files is
+        refused.
     tile_px : int
         Side of a tile, at least 16.
     split : three floats
@@ -235,10 +111,10 @@ def prepare(
     groups : Path, optional
         CSV with the columns ``stem,group[,split]``: images of one group (slide, patient) stay
         together; ``split`` fixes train, valid or test, or leaves images ``out`` of the dataset.
-        Without it images that are neighbours by name stay together. Of slides, `stem` is the slide's:
-        all that comes from a slide stays together.
+        Without it images that are neighbours by name stay together. `stem` is the slide's for slides,
+        whose regions stay together.
     seed : int
-        Of the split and of the choice among empty tiles.
+        Random seed of the split and of the choice among empty tiles.
     keep_empty : float
         Share, 0 to 1, of the tiles without any class but background to keep, in each split.
     mini_test : Path, optional
@@ -249,11 +125,11 @@ def prepare(
         Last tiles of a row or column are filled by mirroring the tissue (and its labels), or the
         tiles are spaced evenly and overlap. An image smaller than a tile is mirrored either way.
     tolerance : int
-        How far a mask's colour may be from its class's.
+        Greatest distance of a mask's colour from its class's, 0 to 255.
     datatype : "categorized" or "indexed"
         See `glomtile.io.masks.read_mask`.
     mpp : float, optional
-        Micrometres per pixel at which annotated slides are read; pictures without it keep their own scale.
+        Micrometres per pixel at which annotated slides are read; images without it keep their own scale.
     progress : Progress
 
     Returns
@@ -263,7 +139,7 @@ def prepare(
     Raises
     ------
     UsageError
-        An argument makes no sense, or `out` or `mini_test` holds other files or the other of the two.
+        An argument is out of range, or `out` or `mini_test` holds other files or the other of the two.
     InputError
         See `glomtile.datasets.pairing.pair`, `read_image` and `read_mask`, and for slides
         `glomtile.datasets.slide_regions.plan_slides`: unusable files are all named at once. `out` is then as
@@ -277,37 +153,37 @@ def prepare(
     train, valid and test (reference §1, §5): pixels of one glomerulus then train and judge it.
     """
     images, masks, out = Path(images), Path(masks), Path(out)
-    _require_settings(tile_px, split, keep_empty, border, tolerance, mini_test)
-    _require_ours(out, PREPARE_FILE)
     mini_test = None if mini_test is None else Path(mini_test)
+    _require_settings(tile_px, split, keep_empty, border, tolerance, mini_test)
+    _require_own_folder(out, PREPARE_FILE)
     if mini_test is not None:
         _require_apart(mini_test, out)
-        _require_ours(mini_test, MINI_TEST_FILE)
+        _require_own_folder(mini_test, MINI_TEST_FILE)
     annotated = holds_annotations(masks)
     if mpp is not None and not annotated:
         raise ArgumentError("mpp", "none, as it goes with GeoJSON files only and these are masks", mpp)
     moved_aside: list[Path] = []
+
+    def read(source: SourceImage) -> UInt8:
+        return read_mask(source.pair.mask, palette, datatype=datatype, tolerance=tolerance)
+
     with (
-        _taking_the_place_of(out, moved_aside, progress) as folder,
-        _taking_the_place_of(mini_test, moved_aside, progress) if mini_test else nullcontext() as mini,
+        _replacing(out, moved_aside, progress) as folder,
+        _replacing(mini_test, moved_aside, progress) if mini_test else nullcontext() as mini,
     ):
-        drawn = (
-            pictures_of_slides(images, masks, folder, palette, mpp, tile_px, groups, split, seed, progress)
-            if annotated
-            else None
-        )
-        found = drawn.pairs if drawn else pair(images, masks)
-        sources = _deal(found, split, groups, seed, drawn)
-        dealt = {source.pair.stem for source in sources}
-        planned = [
-            replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border))) for source in sources
+        regions = None
+        if annotated:
+            regions = cut_slides(images, masks, folder, palette, mpp, tile_px, groups, split, seed, progress)
+        pairs = regions.pairs if regions else pair(images, masks)
+        sources = [
+            replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border)))
+            for source in _assign(pairs, split, groups, seed, regions)
         ]
-
-        def read(source: Source) -> UInt8:
-            return read_mask(source.pair.mask, palette, datatype=datatype, tolerance=tolerance)
-
-        looked = _look(planned, read, masks, progress)
-        chosen = _choose(looked, keep_empty, seed)
+        chosen = _choose_tiles(_read_masks(sources, read, progress), keep_empty, seed)
+        result = _summary(chosen, out, mini_test, moved_aside)
+        _warn(chosen, result, palette, progress)
+        _write_tiles(chosen, folder, out, read, palette, tile_px, progress)
+        used = {source.pair.stem for source in sources}
         settings = {
             "tile_px": tile_px,
             "split": [float(share) for share in split],
@@ -317,25 +193,59 @@ def prepare(
             "tolerance": tolerance,
             "datatype": datatype,
             "mpp": mpp,
-            "groups": None if groups is None else relative_path(groups, out),
-            "images_left_out": drawn.left_out if drawn else [f.stem for f in found if f.stem not in dealt],
+            "groups": None if groups is None else _relative(groups, out),
+            "images_left_out": regions.left_out if regions else [p.stem for p in pairs if p.stem not in used],
             "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in palette.classes],
         }
-        result = _summary(chosen, out, mini_test, moved_aside)
-        _warn(chosen, result, palette, progress)
-        write_tiles(chosen, folder, read, palette, tile_px, progress)
         record = {
             "format": 1,
-            "images_dir": relative_path(images, out),
-            "masks_dir": relative_path(masks, out),
+            "images_dir": _relative(images, out),
+            "masks_dir": _relative(masks, out),
+            "settings": settings,
+            **({REGIONS: regions.records} if regions else {}),
+            "sources": [_source_record(source, folder if regions else out) for source in chosen],
         }
-        listing = [source_record(source, folder if drawn else out) for source in chosen]
-        cut = {"pictures": drawn.records} if drawn else {}
-        write_json(folder / PREPARE_FILE, {**record, "settings": settings, **cut, "sources": listing})
+        write_json(folder / PREPARE_FILE, record)
         if mini is not None:
             with storage_errors(mini_test, inside=mini):
-                write_mini_test([s for s in chosen if s.split == "test"], mini, read, palette)
+                _write_mini_test([s for s in chosen if s.split == "test"], mini, read, palette)
     return result
+
+
+def tile_boxes(size_px: tuple[int, int], tile_px: int, border: str) -> Iterator[Box]:
+    """Yield tiles that cover an image, row by row.
+
+    Parameters
+    ----------
+    size_px : (int, int)
+        ``(H, W)`` of the image.
+    tile_px : int
+        Side of a tile.
+    border : "reflect" or "even"
+        The last tiles hang over the edge, where tissue is mirrored; or as many tiles are spaced evenly and
+        overlap, and only those of an image smaller than a tile hang over.
+
+    Yields
+    ------
+    Box
+        ``ceil(H / tile_px) * ceil(W / tile_px)`` of them.
+
+    Raises
+    ------
+    ArgumentError
+        `border` is neither of the two.
+    """
+    choice_argument("border", border, BORDERS)
+
+    def starts(length: int) -> list[int]:
+        count = -(-length // tile_px)
+        if border == "even" and count > 1:
+            return [round(index * (length - tile_px) / (count - 1)) for index in range(count)]
+        return [index * tile_px for index in range(count)]
+
+    for top in starts(size_px[0]):
+        for left in starts(size_px[1]):
+            yield Box(top, left, top + tile_px, left + tile_px)
 
 
 def _require_settings(
@@ -355,9 +265,8 @@ def _require_settings(
         raise ArgumentError("mini_test", "none where the share of test images is 0", str(mini_test))
 
 
-def _require_ours(folder: Path, record: str) -> None:
-    """Refuse a place where something stands that we did not make."""
-    folder = Path(folder)
+def _require_own_folder(folder: Path, record: str) -> None:
+    """Refuse a path that holds something else than an earlier result of `prepare`."""
     if folder.is_dir():
         if any(folder.iterdir()) and not (folder / record).is_file():
             raise UsageError(
@@ -381,80 +290,74 @@ def _require_apart(mini_test: Path, out: Path) -> None:
 
 
 @contextmanager
-def _taking_the_place_of(folder: Path, moved_aside: list[Path], progress: Progress) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `folder` when whole; what stood there moves aside."""
+def _replacing(folder: Path, moved_aside: list[Path], progress: Progress) -> Iterator[Path]:
+    """Yield a folder to fill, which replaces `folder` when complete; the earlier one is moved aside."""
     older = None
     try:
         with replace_folder(folder) as partial:
             yield partial
             older = move_aside(folder)
     except BaseException:
-        # A partial folder that still stands is whole: it takes the place when it is next asked for.
+        # A partial folder that is still there is complete: it is renamed when it is next asked for.
         if older is not None and not folder.exists() and not partial.exists():
             with storage_errors(folder):
                 older.rename(folder)
         raise
     if older is not None:
         moved_aside.append(older)
-        progress.note(f"an earlier {folder.name} is now {older.name}")
+        progress.note(f"previous {folder.name} moved to {older.name}")
 
 
-def _deal(
+def _assign(
     pairs: Sequence[Pair],
     split: Sequence[float],
     groups: Path | None,
     seed: int,
-    drawn: SlidePictures | None,
-) -> list[Source]:
-    """Give every image its group and its split."""
-    names: list[str | None] = [None] * len(pairs)
-    if drawn is not None:
-        names = list(drawn.groups)
-        splits = split_groups(drawn.groups, split, seed, drawn.fixed)
+    regions: SlideRegions | None,
+) -> list[SourceImage]:
+    """Assign a group and a split to every image."""
+    names: Sequence[str | None] = [None] * len(pairs)
+    if regions is not None:
+        names = regions.groups
+        splits = split_groups(regions.groups, split, seed, regions.fixed)
     elif groups is None:
         splits = split_neighbours(len(pairs), split, seed)
     else:
-        known, fixed = read_groups(groups, [found.stem for found in pairs])
-        pairs = [found for found in pairs if fixed.get(known[found.stem]) != LEFT_OUT]
+        known, fixed = read_groups(groups, [one.stem for one in pairs])
+        pairs = [one for one in pairs if fixed.get(known[one.stem]) != LEFT_OUT]
         if not pairs:
             raise InputError(
                 groups, "expected images for the splits, got a table that leaves all of them out"
             )
-        names = [known[found.stem] for found in pairs]
-        splits = split_groups([known[found.stem] for found in pairs], split, seed, fixed)
+        names = [known[one.stem] for one in pairs]
+        splits = split_groups([known[one.stem] for one in pairs], split, seed, fixed)
     return [
-        Source(found, readable_size(found.image), group, dealt)
-        for found, group, dealt in zip(pairs, names, splits, strict=True)
+        SourceImage(one, readable_size(one.image), group, assigned)
+        for one, group, assigned in zip(pairs, names, splits, strict=True)
     ]
 
 
-def _look(
-    sources: Sequence[Source], read: Callable[[Source], UInt8], masks: Path, progress: Progress
-) -> list[Source]:
-    """Read every mask once: what cannot be used is told before anything is written."""
+def _read_masks(
+    sources: Sequence[SourceImage], read: Callable[[SourceImage], UInt8], progress: Progress
+) -> list[SourceImage]:
+    """Read every mask once, so that unusable ones are named before anything is written."""
 
-    def look(source: Source) -> Source | InputError:
-        try:
-            labels = read(source)
-            reader = ArrayReader(labels)
-            return replace(
-                source,
-                mpp=image_mpp(source.pair.image, progress),
-                classes=tuple(int(number) for number in np.flatnonzero(np.bincount(labels.ravel()))),
-                empty=tuple(not reader.read(box).any() for box in source.boxes),
-            )
-        except InputError as error:
-            return error
+    def with_contents(source: SourceImage) -> SourceImage:
+        labels = read(source)
+        reader = ArrayReader(labels)
+        return replace(
+            source,
+            mpp=image_mpp(source.pair.image, progress),
+            classes=tuple(int(number) for number in np.flatnonzero(np.bincount(labels.ravel()))),
+            empty=tuple(not reader.read(box).any() for box in source.boxes),
+        )
 
-    progress.start("looking at the masks", len(sources))
-    looked = list(in_threads(look, sources, progress))
-    wrong = [found for found in looked if isinstance(found, InputError)]
-    refuse_unusable(wrong, masks, progress)
-    return [found for found in looked if isinstance(found, Source)]
+    progress.start("reading the masks", len(sources))
+    return map_files(with_contents, sources, lambda source: source.pair.mask, progress)
 
 
-def _choose(sources: Sequence[Source], keep_empty: float, seed: int) -> list[Source]:
-    """Which tiles are kept: all with a class, and the wanted share of the empty ones of each split."""
+def _choose_tiles(sources: Sequence[SourceImage], keep_empty: float, seed: int) -> list[SourceImage]:
+    """Keep all tiles with a class, and the wanted share of the empty ones of each split."""
     rng = np.random.default_rng([seed, 1])
     kept = {
         (index, tile): not empty
@@ -478,29 +381,102 @@ def _choose(sources: Sequence[Source], keep_empty: float, seed: int) -> list[Sou
 
 
 def _summary(
-    sources: Sequence[Source], out: Path, mini_test: Path | None, moved_aside: list[Path]
+    sources: Sequence[SourceImage], out: Path, mini_test: Path | None, moved_aside: list[Path]
 ) -> PrepareResult:
     return PrepareResult(
         dataset=out,
         images={split: sum(source.split == split for source in sources) for split in SPLITS},
         tiles={split: sum(sum(s.kept) for s in sources if s.split == split) for split in SPLITS},
         left_out=sum(len(source.kept) - sum(source.kept) for source in sources),
-        mini_test=None if mini_test is None else Path(mini_test),
+        mini_test=mini_test,
         moved_aside=moved_aside,
     )
 
 
-def _warn(sources: Sequence[Source], result: PrepareResult, palette: Palette, progress: Progress) -> None:
+def _warn(
+    sources: Sequence[SourceImage], result: PrepareResult, palette: Palette, progress: Progress
+) -> None:
     trained = {number for source in sources if source.split == "train" for number in source.classes}
     for entry in palette.classes[1:]:
         if entry.number not in trained:
             progress.warn(f"no training image holds class {entry.number}, {entry.name}")
     scales = Counter(source.mpp for source in sources)
     if len(scales) > 1:
-        listed = ", ".join(f"{count} of {mpp or 'unknown'}" for mpp, count in scales.most_common(5))
-        progress.warn(f"the images differ in µm per pixel: {listed}")
+        counts = ", ".join(f"{count} of {mpp or 'unknown'}" for mpp, count in scales.most_common(5))
+        progress.warn(f"the images differ in µm per pixel: {counts}")
     if result.left_out and result.tiles["test"]:
         progress.note(
-            f"{result.left_out} empty tiles were left out, of the test tiles too: figures of these say less "
-            "about false alarms"
+            f"{result.left_out} empty tiles were left out, test tiles among them: scores of these tiles "
+            "underestimate false positives"
         )
+
+
+def _write_tiles(
+    sources: Sequence[SourceImage],
+    folder: Path,
+    out: Path,
+    read: Callable[[SourceImage], UInt8],
+    palette: Palette,
+    tile_px: int,
+    progress: Progress,
+) -> None:
+    """Write the kept tiles of every source and their masks into the folders of their splits."""
+    for split in SPLITS:
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+
+    def cut(source: SourceImage) -> None:
+        if not any(source.kept):
+            return
+        image, labels = ArrayReader(read_image(source.pair.image)), ArrayReader(read(source))
+        columns = -(-source.size_px[1] // tile_px)
+        for number, (box, kept) in enumerate(zip(source.boxes, source.kept, strict=True)):
+            if kept:
+                row, column = divmod(number, columns)
+                name = f"{source.pair.stem}_{row}x{column}.png"
+                images, masks = folder / source.split / "images", folder / source.split / "masks"
+                with storage_errors(out, inside=folder):
+                    (images / name).write_bytes(encode_png(image.read(box), source.mpp))
+                    (masks / name).write_bytes(encode_mask(labels.read(box), palette, source.mpp))
+
+    progress.start("cutting tiles", len(sources))
+    map_files(cut, sources, lambda source: source.pair.image, progress)
+
+
+def _write_mini_test(
+    sources: Sequence[SourceImage], folder: Path, read: Callable[[SourceImage], UInt8], palette: Palette
+) -> None:
+    """Copy whole images as they are, and their masks as palette PNGs."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+    for source in sources:
+        image = source.pair.image
+        (folder / "images" / image.name).write_bytes(image.read_bytes())
+        mask = encode_mask(read(source), palette, source.mpp)
+        (folder / "masks" / f"{source.pair.stem}.png").write_bytes(mask)
+    write_json(folder / MINI_TEST_FILE, {"format": 1, "stems": [source.pair.stem for source in sources]})
+
+
+def _source_record(source: SourceImage, out: Path) -> dict[str, Any]:
+    return {
+        "stem": source.pair.stem,
+        "image": _relative(source.pair.image, out),
+        "mask": _relative(source.pair.mask, out),
+        "size_px": list(source.size_px),
+        "mpp": source.mpp,
+        "image_sha256": sha256(source.pair.image),
+        "mask_sha256": sha256(source.pair.mask),
+        "group": source.group,
+        "split": source.split,
+        "classes": list(source.classes),
+        "tiles": sum(source.kept),
+        "empty_tiles_left_out": len(source.kept) - sum(source.kept),
+    }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path relative to the dataset, so that both may move together; absolute across drives."""
+    try:
+        return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return Path(path).resolve().as_posix()

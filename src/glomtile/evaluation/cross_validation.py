@@ -317,7 +317,7 @@ def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, prog
 
 def _run_fold(job: FoldJob, held: Sequence[Pair], folder: Path, progress: Progress) -> None:
     """Train on all others, as far as that is not done, and predict what is held out."""
-    from glomtile.datasets.loading import scale_of_picture
+    from glomtile.datasets.loading import scale_of_image
     from glomtile.training.train import train
 
     config, pool, palette = job.config, job.pool, job.config.palette()
@@ -338,7 +338,7 @@ def _run_fold(job: FoldJob, held: Sequence[Pair], folder: Path, progress: Progre
     progress.start("held-out images", len(held))
     judged = CalibrationAccumulator(palette)
     for pair, said in predictions(config, folder / "models" / "last", held):
-        truth, mpp = _truth(pair, config, palette), scale_of_picture(config, pair.image)
+        truth, mpp = _truth(pair, config, palette), scale_of_image(config, pair.image)
         write_mask(out / "predictions" / f"{pair.stem}.png", said.labels, palette, mpp)
         write_mask(out / "truth" / f"{pair.stem}.png", truth, palette, mpp)
         if said.confidence is not None:
@@ -719,7 +719,7 @@ def _score(
     against: Path | None,
     progress: Progress,
 ) -> ScoreResult:
-    from glomtile.datasets.loading import scale_of_picture
+    from glomtile.datasets.loading import scale_of_image
 
     for stem in stems:
         atomic.link(folder / "images" / pairs[stem].image.name, pairs[stem].image)
@@ -730,7 +730,7 @@ def _score(
         groups = write_csv(
             folder / "groups.csv", ["stem", "group"], [[stem, pool.groups[stem]] for stem in stems]
         )
-    scales = {stem: scale_of_picture(config, pairs[stem].image) for stem in stems}
+    scales = {stem: scale_of_image(config, pairs[stem].image) for stem in stems}
     return score(
         folder / "predictions",
         folder / "truth",

@@ -1,4 +1,4 @@
-"""List of segmented images written to images.json."""
+"""List of scored images with their masks, kept as ``images.json`` beside the scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from glomtile.palette import Palette, PaletteClass
 from glomtile.types import UInt8
 
 NAME = "images.json"
-
 _PREVIEW = re.compile(r"Epoch_(?P<epoch>\d+)_(?P<stem>.+)\.png")
 
 Datatype = Literal["categorized", "indexed"]
@@ -26,7 +25,7 @@ Datatype = Literal["categorized", "indexed"]
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """The files of one scored image; `image` is None where only masks were scored."""
+    """Files of one scored image; `image` is None where only masks were scored."""
 
     stem: str
     image: Path | None
@@ -36,7 +35,7 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class PreviewSeries:
-    """What the network said of one image after some epochs: epoch number and mask."""
+    """Predictions of one image after some epochs: epoch number and mask."""
 
     stem: str
     image: Path
@@ -44,173 +43,155 @@ class PreviewSeries:
 
 
 @dataclass(frozen=True)
-class PictureList:
-    """All that is needed to show what was scored.
+class ImageList:
+    """Scored images and how their masks are read.
 
     Attributes
     ----------
     palette : Palette
         Of both masks.
-    trios : tuple of Trio
-    films : tuple of Film
+    images : tuple of ImageRecord
+    previews : tuple of PreviewSeries
     datatype, tolerance
-        How masks are read, see `glomtile.io.masks.read_mask`; predictions hold colours whatever the truth.
+        Of the true masks, see `glomtile.io.masks.read_mask`; predictions always hold colours.
     """
 
     palette: Palette
-    trios: tuple[ImageRecord, ...]
-    films: tuple[PreviewSeries, ...] = ()
+    images: tuple[ImageRecord, ...]
+    previews: tuple[PreviewSeries, ...] = ()
     datatype: Datatype = "categorized"
     tolerance: int = 0
 
-    def labels(self, trio: ImageRecord) -> tuple[UInt8, UInt8]:
-        """Truth and prediction of an image, ``(H, W) uint8`` each.
+    def labels(self, record: ImageRecord) -> tuple[UInt8, UInt8]:
+        """Read truth and prediction of an image, ``(H, W) uint8`` each.
 
         Raises
         ------
         InputError
             One cannot be read, or they differ in size.
         """
-        truth = read_mask(trio.truth, self.palette, datatype=self.datatype, tolerance=self.tolerance)
-        prediction = read_mask(trio.prediction, self.palette, tolerance=self.tolerance)
+        truth = read_mask(record.truth, self.palette, datatype=self.datatype, tolerance=self.tolerance)
+        prediction = read_mask(record.prediction, self.palette, tolerance=self.tolerance)
         if truth.shape != prediction.shape:
-            raise InputError(trio.prediction, f"expected the size {truth.shape}, got {prediction.shape}")
+            raise InputError(record.prediction, f"expected the size {truth.shape}, got {prediction.shape}")
         return truth, prediction
 
 
-def write_picture_list(folder: Path, pictures: PictureList) -> Path:
-    """Write ``images.json`` into a folder of figures.
-
-    Paths in it are relative to the folder, so that both may be moved together.
+def write_image_list(folder: Path, listed: ImageList) -> Path:
+    """Write ``images.json`` with paths relative to `folder`, so that both may be moved together.
 
     Raises
     ------
     StorageError
         It cannot be written.
     """
-    path = folder / NAME
 
-    def told(target: Path | None) -> str | None:
-        return None if target is None else _relative(target, folder)
+    def relative(target: Path | None) -> str | None:
+        if target is None:
+            return None
+        try:
+            return Path(os.path.relpath(target.absolute(), folder.absolute())).as_posix()
+        except ValueError:  # another drive
+            return target.absolute().as_posix()
 
-    write_json(
-        path,
-        {
-            "classes": [
-                {"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in pictures.palette.classes
-            ],
-            "truth": {"datatype": pictures.datatype, "tolerance": pictures.tolerance},
-            "images": [
-                {
-                    "stem": trio.stem,
-                    "image": told(trio.image),
-                    "truth": told(trio.truth),
-                    "prediction": told(trio.prediction),
-                }
-                for trio in pictures.trios
-            ],
-            "films": [
-                {
-                    "stem": film.stem,
-                    "image": told(film.image),
-                    "epochs": [{"epoch": epoch, "mask": told(mask)} for epoch, mask in film.frames],
-                }
-                for film in pictures.films
-            ],
-        },
-    )
-    return path
+    content = {
+        "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in listed.palette.classes],
+        "truth": {"datatype": listed.datatype, "tolerance": listed.tolerance},
+        "images": [
+            {
+                "stem": one.stem,
+                "image": relative(one.image),
+                "truth": relative(one.truth),
+                "prediction": relative(one.prediction),
+            }
+            for one in listed.images
+        ],
+        "previews": [
+            {
+                "stem": series.stem,
+                "image": relative(series.image),
+                "epochs": [{"epoch": epoch, "mask": relative(mask)} for epoch, mask in series.frames],
+            }
+            for series in listed.previews
+        ],
+    }
+    write_json(folder / NAME, content)
+    return folder / NAME
 
 
-def read_picture_list(folder: Path) -> PictureList | None:
-    """What `write_picture_list` wrote into a folder; ``None`` where it wrote nothing.
+def read_image_list(folder: Path) -> ImageList | None:
+    """Read ``images.json`` of a folder; return None where there is none.
 
     Raises
     ------
     InputError
-        The file cannot be read, or is not as we write it. Whether the files in it exist is not asked.
+        The file cannot be read, or has other content. The files it names need not exist.
     """
     path = folder / NAME
     try:
-        content = json.loads(path.read_text("utf-8"))
-        return _parsed(content, folder)
+        return _parsed(json.loads(path.read_text("utf-8")), folder)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(path, f"expected a file that can be read, got: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, GlomtileError) as error:
-        raise InputError(path, f"expected a list of pictures as glomtile writes it, got: {error}") from error
+        raise InputError(path, f"expected a readable file, got: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, GlomtileError) as error:
+        raise InputError(path, f"expected a list of images as glomtile writes it, got: {error}") from error
 
 
-def _parsed(content: Mapping[str, Any], folder: Path) -> PictureList:
-    palette = Palette(
-        tuple(
-            PaletteClass(
-                int(c["number"]), str(c["name"]), (int(c["rgb"][0]), int(c["rgb"][1]), int(c["rgb"][2]))
-            )
-            for c in content["classes"]
+def _parsed(content: Mapping[str, Any], folder: Path) -> ImageList:
+    classes = []
+    for entry in content["classes"]:
+        red, green, blue = (int(part) for part in entry["rgb"])
+        classes.append(PaletteClass(int(entry["number"]), str(entry["name"]), (red, green, blue)))
+    images = tuple(
+        ImageRecord(
+            str(one["stem"]),
+            None if one["image"] is None else folder / one["image"],
+            folder / one["truth"],
+            folder / one["prediction"],
         )
+        for one in content["images"]
+    )
+    previews = tuple(
+        PreviewSeries(
+            str(one["stem"]),
+            folder / one["image"],
+            tuple((int(frame["epoch"]), folder / frame["mask"]) for frame in one["epochs"]),
+        )
+        for one in content["previews"]
     )
     datatype = content["truth"]["datatype"]
     if datatype not in ("categorized", "indexed"):
         raise ValueError(f"datatype {datatype!r}")
-    return PictureList(
-        palette,
-        tuple(
-            ImageRecord(
-                str(one["stem"]),
-                None if one["image"] is None else folder / one["image"],
-                folder / one["truth"],
-                folder / one["prediction"],
-            )
-            for one in content["images"]
-        ),
-        tuple(
-            PreviewSeries(
-                str(one["stem"]),
-                folder / one["image"],
-                tuple((int(frame["epoch"]), folder / frame["mask"]) for frame in one["epochs"]),
-            )
-            for one in content["films"]
-        ),
-        datatype,
-        int(content["truth"]["tolerance"]),
-    )
+    return ImageList(Palette(tuple(classes)), images, previews, datatype, int(content["truth"]["tolerance"]))
 
 
-def _relative(target: Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(target.absolute(), folder.absolute())).as_posix()
-    except ValueError:  # another drive
-        return target.absolute().as_posix()
-
-
-def preview_films(folder: Path, images: Path, most_images: int = 3) -> list[PreviewSeries]:
-    """The previews of the first images of a training: of the first, the middle and the last epoch.
+def find_previews(folder: Path, images: Path, most_images: int = 3) -> list[PreviewSeries]:
+    """Find the previews that training wrote of its first images: first, middle and last epoch.
 
     Parameters
     ----------
     folder : Path
-        Holds ``Epoch_<n>_<stem>.png``; anything else in it is passed over.
+        Holds ``Epoch_<n>_<stem>.png``; other files are ignored.
     images : Path
-        Folder of the pictures they are of; previews of others are passed over.
+        Folder of the images; previews of others are ignored.
     most_images : int
         In natural order of their names.
 
     Raises
     ------
     InputError
-        A folder cannot be read, or `images` holds no picture.
+        A folder cannot be read, or `images` holds no image.
     """
     masks: dict[str, dict[int, Path]] = {}
     for path in folder.iterdir():
         named = _PREVIEW.fullmatch(path.name)
         if named is not None:
             masks.setdefault(named["stem"], {})[int(named["epoch"])] = path
-    films: list[PreviewSeries] = []
+    found: list[PreviewSeries] = []
     for image in list_images(images):
         epochs = sorted(masks.get(image.stem, {}))
-        if epochs and len(films) < most_images:
+        if epochs and len(found) < most_images:
             shown = dict.fromkeys((epochs[0], epochs[(len(epochs) - 1) // 2], epochs[-1]))
-            films.append(PreviewSeries(image.stem, image, tuple((n, masks[image.stem][n]) for n in shown)))
-    return films
+            found.append(PreviewSeries(image.stem, image, tuple((n, masks[image.stem][n]) for n in shown)))
+    return found

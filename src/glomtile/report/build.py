@@ -19,7 +19,7 @@ from glomtile.errors import GlomtileError, InputError
 from glomtile.evaluation.bootstrap import DRAWS, SEED, draw_weights, ratio
 from glomtile.evaluation.calibration import LEVELS, reliability
 from glomtile.io.atomic import write_text
-from glomtile.io.image_list import read_picture_list
+from glomtile.io.image_list import read_image_list
 from glomtile.io.images import natural_key, read_image
 from glomtile.report import text
 from glomtile.report.images import (
@@ -287,7 +287,7 @@ def _read_run(run: Mapping[str, Any], found: Results) -> None:
 
 def _read_images(folder: Path, rows: Sequence[Row], objects: Sequence[Row], found: Results) -> None:
     try:
-        listed = read_picture_list(folder)
+        listed = read_image_list(folder)
     except GlomtileError as error:
         found.notes.append(f"images: {error.message}")
         return
@@ -296,7 +296,7 @@ def _read_images(folder: Path, rows: Sequence[Row], objects: Sequence[Row], foun
     notes: list[str] = []
     found.cards, found.crops = cards_and_crops(listed, rows, objects, dict(found.flags), notes)
     found.notes += notes if found.cards else [f"images: they are no longer in their folders ({notes[0]})"]
-    for series in listed.films:
+    for series in listed.previews:
         try:
             found.previews.append((series.stem, preview_frames(series, listed.palette)))
         except GlomtileError as error:

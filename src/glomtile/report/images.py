@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.errors import GlomtileError, InputError
-from glomtile.io.image_list import PictureList, PreviewSeries
+from glomtile.io.image_list import ImageList, PreviewSeries
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.palette import Palette
@@ -282,7 +282,7 @@ class Frame:
 
 
 def cards_and_crops(
-    images: PictureList,
+    images: ImageList,
     rows: Sequence[Row],
     objects: Sequence[Row],
     flags: Mapping[str, str],
@@ -292,7 +292,7 @@ def cards_and_crops(
 
     Parameters
     ----------
-    images : PictureList
+    images : ImageList
     rows : sequence of mapping
         ``per_image.csv``, the worst image first.
     objects : sequence of mapping
@@ -309,7 +309,7 @@ def cards_and_crops(
     dict of str to list of Crop
         By gallery, see `glomtile.report.text.GALLERIES`.
     """
-    by_stem = {record.stem: record for record in images.trios}
+    by_stem = {record.stem: record for record in images.images}
     stems = [stem for stem in dict.fromkeys(row["image"] for row in rows) if stem in by_stem]
     most = max_thumbnails(CARD_BYTES)
     if len(stems) > most:

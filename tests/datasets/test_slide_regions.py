@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 
 import numpy as np
@@ -7,7 +9,7 @@ import tifffile
 from skimage.measure import label
 from tests.fakes import RecordingProgress
 
-from glomtile.datasets import slide_regions as fromslides
+from glomtile.datasets import slide_regions
 from glomtile.datasets.pairing import changed_since_prepared, whole_pairs
 from glomtile.datasets.prepare import prepare
 from glomtile.datasets.splitting import SPLITS
@@ -61,11 +63,11 @@ def slides(tmp_path, phantoms):
 def put_together(dataset, slide, size_px):
     record = json.loads((dataset / "prepare.json").read_text())
     labels, seen = np.zeros(size_px, np.uint8), np.zeros(size_px, bool)
-    for cut in record["pictures"]:
+    for cut in record["regions"]:
         if cut["slide"].startswith(f"{slide}."):
             where = np.s_[cut["box"][0] : cut["box"][2], cut["box"][1] : cut["box"][3]]
             assert not seen[where].any(), "no pixel is cut twice"
-            labels[where] = read_mask(dataset / "pictures" / "masks" / f"{cut['stem']}.png", GLOMERULI)
+            labels[where] = read_mask(dataset / "regions" / "masks" / f"{cut['stem']}.png", GLOMERULI)
             seen[where] = True
     return labels, seen
 
@@ -127,7 +129,7 @@ def test_only_regions_of_interest_are_cut(tmp_path, slides, phantoms):
     labels, seen = put_together(tmp_path / "set", "s0", truth.shape)
     assert seen.sum() == 300 * 300
     assert np.array_equal(labels[50:350, 100:400], truth[50:350, 100:400])
-    cut = read_image(tmp_path / "set" / "pictures" / "images" / "s0_y50_x100.png")
+    cut = read_image(tmp_path / "set" / "regions" / "images" / "s0_y50_x100.png")
     assert np.array_equal(cut, picture[50:350, 100:400])
 
 
@@ -157,7 +159,7 @@ def test_an_empty_file_is_a_picture_without_objects_and_pictures_keep_their_scal
     labels, seen = put_together(tmp_path / "set", "k0", (70, 90))
     assert seen.all()
     assert not labels.any()
-    [image] = (tmp_path / "set" / "pictures" / "images").glob("k1_*")
+    [image] = (tmp_path / "set" / "regions" / "images").glob("k1_*")
     assert image_mpp(image) == pytest.approx(0.7, rel=1e-3)
 
 
@@ -173,7 +175,7 @@ def test_unusable_files_are_all_named_and_nothing_is_written(tmp_path, slides):
     with pytest.raises(InputError, match="expected GeoJSON"):
         prepare(*slides, tmp_path / "set", mpp=2.0)
     write_slide(slides[0] / "s1.tif", np.zeros((300, 300, 3), np.uint8), None)
-    with pytest.raises(InputError, match=r"got 2 that cannot: s0\.geojson, s1\.tif"):
+    with pytest.raises(InputError, match=r"got 2 that are not:\n.*s0\.geojson: .*\n.*s1\.tif: "):
         prepare(*slides, tmp_path / "set", mpp=2.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["json", "slides"]
 
@@ -191,7 +193,7 @@ def test_a_table_names_slides(tmp_path, slides):
 
 
 @pytest.mark.parametrize("bare", [False, True])
-def test_too_few_groups_are_told_before_a_picture_is_cut(tmp_path, slides, monkeypatch, bare):
+def test_too_few_groups_are_refused_before_a_region_is_cut(tmp_path, slides, monkeypatch, bare):
     """Of a table, or because a slide without tissue is left out."""
     table = None
     if bare:
@@ -201,9 +203,9 @@ def test_too_few_groups_are_told_before_a_picture_is_cut(tmp_path, slides, monke
         table = tmp_path / "groups.csv"
         table.write_text("stem,group\ns0,a\ns1,a\ns2,b\n")
     looked, cut = [], []
-    monkeypatch.setattr(fromslides, "cut_pictures", lambda *given, **more: cut.append(given))
-    plan = fromslides.plan_slides
-    monkeypatch.setattr(fromslides, "plan_slides", lambda *given: looked.append(given) or plan(*given))
+    monkeypatch.setattr(slide_regions, "cut_regions", lambda *given, **more: cut.append(given))
+    plan = slide_regions.plan_slides
+    monkeypatch.setattr(slide_regions, "plan_slides", lambda *given: looked.append(given) or plan(*given))
     with pytest.raises(UsageError, match="expected at least 3 groups to deal to train, valid, test, got 2"):
         prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, groups=table)
     assert cut == []
@@ -234,7 +236,7 @@ def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_pat
     count = len(shapes_of(phantoms[1][1])) + 4
     told = [text for text in heard.warnings if "beside" in text]
     assert told == [
-        f"{slides[1] / 's1.geojson'}: 3 of {count} outlines lie mostly or wholly beside s1.tif of "
+        f"{slides[1] / 's1.geojson'}: 3 of {count} outlines are mostly or wholly beside s1.tif of "
         "900 x 700 px; is it the right slide, and are they in its full-resolution pixels?"
     ]
 
