@@ -33,7 +33,7 @@ import numpy as np
 from glomtile.cluster import Cluster, crew_of
 from glomtile.inference.batch import segment
 from glomtile.inference.slide_task import SegmentOptions
-from glomtile.inference.window_size import Settings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.system import cores, processor
 from glomtile.types import Progress
 from slides import write_slide
@@ -216,7 +216,7 @@ def kills(told: argparse.Namespace) -> None:
     """Kill -9 whichever worker holds a slide, at random moments, and compare with an undisturbed run."""
     slides = painted(told.work, told.slides, told.side)
     whole, out = told.work / "whole", told.work / "killed"
-    timed(slides, whole, SegmentOptions(settings=Settings(window_px=384)), None)
+    timed(slides, whole, SegmentOptions(settings=TilingSettings(window_px=384)), None)
     expected = outputs(whole)
     line = [sys.executable, "-m", "glomtile", "segment", *map(str, slides), "-o", str(out)]
     rng, killed = random.Random(7), 0
@@ -266,7 +266,7 @@ def memory(told: argparse.Namespace) -> None:
 
 def alone() -> None:
     *slides, out = map(Path, sys.argv[1:])
-    timed(slides, out, SegmentOptions(settings=Settings(network_threads=1)), None)
+    timed(slides, out, SegmentOptions(settings=TilingSettings(network_threads=1)), None)
     print(peak_mb(os.getpid()))
 
 

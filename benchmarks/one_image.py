@@ -122,8 +122,9 @@ def reference_procedure(options: dict[str, Any]) -> Callable[[], Any]:
 
 
 def glomtile_engine(options: dict[str, Any]) -> Callable[[], Any]:
-    from glomtile.inference.image import Tiling, segment_image
+    from glomtile.inference.image import segment_image
     from glomtile.inference.runtime import OpenVinoPredictor
+    from glomtile.inference.window_size import TilingSettings
     from glomtile.io.images import read_image
     from glomtile.models.folder import read_card
 
@@ -131,7 +132,7 @@ def glomtile_engine(options: dict[str, Any]) -> Callable[[], Any]:
     model = folder / options["precision"]
     predictor = OpenVinoPredictor(model, read_card(model))
     image = read_image(folder / "image.png")
-    tiling = Tiling(overlapping=0, window="auto", memory_mb=4096)
+    tiling = TilingSettings(overlap_px=0, window_px="auto", memory_mb=4096)
     return lambda: int(segment_image(image, predictor, tiling, MPP).labels.sum())
 
 
@@ -158,7 +159,8 @@ def monai_engine(options: dict[str, Any]) -> Callable[[], Any]:
 
 def bundled_model(options: dict[str, Any]) -> Callable[[], Any]:
     from glomtile import Segmenter
-    from glomtile.inference.image import Tiling, segment_image
+    from glomtile.inference.image import segment_image
+    from glomtile.inference.window_size import TilingSettings
     from glomtile.io.images import read_image
 
     path = Path(options["folder"]) / "image.png"
@@ -166,7 +168,8 @@ def bundled_model(options: dict[str, Any]) -> Callable[[], Any]:
     if options["objects"]:
         return lambda: len(segmenter.segment(path, mpp=MPP).objects)
     image, predictor = read_image(path), segmenter._predictor
-    return lambda: int(segment_image(image, predictor, Tiling(window="auto"), MPP).labels.sum())
+    tiling = TilingSettings(window_px="auto", overlap_px=64, memory_mb=2048)
+    return lambda: int(segment_image(image, predictor, tiling, MPP).labels.sum())
 
 
 KINDS = {"a": reference_procedure, "b": glomtile_engine, "c": monai_engine, "d": bundled_model}

@@ -22,8 +22,9 @@ from glomtile.datasets.pairing import pair, whole_pairs
 from glomtile.evaluation.bootstrap import Figure
 from glomtile.evaluation.metrics import ImageScore, paired_difference, score_image, summarise
 from glomtile.evaluation.seams import grid_sensitivity, seam_ratio
-from glomtile.inference.image import Tiling, segment_image
+from glomtile.inference.image import segment_image
 from glomtile.inference.predictor import KerasPredictor, PredictionSettings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.models.folder import load_model_folder
@@ -36,7 +37,7 @@ FIGURES = ("pooled_dice", "mean_dice", "pooled_precision", "pooled_recall", "obj
 def predict_in_tiles(image: UInt8, predictor: KerasPredictor, image_mpp: float) -> tuple[UInt8, UInt8]:
     """Segment in windows whose own area is 512 image pixels, and with that grid moved by half a window."""
     side = round(FORCED_TILE_PX * image_mpp / (predictor.mpp or image_mpp))
-    tiling = Tiling(split_size=side, overlapping=predictor.context_px)
+    tiling = TilingSettings(tile_px=side, overlap_px=predictor.context_px)
     offsets = ((0, 0), (side // 2, side // 2))
     first, second = (
         segment_image(image, predictor, tiling, image_mpp, offset_px=at).labels for at in offsets
@@ -74,7 +75,7 @@ def main() -> None:
     began = time.perf_counter()
     for one in pairs:
         image, truth = read_image(one.image), read_mask(one.mask, palette)
-        labels = segment_image(image, predictor, config.tiledinfer, image_mpp).labels
+        labels = segment_image(image, predictor, TilingSettings.of_config(config), image_mpp).labels
         for labels_in_tiles, target in zip(
             predict_in_tiles(image, predictor, image_mpp), (tiled, moved), strict=True
         ):

@@ -69,7 +69,7 @@ def prepare(options: dict[str, Any]) -> dict[str, Any]:
     import keras
 
     from glomtile.config.schema import ModelSettings
-    from glomtile.inference import exporting
+    from glomtile.inference import export
     from glomtile.networks.profiling import layer_costs
     from glomtile.networks.registry import build_model
 
@@ -78,11 +78,11 @@ def prepare(options: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in network.items() if key != "side"}
     model = build_model(ModelSettings(model="FlexUNet", num_classes=2, **settings), seed=1)
     keras.saving.save_model(model, folder / "model.keras")
-    exporting.write_onnx(model, folder / "float32.onnx")
+    export.write_onnx(model, folder / "float32.onnx")
     batch = tiles(options["tiles"], side)
-    exporting.write_int8(folder / "float32.onnx", folder / "int8.onnx", list(batch[:2]))
+    export.write_int8(folder / "float32.onnx", folder / "int8.onnx", list(batch[:2]))
     np.save(folder / "tiles.npy", batch)
-    forward = exporting.keras_forward(model)
+    forward = export.keras_forward(model)
     np.save(folder / "answer.npy", np.concatenate([forward(batch[i : i + 1]) for i in range(len(batch))]))
     gflop = sum(cost.flop for cost in layer_costs(model, (side, side))) / 1e9
     return {"parameters": model.count_params(), "gflop": gflop, "side": side}

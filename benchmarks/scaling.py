@@ -192,12 +192,12 @@ def measure(work: Path) -> None:
 
     from glomtile.inference.records import identity_of
     from glomtile.inference.segmenter import Segmenter
-    from glomtile.inference.window_size import Settings
+    from glomtile.inference.window_size import TilingSettings
     from slides import write_slide
 
     work.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
-    segmenter = Segmenter.load(settings=Settings(network_threads=1, read_threads=1))
+    segmenter = Segmenter.load(settings=TilingSettings(network_threads=1, read_threads=1))
     print(f"loading the model: {time.process_time() - began:.2f} CPU s")
     runs = []
     for side in (2000, 6000, 12000):

@@ -31,7 +31,7 @@ from glomtile.config.model_card import ModelCard, ModelClass
 from glomtile.config.schema import ModelSettings
 from glomtile.inference.result import Segmentation
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import Settings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.synthetic import PhantomSlide, paint
 from glomtile.types import Box, Float32, UInt8
 from harness import peak_mib
@@ -108,7 +108,7 @@ def cheap_card() -> ModelCard:
 def memory_of(side: int, model: Path | None) -> None:
     """Print peak memory and times of a lazy slide as JSON; run in a process of its own."""
     if model is None:
-        segmenter = Segmenter(CheapNetwork(), cheap_card(), Settings(overlap_px=64))
+        segmenter = Segmenter(CheapNetwork(), cheap_card(), TilingSettings(overlap_px=64))
     else:
         segmenter = Segmenter.load(model, tta="none")
         segmenter.segment(LazySlide(3000))  # the network's own memory is part of the base
@@ -178,7 +178,7 @@ def write_slide(path: Path, side: int = 20_000, mpp: float = 0.5) -> None:
 
 
 def segmented(
-    model: Path, slide: Path | LazySlide, settings: Settings | None = None, tta: str | None = None
+    model: Path, slide: Path | LazySlide, settings: TilingSettings | None = None, tta: str | None = None
 ) -> tuple[Segmentation, float, float]:
     """Segment and save, and return the result with wall and CPU seconds; loading the model is not counted."""
     segmenter = Segmenter.load(model, settings, tta)
@@ -191,7 +191,7 @@ def segmented(
 
 def whole(args: argparse.Namespace) -> None:
     write_slide(args.slide)
-    segmented(args.model, args.slide, Settings(window_px=512), args.tta)
+    segmented(args.model, args.slide, TilingSettings(window_px=512), args.tta)
     ratios = []
     for _ in range(args.rounds):
         result, wall, cpu = segmented(args.model, args.slide, tta=args.tta)
@@ -218,9 +218,9 @@ def tissue(args: argparse.Namespace) -> None:
     for name, slide, window_px in kinds:
         ratios = []
         for _ in range(args.rounds):
-            masked, with_s, cpu = segmented(args.model, slide, Settings(window_px=window_px), args.tta)
+            masked, with_s, cpu = segmented(args.model, slide, TilingSettings(window_px=window_px), args.tta)
             unmasked, without_s, _ = segmented(
-                args.model, slide, Settings(window_px=window_px, tissue_mask=False), args.tta
+                args.model, slide, TilingSettings(window_px=window_px, tissue_mask=False), args.tta
             )
             e = masked.effort
             share = 1 - e.skipped / e.windows
@@ -269,7 +269,7 @@ def objects(args: argparse.Namespace) -> None:
     from glomtile.objects.labelling import find_objects
 
     windows = (320, 384, 512, 768, 1024)
-    segmenters = {w: Segmenter.load(args.model, Settings(window_px=w)) for w in windows}
+    segmenters = {w: Segmenter.load(args.model, TilingSettings(window_px=w)) for w in windows}
     totals = {w: np.zeros(3) for w in windows}
     areas = {w: np.zeros(2) for w in windows}
     matched_areas = {w: [] for w in windows}

@@ -13,7 +13,7 @@ from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import ArgumentError, UsageError
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import Settings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.palette import GLOMERULI
 
 
@@ -59,26 +59,26 @@ def segmenter() -> Segmenter:
             "runtime: expected one of auto, openvino, keras, got 'foo'",
         ),
         (
-            lambda: Settings(window_px="x"),
+            lambda: TilingSettings(window_px="x"),
             "window_px: expected a whole number of at least 1, got 'x'",
         ),
         (
-            lambda: Settings(batch_size=0),
+            lambda: TilingSettings(batch_size=0),
             "batch_size: expected a whole number of at least 1, got 0 (int)",
         ),
         (
-            lambda: Settings(read_threads=1.5),
+            lambda: TilingSettings(read_threads=1.5),
             "read_threads: expected a whole number of at least 1, got 1.5 (float)",
         ),
         (
-            lambda: Settings(network_threads=-3),
+            lambda: TilingSettings(network_threads=-3),
             "network_threads: expected a whole number of at least 1, got -3 (int)",
         ),
         (
-            lambda: Settings(network_threads="x"),
+            lambda: TilingSettings(network_threads="x"),
             "network_threads: expected a whole number of at least 1, got 'x'",
         ),
-        (lambda: Settings(force="no"), "force: expected True or False, got 'no'"),
+        (lambda: TilingSettings(force="no"), "force: expected True or False, got 'no'"),
         (lambda: glomtile.open_slide(7), "path: expected a path, got 7 (int)"),
         (lambda: glomtile.load_config(None), "path: expected a path, got None"),
         (
@@ -121,7 +121,7 @@ def test_a_long_argument_is_cut() -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    assert Settings(window_px=np.int64(64)).window_px == 64
+    assert TilingSettings(window_px=np.int64(64)).window_px == 64
 
 
 def test_folders_may_be_texts(tmp_path: Path) -> None:

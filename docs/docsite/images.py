@@ -360,13 +360,14 @@ def qupath() -> None:
 
 def seams() -> None:
     """Probabilities of the bundled model by windows without margins, blended, and in one piece."""
-    from glomtile.inference.image import Tiling, segment_image
+    from glomtile.inference.image import segment_image
+    from glomtile.inference.window_size import TilingSettings
 
     predictor, image = _bundled_predictor(), paint(48, (448, 448), 2.0).image
     ways = {
-        "windows of 128 px, pasted": Tiling(split_size=128, overlapping=0, blend="none"),
-        "with margins of 32 px, blended": Tiling(split_size=128, overlapping=32),
-        "in one piece": Tiling(split_size=448, overlapping=112),
+        "windows of 128 px, pasted": TilingSettings(tile_px=128, overlap_px=0, blend="none"),
+        "with margins of 32 px, blended": TilingSettings(tile_px=128, overlap_px=32),
+        "in one piece": TilingSettings(tile_px=448, overlap_px=112),
     }
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.5))
     for axis, (title, way) in zip(axes, ways.items(), strict=True):
@@ -445,12 +446,12 @@ def export() -> None:
         shutil.copytree(bundled, Path(folder) / "model")
         small = Path(folder) / "small.onnx"
         verb(Path(folder) / "model", small, precision="int8", calibration=Path(folder) / "calibration")
-        from glomtile.inference.exporting import file_forward
+        from glomtile.inference.runtime import openvino_forward
         from glomtile.models.folder import load_model_folder
 
         batch = image[None].astype(np.float32)
         trained = np.asarray(load_model_folder(bundled).model(batch, training=False))[0, ..., 1]
-        exported = np.asarray(file_forward(small)(batch))[0, ..., 1]
+        exported = np.asarray(openvino_forward(small)[0](batch))[0, ..., 1]
     figure, axes = plt.subplots(1, 4, figsize=(10, 2.8))
     bare(axes[0], "the window").imshow(image)
     bare(axes[1], "trained, float32").imshow(trained, cmap="magma_r", vmin=0, vmax=1)

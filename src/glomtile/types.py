@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,11 @@ class Box(NamedTuple):
     @property
     def width(self) -> int:
         return self.right - self.left
+
+
+def crop(plane: Any, box: Box) -> UInt8:
+    """Return the pixels of a box of a plane in memory or on disk."""
+    return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)
 
 
 @runtime_checkable

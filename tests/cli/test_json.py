@@ -22,7 +22,7 @@ from glomtile.cli.outcome import print_object
 from glomtile.evaluation.cross_validation import CrossvalResult
 from glomtile.evaluation.score import score
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import Settings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.io.images import write_png
 from glomtile.training.train import TrainResult
 
@@ -31,7 +31,7 @@ from glomtile.training.train import TrainResult
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     card = threshold_card()
 
-    def load(*_: Any, settings: Settings | None = None, **__: Any) -> Segmenter:
+    def load(*_: Any, settings: TilingSettings | None = None, **__: Any) -> Segmenter:
         return Segmenter(ThresholdNetwork(), card, settings)
 
     monkeypatch.setattr(glomtile.inference.segmenter.Segmenter, "load", load)

@@ -15,9 +15,9 @@ import pytest
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import InputError, ModelError, UsageError
-from glomtile.inference import export as verb
-from glomtile.inference import exporting
-from glomtile.inference.export import export
+from glomtile.inference import export as exporting
+from glomtile.inference.export import export, keras_forward, saved_model_forward
+from glomtile.inference.runtime import openvino_forward
 from glomtile.inference.segmenter import Segmenter
 from glomtile.io.images import write_png
 from glomtile.models import folder as modelfolder
@@ -109,16 +109,16 @@ def test_saved_model_has_one_plain_signature_for_every_size(model: Path, tmp_pat
     assert len(serve.structured_outputs) == 1
     network = load_model_folder(model).model
     batch = noise(20, 36, count=2)
-    expected = exporting.keras_forward(network)(batch)
-    np.testing.assert_allclose(exporting.saved_model_forward(result.path)(batch), expected, atol=1e-4)
+    expected = keras_forward(network)(batch)
+    np.testing.assert_allclose(saved_model_forward(result.path)(batch), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_openvinos_own_files(model: Path, tmp_path: Path, precision: str) -> None:
     result = export(model, tmp_path / "ir", fmt="openvino", precision=precision)
     assert sorted(p.name for p in result.path.iterdir()) == ["model.bin", "model.xml"]
-    expected = exporting.keras_forward(load_model_folder(model).model)(noise(36, 20))
-    answer = exporting.file_forward(result.path / "model.xml")(noise(36, 20))
+    expected = keras_forward(load_model_folder(model).model)(noise(36, 20))
+    answer = openvino_forward(result.path / "model.xml")[0](noise(36, 20))
     np.testing.assert_allclose(answer, expected, atol=1e-4 if precision == "float32" else 0.02)
 
 
@@ -144,13 +144,13 @@ def test_float16_halves_the_files_and_both_runtimes_agree_on_a_bundle(
         Segmenter.load(result.path, runtime=name)._predictor(noise(36, 20)) for name in ("openvino", "keras")
     ]
     np.testing.assert_allclose(*answers, atol=1e-4)
-    assert np.abs(answers[0] - exporting.keras_forward(trained.model)(noise(36, 20))).max() < 0.02
+    assert np.abs(answers[0] - keras_forward(trained.model)(noise(36, 20))).max() < 0.02
 
 
 def test_a_bundle_too_large_to_ship_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verb, "BUNDLE_BYTES", 10_000)
+    monkeypatch.setattr(exporting, "BUNDLE_BYTES", 10_000)
     with pytest.raises(ModelError, match="expected at most 10,000 bytes"):
         export(model, tmp_path / "bundle", fmt="bundle")
     assert not (tmp_path / "bundle").exists()
@@ -189,8 +189,8 @@ def test_int8_costs_next_to_no_dice(trained: Path, tmp_path: Path) -> None:
     operators = {node.op_type for node in onnx.load(result.path).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
     exact, rounded = (
-        exporting.keras_forward(load_model_folder(trained).model),
-        exporting.file_forward(result.path),
+        keras_forward(load_model_folder(trained).model),
+        openvino_forward(result.path)[0],
     )
     truth, dice = [], {"exact": [], "rounded": []}
     for seed in range(200, 212):
@@ -231,11 +231,11 @@ def test_int8_goes_into_the_folder_too(trained: Path, tmp_path: Path) -> None:
             "expected one of float32 for saved-model",
         ),
         ({"fmt": "bundle"}, UsageError, "expected a place to write bundle to"),
-        ({"out": "model"}, UsageError, "expected a name that is free"),
+        ({"out": "model"}, UsageError, "expected a new name"),
         ({"precision": "int8", "calibration": "nowhere"}, InputError, "nowhere"),
         ({"calibration": "images"}, UsageError, "--calibration: expected --precision int8 .*, got float32"),
         ({"fmt": "bundle", "out": "new", "calibration": "images"}, UsageError, "int8 .*, got float16"),
-        ({"mpp": 0.5}, UsageError, r"--mpp: expected calibration images, whose scale it is, got 0\.5"),
+        ({"mpp": 0.5}, UsageError, r"--mpp: expected calibration images of this scale, got 0\.5"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_nothing_changes(
@@ -258,7 +258,7 @@ def test_a_file_that_answers_differently_is_not_kept(
     other = build_model(read_card(model).network, seed=99)
     write = exporting.write_onnx
     monkeypatch.setattr(exporting, "write_onnx", lambda _, path, **more: write(other, path, **more))
-    with pytest.raises(ModelError, match="expected the answers of the trained network"):
+    with pytest.raises(ModelError, match="expected the probabilities of the trained network"):
         export(model, precision=precision, calibration=images if precision == "int8" else None)
     assert tree(tmp_path) == before
 

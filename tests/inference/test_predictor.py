@@ -1,11 +1,10 @@
-"""Keras networks as predictors: padding, classes, channel order, turned copies, and the largest window."""
+"""Tests of predictors: padding, classes, channel order, turned copies, thresholds, smoothing."""
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import get_ident
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,9 +17,8 @@ from glomtile.inference.predictor import (
     Network,
     PredictionSettings,
     TilePredictor,
-    activation_bytes,
-    largest_window,
 )
+from glomtile.networks.profiling import activation_bytes
 from glomtile.networks.registry import Geometry, build_model
 from glomtile.types import Predictor
 
@@ -151,7 +149,7 @@ def test_the_network_is_asked_by_one_thread_at_a_time():
         return np.zeros((*batch.shape[:3], 2), np.float32)
 
     predictor = TilePredictor(
-        Network(forward, 3, 2, lambda: 1.0, "none"), POINT, asking=PredictionSettings(tta="all")
+        Network(forward, 3, 2, lambda: 1.0, "none"), POINT, settings=PredictionSettings(tta="all")
     )
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(predictor, [picture(4, 4)[None]] * 8))
@@ -201,44 +199,6 @@ def test_activations_alive_at_once_are_counted_by_hand_the_same():
     assert activation_bytes(model, 2) == 4 * (8 + 16 + 24)
 
 
-def measured(**facts):
-    return SimpleNamespace(
-        **{"num_classes": 2, "stride_px": 16, "bytes_per_px": 1024.0, "local": True, **facts}
-    )
-
-
-def test_the_largest_window_is_the_picture_and_its_margins_where_memory_allows():
-    assert largest_window(measured(), 10_000, (1000, 500), 64) == (1136, 640)
-
-
-def test_the_largest_window_fits_the_budget_and_the_next_would_not():
-    height, width = largest_window(measured(), 512, (20_000, 20_000), 64)
-    strip = 2 * 4 * 20_000 * 2
-    assert height == width
-    assert height % 16 == 0
-    assert height * width * 1024 + height * strip <= 512 * 2**20
-    assert (height + 16) * (width + 16) * 1024 + (height + 16) * strip > 512 * 2**20
-
-
-def test_a_batch_shares_the_budget():
-    alone = largest_window(measured(), 512, (20_000, 20_000), 64)[0]
-    assert largest_window(measured(), 512, (20_000, 20_000), 64, batch_size=4)[0] < 0.6 * alone
-
-
-def test_a_budget_too_small_for_any_window_is_refused_with_the_least_that_is_not():
-    with pytest.raises(
-        UsageError, match=r"expected at least (\d+) MiB for a window of 144 px, got 4 MiB"
-    ) as error:
-        largest_window(measured(), 4, (2000, 2000), 64)
-    least = int(str(error.value).split("at least ")[1].split(" ")[0])
-    assert largest_window(measured(), least, (2000, 2000), 64) == (144, 144)
-
-
-def test_a_network_that_normalises_over_the_window_gets_no_automatic_window():
-    with pytest.raises(UsageError, match="normalises over the whole window"):
-        largest_window(measured(local=False), 512, (2000, 2000), 64)
-
-
 @pytest.mark.parametrize("threshold", [0.1, 0.25, 0.8])
 def test_a_threshold_is_where_both_classes_are_equally_likely(threshold):
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
@@ -263,10 +223,22 @@ def test_a_threshold_leaves_the_other_classes_as_likely_to_each_other(unet, geom
     np.testing.assert_allclose(after[..., 1] / after[..., 2], before[..., 1] / before[..., 2], rtol=1e-4)
 
 
+def shown(batch, settings):
+    """Return what the network gets of a batch."""
+    batches = []
+
+    def forward(batch):
+        batches.append(batch)
+        return np.zeros((*batch.shape[:3], 2), np.float32)
+
+    TilePredictor(Network(forward, 3, 2, lambda: 1.0, "none"), POINT, settings=settings)(batch)
+    return batches[0]
+
+
 def test_smoothing_is_a_gaussian_of_its_width_and_leaves_colours_apart():
     point = np.full((1, 21, 21, 3), 0, np.uint8)
     point[0, 10, 10] = (250, 0, 120)
-    seen = PredictionSettings(smoothing_px=0.8).smoothed(point)[0].astype(float)
+    seen = shown(point, PredictionSettings(smoothing_px=0.8))[0].astype(float)
     assert not seen[..., 1].any()
     places = np.arange(21) - 10
     for channel in (0, 2):

@@ -17,7 +17,7 @@ from glomtile.datasets.pairing import Pair
 from glomtile.errors import InputError, ModelError
 from glomtile.inference.quality_control import QualityFlags, sampled_boxes
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import Settings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.io.images import write_png
 from glomtile.palette import GLOMERULI
 from glomtile.slides.tissue import TissueMap
@@ -108,7 +108,7 @@ def segmenter(
         reference_statistics=reference,
         sha256={"model.keras": "0f" * 32},
     )
-    return Segmenter(network or Reddish(), card, Settings(window_px=window))
+    return Segmenter(network or Reddish(), card, TilingSettings(window_px=window))
 
 
 def silver(image: UInt8) -> UInt8:

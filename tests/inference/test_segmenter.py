@@ -20,7 +20,7 @@ from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, InputError, StorageError
 from glomtile.inference.result import Segmentation
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import Settings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.slides.slide import open_slide
 from glomtile.types import Box, UInt8
 
@@ -59,7 +59,7 @@ def tissue_with_discs() -> UInt8:
 
 def segmenter(network: ThresholdNetwork, window: int, mask: bool = True) -> Segmenter:
     card = threshold_card().model_copy(update={"sha256": {"model.keras": "0f" * 32}})
-    return Segmenter(network, card, Settings(tissue_mask=mask, window_px=window))
+    return Segmenter(network, card, TilingSettings(tissue_mask=mask, window_px=window))
 
 
 def write_slide(path: Path, pixels: UInt8, mpp: float | None = 2.0) -> Path:
@@ -132,7 +132,7 @@ def test_labels_outlive_the_result_they_come_from_and_then_leave_nothing(
 def test_labels_whose_folder_was_removed_are_an_error_not_background(tmp_path: Path) -> None:
     found = segmenter(ThresholdNetwork(), 1024).segment(Slide(tissue_with_discs()), work=tmp_path / "work")
     shutil.rmtree(tmp_path / "work")
-    with pytest.raises(StorageError, match="found it gone"):
+    with pytest.raises(StorageError, match="it does not exist"):
         found.labels[:, :]
 
 
@@ -219,7 +219,7 @@ def test_ids_follow_from_input_and_settings_and_from_nothing_else(tmp_path: Path
         identity: dict[str, object] | None = None,
         **settings: Any,
     ) -> str:
-        found = Segmenter(ThresholdNetwork(), card, Settings(**settings)).segment(
+        found = Segmenter(ThresholdNetwork(), card, TilingSettings(**settings)).segment(
             place, mpp=mpp, identity=identity
         )
         return found.identity

@@ -17,11 +17,11 @@ from glomtile.cli.main import run
 from glomtile.config.model_card import ModelCard
 from glomtile.errors import ModelError, UsageError
 from glomtile.inference.export import export
-from glomtile.inference.predictor import activation_bytes
 from glomtile.inference.segmenter import Segmenter
 from glomtile.io.images import write_png
 from glomtile.models.ensemble import ensemble
 from glomtile.models.folder import load_model_folder, read_card, save_model_folder, write_card
+from glomtile.networks.profiling import activation_bytes
 from glomtile.synthetic import paint
 from glomtile.training.train import train
 

@@ -25,10 +25,10 @@ from glomtile.cluster import Cluster  # noqa: E402
 from glomtile.inference import slidejob  # noqa: E402
 from glomtile.inference.batch import SegmentResult, segment  # noqa: E402
 from glomtile.inference.slide_task import SegmentOptions  # noqa: E402
-from glomtile.inference.window_size import Settings  # noqa: E402
+from glomtile.inference.window_size import TilingSettings  # noqa: E402
 
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
-SETTINGS = Settings(window_px=128)
+SETTINGS = TilingSettings(window_px=128)
 PATIENCE_S = 300.0
 
 

@@ -22,10 +22,10 @@ from tests.fakes import ThresholdNetwork, threshold_card
 import glomtile.cli.main
 from glomtile.errors import StorageError, UsageError
 from glomtile.inference.batch import SegmentResult, segment
-from glomtile.inference.label_store import SparsePlane
+from glomtile.inference.label_store import Plane
 from glomtile.inference.segmenter import Segmenter
 from glomtile.inference.slide_task import SegmentOptions
-from glomtile.inference.window_size import Settings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.io import atomic as workspace
 from glomtile.io.atomic import file_lock
 from glomtile.slides import backends as slide_levels
@@ -41,8 +41,8 @@ def network(monkeypatch: pytest.MonkeyPatch) -> ThresholdNetwork:
     purple = ThresholdNetwork()
     card = threshold_card()
 
-    def load(folder: Any, settings: Settings | None = None, tta: Any = None, **more: Any) -> Segmenter:
-        return Segmenter(purple, card, Settings(window_px=256, read_threads=1))
+    def load(folder: Any, settings: TilingSettings | None = None, tta: Any = None, **more: Any) -> Segmenter:
+        return Segmenter(purple, card, TilingSettings(window_px=256, read_threads=1))
 
     monkeypatch.setattr(Segmenter, "load", load)
     monkeypatch.setattr("glomtile.inference.slide_task.runtime_of", lambda request: "openvino")
@@ -311,13 +311,13 @@ def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
 
         with monkeypatch.context() as patch:
             if stage == "rows":
-                write = SparsePlane._write
+                write = Plane._write
 
-                def chunk(self: SparsePlane, *where: Any, write: Any = write, refuse: Any = refuse) -> None:
+                def chunk(self: Plane, *where: Any, write: Any = write, refuse: Any = refuse) -> None:
                     refuse(Path())
                     write(self, *where)
 
-                patch.setattr(SparsePlane, "_write", chunk)
+                patch.setattr(Plane, "_write", chunk)
             else:
                 sync = workspace._sync
 

@@ -9,8 +9,8 @@ import keras
 
 from glomtile.config.schema import Config
 from glomtile.errors import InputError, UsageError
-from glomtile.inference.image import tile_plan
 from glomtile.inference.predictor import KerasPredictor
+from glomtile.inference.window_size import TilingSettings, tile_plan
 from glomtile.io.atomic import write_text
 from glomtile.io.images import image_mpp, image_size, list_images
 from glomtile.networks.netdrawing import draw_network
@@ -116,7 +116,7 @@ def _windows(config: Config, model: keras.Model, known: Geometry, gflop_per_px: 
     predictor = KerasPredictor(model, known, config.model.mpp)
     size, whose = _picture(config)
     try:
-        plan = tile_plan(size, predictor, config.tiledinfer)
+        plan = tile_plan(size, predictor, TilingSettings.of_config(config))
     except UsageError as error:
         return f"none: {error}", 0.0
     pixels = plan.window_px[0] * plan.window_px[1]

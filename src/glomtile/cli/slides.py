@@ -91,11 +91,11 @@ def segment(
     """Find, outline and measure glomeruli on slides."""
     from glomtile.inference import batch as verb
     from glomtile.inference.slide_task import SegmentOptions, runtime_of
-    from glomtile.inference.window_size import Settings
+    from glomtile.inference.window_size import TilingSettings
     from glomtile.io.remote import require_persistent
 
     require_persistent(out)
-    settings = Settings(
+    settings = TilingSettings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
     request = SegmentOptions(model, mpp, settings, tta, overwrite, zarr, runtime, scratch, threshold)

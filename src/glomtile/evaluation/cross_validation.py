@@ -404,24 +404,29 @@ def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[
     """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
     from glomtile.datasets.loading import working_scale
     from glomtile.inference.image import segment_image
-    from glomtile.inference.label_store import crop
     from glomtile.inference.predictor import KerasPredictor, PredictionSettings
     from glomtile.inference.segmenter import Segmenter
+    from glomtile.inference.window_size import TilingSettings
     from glomtile.models.folder import load_model_folder, read_card, read_whole
-    from glomtile.types import Box
+    from glomtile.types import Box, crop
 
-    asking = PredictionSettings.of_config(config)
+    settings = PredictionSettings.of_config(config)
     if read_whole(model, read_card).mpp is None:
         loaded = load_model_folder(model)
-        predictor = KerasPredictor(loaded.model, loaded.geometry, None, asking)
+        predictor = KerasPredictor(loaded.model, loaded.geometry, None, settings)
         for pair in pairs:
-            yield pair, Said(segment_image(read_image(pair.image), predictor, config.tiledinfer).labels)
+            yield (
+                pair,
+                Said(
+                    segment_image(read_image(pair.image), predictor, TilingSettings.of_config(config)).labels
+                ),
+            )
         return
     segmenter = Segmenter.load(
         model,
-        tta=asking.tta,
-        threshold=asking.threshold,
-        smoothing_px=asking.smoothing_px,
+        tta=settings.tta,
+        threshold=settings.threshold,
+        smoothing_px=settings.smoothing_px,
         min_expected_dice=min_expected_dice(config),
     )
     for pair in pairs:

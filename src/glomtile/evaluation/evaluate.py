@@ -27,9 +27,15 @@ from glomtile.evaluation.score import (
     write_sheets,
 )
 from glomtile.evaluation.seams import SeamCount, count_seams
-from glomtile.inference.image import Segmented, resized_probs, segment_image, segment_whole
+from glomtile.inference.image import (
+    SegmentedImage,
+    as_confidence,
+    resized_probs,
+    segment_image,
+    segment_whole,
+)
 from glomtile.inference.predictor import KerasPredictor, PredictionSettings, Tta, override_settings
-from glomtile.inference.segmenter import as_confidence
+from glomtile.inference.window_size import TilingSettings
 from glomtile.io import atomic
 from glomtile.io.image_list import ImageList, ImageRecord, PreviewSeries, find_previews, write_image_list
 from glomtile.io.images import image_mpp, list_images, read_image
@@ -122,7 +128,7 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
     ConfigError, InputError, ModelError, StorageError
         See `infer`.
     UsageError
-        The windows of ``[tiledinfer]`` are not possible, see `glomtile.inference.image.tile_plan`.
+        The windows of ``[tiledinfer]`` are not possible, see `glomtile.inference.window_size.tile_plan`.
 
     Notes
     -----
@@ -132,12 +138,13 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
     folders = _folders(config, "tiledinfer")
     palette = config.palette()
     predictor = _predictor(config, palette, progress, config.tiledinfer.tta)
+    tiling = TilingSettings.of_config(config)
     without_scale = 0
 
     def label(image: UInt8, mpp: float | None) -> UInt8:
         nonlocal without_scale
         without_scale += mpp is None
-        return segment_image(image, predictor, config.tiledinfer, mpp).labels
+        return segment_image(image, predictor, tiling, mpp).labels
 
     result = _label_folder(folders, label, config, palette, progress)
     if without_scale and predictor.mpp is not None:
@@ -387,11 +394,12 @@ def _on_images(
 
 def _segmented(
     config: Config, loaded: LoadedModel, pairs: list[Pair]
-) -> Iterator[tuple[Pair, Segmented, float | None, int]]:
+) -> Iterator[tuple[Pair, SegmentedImage, float | None, int]]:
     """Yield each pair, its result, its mpp, and the distance of window borders in image pixels.
 
     The distance is 0 where there is one window, or where borders fall between pixels.
     """
+    tiling = TilingSettings.of_config(config)
     predictor = KerasPredictor(
         loaded.model, loaded.geometry, loaded.card.mpp, PredictionSettings.of_config(config)
     )
@@ -399,7 +407,7 @@ def _segmented(
         image = read_image(one.image)
         scale = working_scale(config, one.image)
         mpp = scale[0] if scale else scale_of_image(config, one.image)
-        result = segment_image(image, predictor, config.tiledinfer, mpp, keep_probs=True)
+        result = segment_image(image, predictor, tiling, mpp, keep_probs=True)
         stride = result.plan.core_px[0] if len(result.plan) > 1 else 0
         border_px = stride * (scale[1] / scale[0] if scale else 1.0)
         is_whole = abs(border_px - round(border_px)) < 1e-6

@@ -4,68 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glomtile.errors import UsageError
-from glomtile.inference.predictor import MeasuredPredictor, largest_window
+from glomtile.inference.window_size import TilingSettings, tile_plan
 from glomtile.io.images import ArrayReader
 from glomtile.io.resolution import resize_to_mpp
-from glomtile.tiling.blending import Blend
-from glomtile.tiling.grid import Plan, plan_windows, round_up
+from glomtile.tiling.grid import Plan
 from glomtile.tiling.sliding_window import TiledRun, predict_tiled
 from glomtile.types import SILENT, Float32, Predictor, Progress, UInt8
 
 _BAND_ROWS = 256
 
 
-class TiledSettings(Protocol):
-    """What tiling asks of a config; the section [tiledinfer] has it."""
-
-    @property
-    def split_size(self) -> int: ...
-
-    @property
-    def overlapping(self) -> int: ...
-
-    @property
-    def window(self) -> int | Literal["auto"] | None: ...
-
-    @property
-    def blend(self) -> Blend: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def memory_mb(self) -> int: ...
-
-
 @dataclass(frozen=True)
-class Tiling:
-    """`TiledSettings` for who has no config; the names and defaults are the config's."""
-
-    split_size: int = 512
-    overlapping: int = 64
-    window: int | Literal["auto"] | None = None
-    blend: Blend = "hann"
-    batch_size: int = 1
-    memory_mb: int = 2048
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """A segmented picture.
+class SegmentedImage:
+    """Labels of an image.
 
     Attributes
     ----------
     labels : (H, W) uint8 ndarray
-        Class numbers, at the picture's own size.
+        Class numbers, at the image's own size.
     probs : (h, w, K) float32 ndarray or None
-        Probabilities at the network's scale, where they were asked for.
+        Probabilities at the network's scale, if they were requested.
     run : TiledRun
     plan : Plan
         The windows, at the network's scale.
@@ -77,101 +40,40 @@ class Segmented:
     plan: Plan
 
 
-def tile_plan(
-    size_px: tuple[int, int],
-    predictor: Predictor,
-    settings: TiledSettings,
-    offset_px: tuple[int, int] = (0, 0),
-) -> Plan:
-    """The windows that the settings mean for a picture of some size.
-
-    Parameters
-    ----------
-    size_px : (int, int)
-        ``(H, W)`` at the network's scale.
-    predictor : Predictor
-        Its stride is what windows are aligned to.
-    settings : TiledSettings
-        ``split_size`` is the side of the part of a window that is its own, ``overlapping`` what it reads
-        beyond that on every side: a window reads ``split_size + 2 * overlapping`` pixels. A ``window`` given
-        as a number is that sum instead, and what is its own is what the margins leave. All are rounded up to
-        multiples of the network's stride. Windows are never larger than the picture and its margins need.
-    offset_px : (int, int)
-        Moves the grid; rounded down to multiples of the stride.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    UsageError
-        When the margins leave nothing of the window, or ``window = "auto"`` cannot be had.
-
-    Notes
-    -----
-    Reference §6.2: there a tile and its margins are shrunk to the network's input, so the network sees
-    another scale than in training. Here both are read at the scale of training, and nothing is resampled.
-    """
-    stride = predictor.stride_px
-    overlap = round_up(settings.overlapping, stride)
-    window: int | tuple[int, int]
-    if settings.window == "auto":
-        if not isinstance(predictor, MeasuredPredictor):
-            raise UsageError(
-                'window = "auto"',
-                f"expected a predictor that knows its memory per pixel, got {type(predictor).__name__}",
-                hint="give the window as a number",
-            )
-        window = largest_window(predictor, settings.memory_mb, size_px, overlap, settings.batch_size)
-    else:
-        if settings.window is None:
-            side = round_up(settings.split_size, stride) + 2 * overlap
-        else:
-            side = round_up(settings.window, stride)
-        window = (_needed(side, size_px[0], overlap, stride), _needed(side, size_px[1], overlap, stride))
-    aligned = (offset_px[0] // stride * stride, offset_px[1] // stride * stride)
-    return plan_windows(size_px, window, overlap, stride, aligned)
-
-
 def segment_image(
     image: UInt8,
     predictor: Predictor,
-    settings: TiledSettings | None = None,
+    settings: TilingSettings | None = None,
     image_mpp: float | None = None,
     *,
     offset_px: tuple[int, int] = (0, 0),
     keep_probs: bool = False,
     progress: Progress = SILENT,
-) -> Segmented:
-    """Segment a picture window by window at the network's own scale.
+) -> SegmentedImage:
+    """Segment an image window by window at the network's own scale.
 
     Parameters
     ----------
     image : (H, W, 3) uint8 ndarray
         RGB.
     predictor : Predictor
-    settings : TiledSettings, optional
-        See `tile_plan`; the defaults of `Tiling` when left out.
+    settings : TilingSettings, optional
+        See `glomtile.inference.window_size.tile_plan`.
     image_mpp : float, optional
-        Scale of the picture. Where it and the predictor's are known and differ, the network sees the picture
-        resized to its own, and the probabilities are enlarged back (linear) before the class is chosen.
+        Micrometres per pixel of the image. If it and the predictor's are known and differ, the network gets
+        the image resized to its own, and the probabilities are enlarged back (linear) before the class is
+        chosen.
     offset_px : (int, int)
         Moves the grid of windows, at the network's scale.
     keep_probs : bool
         Return the probabilities too.
     progress : Progress
-
-    Returns
-    -------
-    Segmented
     """
+    settings = settings or TilingSettings()
     size = (image.shape[0], image.shape[1])
-    seen = image
     if image_mpp is not None and predictor.mpp is not None:
-        seen = resize_to_mpp(image, image_mpp, predictor.mpp)
-    reader = ArrayReader(seen, predictor.mpp)
-    settings = settings or Tiling()
+        image = resize_to_mpp(image, image_mpp, predictor.mpp)
+    reader = ArrayReader(image, predictor.mpp)
     plan = tile_plan(reader.size_px, predictor, settings, offset_px)
     same = reader.size_px == size
     labels = np.empty(size, np.uint8)
@@ -185,16 +87,17 @@ def segment_image(
             probs[top:bottom] = rows
 
     run = predict_tiled(
-        reader, predictor, plan, take, blend=settings.blend, batch_size=settings.batch_size, progress=progress
-    )
+        reader, predictor, plan, take, blend=settings.blend, batch_size=settings.batch_size,
+        read_threads=settings.read_threads, progress=progress,
+    )  # fmt: skip
     if not same:
         assert probs is not None
         labels = enlarged_labels(probs, size)
-    return Segmented(labels, probs if keep_probs else None, run, plan)
+    return SegmentedImage(labels, probs if keep_probs else None, run, plan)
 
 
 def segment_whole(image: UInt8, predictor: Predictor, input_px: tuple[int, int]) -> UInt8:
-    """Segment a picture in one look, shrunk to the network's input.
+    """Segment an image in one pass, stretched to the network's input.
 
     Parameters
     ----------
@@ -202,22 +105,23 @@ def segment_whole(image: UInt8, predictor: Predictor, input_px: tuple[int, int])
         RGB.
     predictor : Predictor
     input_px : (int, int)
-        ``(h, w)`` of the network's input; the picture is stretched to it, as the reference does.
+        ``(h, w)`` of the network's input, as in the reference.
 
     Returns
     -------
     (H, W) uint8 ndarray
-        Class numbers at the picture's own size, from enlarged probabilities.
+        Class numbers at the image's own size, from enlarged probabilities.
     """
     size = (image.shape[0], image.shape[1])
-    shrinking = input_px[0] <= size[0] and input_px[1] <= size[1]
-    way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    seen = image if size == input_px else cv2.resize(image, input_px[::-1], interpolation=way)
-    return enlarged_labels(predictor(np.ascontiguousarray(seen, np.uint8)[None])[0], size)
+    if size != input_px:
+        shrinks = input_px[0] <= size[0] and input_px[1] <= size[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, input_px[::-1], interpolation=method), np.uint8)
+    return enlarged_labels(predictor(np.ascontiguousarray(image)[None])[0], size)
 
 
 def choose_class(probs: Float32) -> UInt8:
-    """The most probable class of each pixel, of equals the lower number."""
+    """Return the most probable class of each pixel; of equals, the lower number."""
     # argmax over a last axis of two or three takes 20 times as long as these comparisons.
     best = np.asarray(probs[..., 1] > probs[..., 0], np.uint8)
     if probs.shape[-1] > 2:
@@ -228,14 +132,22 @@ def choose_class(probs: Float32) -> UInt8:
     return best
 
 
+def as_confidence(probs: Float32) -> UInt8:
+    """Return the probability of the most probable class above 0, as 0 to 255."""
+    best = probs[..., 1]
+    for number in range(2, probs.shape[-1]):
+        best = np.maximum(best, probs[..., number])
+    return np.asarray(np.rint(best * np.float32(255)), np.uint8)
+
+
 def enlarged_labels(probs: Float32, size_px: tuple[int, int]) -> UInt8:
-    """Labels at another size than their probabilities, which are interpolated linearly first.
+    """Return labels at another size than their probabilities, which are interpolated linearly first.
 
     Parameters
     ----------
     probs : (h, w, K) float32 ndarray
     size_px : (int, int)
-        ``(H, W)`` wanted.
+        ``(H, W)`` of the labels.
 
     Returns
     -------
@@ -245,9 +157,9 @@ def enlarged_labels(probs: Float32, size_px: tuple[int, int]) -> UInt8:
         return choose_class(probs)
     labels = np.empty(size_px, np.uint8)
     if probs.shape[-1] == 2:
-        # What is interpolated linearly may be subtracted first: half the work.
-        ahead = probs[..., 1:] - probs[..., :1]
-        for top, rows in resized_probs(ahead, size_px):
+        # Linear interpolation commutes with the difference: half the work.
+        lead = probs[..., 1:] - probs[..., :1]
+        for top, rows in resized_probs(lead, size_px):
             np.greater(rows[..., 0], 0, out=labels[top : top + rows.shape[0]].view(np.bool_))
         return labels
     for top, rows in resized_probs(probs, size_px):
@@ -256,19 +168,19 @@ def enlarged_labels(probs: Float32, size_px: tuple[int, int]) -> UInt8:
 
 
 def resized_probs(probs: Float32, size_px: tuple[int, int]) -> Iterator[tuple[int, Float32]]:
-    """Probabilities at another size, interpolated linearly, in bands from top to bottom.
+    """Yield probabilities at another size, interpolated linearly, in bands from top to bottom.
 
     Parameters
     ----------
     probs : (h, w, K) float32 ndarray
     size_px : (int, int)
-        ``(H, W)`` wanted.
+        ``(H, W)`` of the result.
 
     Yields
     ------
     top : int
     rows : (h, W, K) float32 ndarray
-        Whole, they would take four bytes for each pixel and class.
+        A whole image would take four bytes for each pixel and class.
     """
     height, width = size_px
     low, high, part = _neighbours(height, probs.shape[0])
@@ -277,7 +189,7 @@ def resized_probs(probs: Float32, size_px: tuple[int, int]) -> Iterator[tuple[in
         down = part[band, None, None]
         first = int(low[band][0])
         lines = np.ascontiguousarray(probs[first : int(high[band][-1]) + 1], np.float32)
-        # As many rows as before: only columns are interpolated, so bands do not show.
+        # Only columns are interpolated here, so bands leave no trace.
         wide = cv2.resize(lines, (width, len(lines)), interpolation=cv2.INTER_LINEAR)
         wide = wide.reshape(len(lines), width, -1)
         rows = wide[low[band] - first] * (1 - down) + wide[high[band] - first] * down
@@ -285,11 +197,7 @@ def resized_probs(probs: Float32, size_px: tuple[int, int]) -> Iterator[tuple[in
 
 
 def _neighbours(new: int, old: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:
-    """For each new pixel's centre the old pixels before and behind it, and how far it is to the second."""
+    """Return the old pixels before and behind each new pixel's centre, and its distance from the first."""
     at = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
     low = np.floor(at).astype(np.intp)
     return low, np.minimum(low + 1, old - 1), (at - low).astype(np.float32)
-
-
-def _needed(window_px: int, length_px: int, overlap_px: int, stride_px: int) -> int:
-    return min(window_px, round_up(length_px + 2 * overlap_px, stride_px))

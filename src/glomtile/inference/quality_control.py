@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.config.model_card import ModelCard, ReferenceStatistics
-from glomtile.inference.label_store import crop
 from glomtile.inference.ood import (
     ASPECTS,
     FEATURE_VERSION,
@@ -22,7 +21,7 @@ from glomtile.inference.ood import (
     scale_offset,
 )
 from glomtile.slides.tissue import SlideLike, TissueMap
-from glomtile.types import Box
+from glomtile.types import Box, crop
 
 _WINDOW_PX, _MAX_WINDOWS = 256, 16
 """Side and number of the windows that are measured of a large image; smaller images are measured whole."""

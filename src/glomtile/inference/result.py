@@ -13,7 +13,6 @@ import numpy as np
 import shapely
 from shapely import affinity
 
-from glomtile.inference.label_store import crop
 from glomtile.inference.quality_control import QualityFlags
 from glomtile.io.atomic import write_text
 from glomtile.io.geojson import Annotation, write_annotations
@@ -25,7 +24,7 @@ from glomtile.io.overlay import draw_overlay, write_jpeg
 from glomtile.objects.extraction import FoundObject
 from glomtile.palette import Palette
 from glomtile.slides.tissue import TissueMap
-from glomtile.types import Box, UInt8
+from glomtile.types import Box, UInt8, crop
 from glomtile.validation import path_argument
 
 SMALL_PX = 4096

@@ -17,18 +17,18 @@ import numpy as np
 
 from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, InputError, UsageError
-from glomtile.inference.image import Tiling, choose_class, resized_probs, segment_image
-from glomtile.inference.label_store import CachedPlane, LabelStore, panels_of
+from glomtile.inference.image import as_confidence, choose_class, resized_probs, segment_image
+from glomtile.inference.label_store import LabelStore, panels_of
 from glomtile.inference.predictor import PredictionSettings, override_settings
 from glomtile.inference.quality_control import QualityFlags, assess_quality
 from glomtile.inference.result import Segmentation, Timing
 from glomtile.inference.window_size import (
-    Settings,
-    chosen_window,
+    TilingSettings,
+    choose_window,
+    depends_on_window,
+    image_margin,
     panel_px,
-    picture_margin,
     slide_plan,
-    windows_decide,
 )
 from glomtile.io import atomic
 from glomtile.io.atomic import TemporaryFolder
@@ -68,7 +68,7 @@ class PictureAnswer:
 
 
 def answer_picture(
-    slide: SlideLike, scale: float, predictor: Predictor, tiling: Tiling, progress: Progress = SILENT
+    slide: SlideLike, scale: float, predictor: Predictor, tiling: TilingSettings, progress: Progress = SILENT
 ) -> PictureAnswer:
     """Label a picture that fits the memory.
 
@@ -107,7 +107,7 @@ def fill_store(
     predictor: Predictor,
     plan: Plan,
     tissue: TissueMap,
-    settings: Settings,
+    settings: TilingSettings,
     rows_whole: Callable[[int], None],
     progress: Progress = SILENT,
     only: int | None = None,
@@ -147,19 +147,18 @@ def fill_store(
     def is_glass(window: Window) -> bool:
         return not tissue.near_tissue(window.own)
 
-    total, told = Timing(), store.rows_whole
+    total, told = Timing(), min(store.rows_done)
     rows_whole(told)
     for number, (left, right) in enumerate(store.panels):
-        done = store.rows_done(number)
+        done = store.rows_done[number]
         if done == reader.size_px[0] or only not in (None, number):
             continue
-        writer = store.writer(number)
 
-        def take(top: int, probs: Float32, writer: Any = writer) -> None:
+        def take(top: int, probs: Float32, panel: int = number) -> None:
             nonlocal told
-            writer(top, *classes_and_confidence(probs))
-            if store.rows_whole > told:
-                told = store.rows_whole
+            store.append(panel, *classes_and_confidence(probs))
+            if min(store.rows_done) > told:
+                told = min(store.rows_done)
                 rows_whole(told)
 
         run = predict_tiled(
@@ -181,23 +180,6 @@ def fill_store(
             total.tiled_s + run.wall_s,
         )
     return total
-
-
-def as_confidence(probs: Float32) -> UInt8:
-    """How probable the most probable class above 0 is, 0 to 255.
-
-    Parameters
-    ----------
-    probs : (h, w, K) float32 ndarray
-
-    Returns
-    -------
-    (h, w) uint8 ndarray
-    """
-    best = probs[..., 1]
-    for number in range(2, probs.shape[-1]):
-        best = np.maximum(best, probs[..., number])
-    return np.asarray(np.rint(best * np.float32(255)), np.uint8)
 
 
 def classes_and_confidence(probs: Float32) -> tuple[UInt8, UInt8]:
@@ -316,9 +298,6 @@ def fingerprint(slide: SlideLike, mpp: float | None) -> dict[str, Any]:
 _COARSER = 2.0
 """How many times coarser than anything seen in training a slide may be."""
 
-_CHUNKS_KEPT = 128
-"""Of each plane that objects are made of, a quarter of a megabyte each."""
-
 
 class Segmenter:
     """A trained model, ready for any number of slides; several threads take turns at its network.
@@ -332,17 +311,17 @@ class Segmenter:
     settings : Settings
     """
 
-    def __init__(self, predictor: Predictor, card: ModelCard, settings: Settings | None = None) -> None:
+    def __init__(self, predictor: Predictor, card: ModelCard, settings: TilingSettings | None = None) -> None:
         self._predictor = predictor
         self._card = card
-        self._settings = settings or Settings()
-        self._window = chosen_window(predictor, card, self._settings)
+        self._settings = settings or TilingSettings()
+        self._window = choose_window(predictor, self._settings, card)
 
     @classmethod
     def load(
         cls,
         folder: str | Path | None = None,
-        settings: Settings | None = None,
+        settings: TilingSettings | None = None,
         tta: Any = None,
         *,
         threshold: float | None = None,
@@ -381,7 +360,7 @@ class Segmenter:
         from glomtile.models import folder as model_folder
 
         if settings is not None:
-            typed_argument("settings", settings, Settings, "Settings")
+            typed_argument("settings", settings, TilingSettings, "Settings")
         named = model_folder.model_folder(None if folder is None else path_argument("folder", folder))
 
         def read(place: Path) -> Segmenter:
@@ -407,7 +386,7 @@ class Segmenter:
         return self._card
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> TilingSettings:
         """How slides are segmented, apart from the model."""
         return self._settings
 
@@ -472,7 +451,7 @@ class Segmenter:
         told = {**(identity or {}), **self.identity}
         with opened(source, mpp, progress) as slide:
             # The same ids at any size where the pixels are the same; a picture's margin goes by the window.
-            if not slide.plain and not windows_decide(self._predictor, self._window[1]):
+            if not slide.plain and not depends_on_window(self._predictor, self._window[1]):
                 del told["window_px"]
             settings = digest_json("identity", told)
             found = self._segment(slide_label(slide), slide, work, identity, progress)
@@ -512,8 +491,8 @@ class Segmenter:
         """A picture in memory, labelled at its own size."""
         window = self._window[0]
         size = slide.at(self._predictor.mpp).size_px
-        overlap = picture_margin(size, self._window, self._settings, self._predictor.stride_px)
-        tiling = Tiling(window - 2 * overlap, overlap, batch_size=self._settings.batch_size)
+        overlap = image_margin(size, self._window, self._settings, self._predictor.stride_px)
+        tiling = replace(self._settings, window_px=window, tile_px=None, overlap_px=overlap)
         said = answer_picture(slide, scale, self._predictor, tiling, progress)
         began = perf_counter()
         planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
@@ -546,12 +525,9 @@ class Segmenter:
         tissue_s = perf_counter() - began
         plan, mpp = self._plan(reader.size_px), reader.mpp
         assert mpp is not None
-        store = self._store(folder, reader.size_px, plan, scale, identity)
+        store = self._store(folder, reader.size_px, plan, scale, identity, keep=keep)
         planes = store.fresh_planes(level_sizes(reader.size_px))
-        for plane in planes:
-            plane.hold(keep)
-        canvas = CachedPlane(planes[0], _CHUNKS_KEPT)
-        labels, confidence = (CachedPlane(p, _CHUNKS_KEPT) for p in (store.labels, store.confidence))
+        canvas, labels, confidence = planes[0], store.labels, store.confidence
         finder = self._finder(labels, confidence, canvas, mpp, look)
         with ObjectStream(finder.found, folder) as stream:
             effort = fill_store(
@@ -561,7 +537,6 @@ class Segmenter:
             progress.start("objects", None)
             objects = tuple(counted(stream.results(), progress))
         with atomic.storage_errors(folder):
-            canvas.flush()
             for upper, lower in itertools.pairwise(planes):
                 halve(upper, lower)
         effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
@@ -581,11 +556,12 @@ class Segmenter:
         scale: float,
         identity: Mapping[str, Any],
         widest_px: int | None = None,
+        keep: object = None,
     ) -> LabelStore:
         """The rows of a slide on disk, begun or taken up."""
         widest = panel_px(plan, self._predictor.num_classes)
         panels = panels_of(size_px[1], min(widest, widest_px) if widest_px else widest)
-        return LabelStore(folder, size_px, panels, {**self.identity, **identity, "mpp": scale})
+        return LabelStore(folder, size_px, panels, {**self.identity, **identity, "mpp": scale}, keep)
 
     def split(
         self, source: Path, *, mpp: float | None, work: Path, identity: Mapping[str, Any], widest_px: int
@@ -616,7 +592,7 @@ class Segmenter:
                 return []
             size = slide.at(self._predictor.mpp).size_px
             store = self._store(work, size, self._plan(size), scale, identity, widest_px)
-        left = [n for n in range(len(store.panels)) if store.rows_done(n) < size[0]]
+        left = [n for n in range(len(store.panels)) if store.rows_done[n] < size[0]]
         return left if len(left) > 1 else []
 
     def fill(

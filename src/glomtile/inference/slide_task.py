@@ -33,7 +33,7 @@ from glomtile.types import Progress
 if TYPE_CHECKING:
     from glomtile.inference.segmenter import Segmenter
     from glomtile.inference.slidebucket import Bucket
-    from glomtile.inference.window_size import Settings
+    from glomtile.inference.window_size import TilingSettings
 
 Source = Path | RemoteFile
 """A slide or picture: here, or behind an address."""
@@ -201,7 +201,7 @@ class SegmentOptions:
 
     model: Path | None = None
     mpp: float | None = None
-    settings: Settings | None = None
+    settings: TilingSettings | None = None
     tta: str | None = None
     overwrite: bool = False
     zarr: bool = False
@@ -209,7 +209,7 @@ class SegmentOptions:
     scratch: Path | None = None
     threshold: float | None = None
 
-    def segmenter(self, settings: Settings | None = None) -> Segmenter:
+    def segmenter(self, settings: TilingSettings | None = None) -> Segmenter:
         """The model, asked as is wanted here, with other settings where they are given.
 
         Raises

@@ -89,13 +89,13 @@ class SlideJob:
         MissingExtraError
             The worker has no runtime for it, or lacks the package that addresses need.
         """
-        from glomtile.inference.window_size import Settings
+        from glomtile.inference.window_size import TilingSettings
         from glomtile.system import limit_threads
 
         for address in self.addresses:
             require_store(address)
         request = self.request
-        settings = replace(request.settings or Settings(), network_threads=threads)
+        settings = replace(request.settings or TilingSettings(), network_threads=threads)
         limit_threads(threads, runtime_of(request))
         segmenter = request.segmenter(settings)
         others = [key for key, value in segmenter.identity.items() if self.identity.get(key) != value]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +18,6 @@ from glomtile.config.model_card import BUNDLED, ModelCard, ParentModel
 from glomtile.config.model_card import FILE_NAME as CARD
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import GlomtileError, ModelError
-from glomtile.inference.predictor import network_bytes_per_px
 from glomtile.io import atomic
 
 if TYPE_CHECKING:
@@ -27,8 +28,16 @@ if TYPE_CHECKING:
 NETWORK = "model.keras"
 
 _TRIES = 5
-_Read = TypeVar("_Read")
+_WEIGHTS = "model.weights.h5"
+_T = TypeVar("_T")
 _PACKAGES = ("glomtile", "keras", "numpy", "openvino", "tensorflow-cpu", "tensorflow", "jax", "torch")
+
+NETWORK_SETTINGS = (
+    "model", "image_channels", "mpp", "input_normalize", "num_classes", "base_filters", "base_kernels",
+    "num_layers", "dilation", "activation", "final_activation", "norm", "norm_groups", "residual",
+    "upsampling",
+)  # fmt: skip
+"""Settings of ``[model]`` that are fixed once a network is built."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class LoadedModel:
 
     @property
     def geometry(self) -> Geometry:
-        """How the network looks at pixels."""
+        """Stride and context of the network."""
         from glomtile.networks.registry import geometry
 
         return geometry(self.card.network)
@@ -67,19 +76,19 @@ def save_model_folder(
     add : callable, optional
         Writes more files into the folder it is given.
     half_weights : bool
-        Store kernels as float16; see `glomtile.inference.halfweights`.
+        Store kernels as float16.
 
     Returns
     -------
     ModelCard
         As written.
     """
-    from glomtile.inference.halfweights import halve_weights
+    from glomtile.networks.profiling import network_bytes_per_px
 
     with atomic.replace_folder(folder) as partial:
         network.save(partial / NETWORK)
         if half_weights:
-            halve_weights(partial / NETWORK)
+            _halve_weights(partial / NETWORK)
         facts = {
             "sha256": {NETWORK: atomic.sha256(partial / NETWORK)},
             "versions": versions(),
@@ -87,14 +96,52 @@ def save_model_folder(
             "runtime": None,
         }
         written = card.model_copy(update=facts)
-        atomic.write_text(partial / CARD, written.to_json())
+        write_card(partial, written)
         if add is not None:
             add(partial)
     return written
 
 
-def read_whole(folder: Path, read: Callable[[Path], _Read]) -> _Read:
-    """What is read from a model folder that a training may replace meanwhile; nothing is written.
+def _halve_weights(path: Path) -> None:
+    """Rewrite a ``.keras`` file with its kernels rounded to float16.
+
+    Keras assigns stored arrays to variables, which keep their float32. Arrays of one axis (biases,
+    statistics) stay as they are: they are small, and variances may be too small for float16.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    parts[_WEIGHTS] = _halved(parts[_WEIGHTS])
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 9)
+
+
+def _halved(content: bytes) -> bytes:
+    import h5py
+    import numpy as np
+
+    from glomtile.networks.onnx import as_float16
+
+    target = io.BytesIO()
+    with h5py.File(io.BytesIO(content), "r") as old, h5py.File(target, "w") as new:
+        new.attrs.update(old.attrs)
+
+        def copy(name: str, entry: Any) -> None:
+            if isinstance(entry, h5py.Group):
+                copied = new.require_group(name)
+            else:
+                values = entry[()]
+                if values.dtype == np.float32 and values.ndim > 1:
+                    values = as_float16(values, name)
+                copied = new.create_dataset(name, data=values)
+            copied.attrs.update(entry.attrs)
+
+        old.visititems(copy)
+    return target.getvalue()
+
+
+def read_whole(folder: Path, read: Callable[[Path], _T]) -> _T:
+    """Read several files of a model folder that a training may replace meanwhile.
 
     Parameters
     ----------
@@ -107,30 +154,29 @@ def read_whole(folder: Path, read: Callable[[Path], _Read]) -> _Read:
     ModelError
         The folder was replaced at each of several tries.
     GlomtileError
-        What `read` raises of a folder that stood still.
+        Raised by `read` for a folder that was not replaced.
     """
     for _ in range(_TRIES):
-        before = _number(folder)
+        before = _inode(folder)
         try:
             value = read(folder)
         except GlomtileError:
-            if _number(folder) == before:
+            if _inode(folder) == before:
                 raise
         else:
-            if _number(folder) == before:
+            if _inode(folder) == before:
                 return value
     raise ModelError(
-        folder, "expected a model folder that stays while it is read, got one replaced each time", "try again"
+        folder, "expected a model folder that is not written, got one replaced each time", "try again"
     )
 
 
-def _number(folder: Path) -> tuple[int, int] | None:
-    """Two folders of one name, one after the other, have two numbers."""
+def _inode(folder: Path) -> tuple[int, int] | None:
     try:
-        told = folder.stat()
+        status = folder.stat()
     except OSError:
         return None
-    return told.st_dev, told.st_ino
+    return status.st_dev, status.st_ino
 
 
 def load_model_folder(folder: Path) -> LoadedModel:
@@ -139,7 +185,7 @@ def load_model_folder(folder: Path) -> LoadedModel:
     Raises
     ------
     ModelError
-        When a file is missing or unreadable, the digest differs, or Keras refuses the network.
+        A file is missing or unreadable, a digest differs, or Keras refuses the network.
     """
     return read_whole(folder, _load)
 
@@ -147,9 +193,9 @@ def load_model_folder(folder: Path) -> LoadedModel:
 def _load(folder: Path) -> LoadedModel:
     import keras
 
-    import glomtile.networks.registry  # noqa: F401  (Keras must know our layers)
+    import glomtile.networks.registry  # noqa: F401  (registers our layers with Keras)
 
-    card = read_card(folder)
+    card = _read_card(folder)
     path = checked_file(folder, card, NETWORK)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -159,7 +205,7 @@ def _load(folder: Path) -> LoadedModel:
 
 
 def checked_file(folder: Path, card: ModelCard, name: str) -> Path:
-    """A file of a model folder whose bytes are those that its card names.
+    """Return the path of a file of a model folder after comparing its digest with the card's.
 
     Raises
     ------
@@ -177,33 +223,33 @@ def checked_file(folder: Path, card: ModelCard, name: str) -> Path:
     if digest != expected:
         raise ModelError(
             path,
-            f"expected the SHA-256 that {CARD} names, {expected[:12]}…, got {digest[:12]}…",
+            f"expected the SHA-256 in {CARD}, {expected[:12]}…, got {digest[:12]}…",
             "the file is damaged or was exchanged; copy the whole model folder again",
         )
     return path
 
 
 def bundled_folder() -> Path | None:
-    """The folder of the model that comes with the package, where this installation has it."""
+    """Return the folder of the bundled model, None if this installation has none."""
     folder = Path(str(files("glomtile"))) / "models" / "bundled" / BUNDLED
     return folder if (folder / CARD).is_file() else None
 
 
 def model_folder(folder: str | Path | None) -> Path:
-    """The model folder that is meant, the bundled one where none is named, or its name and no such folder is.
+    """Find a model folder; the bundled one by default, or by its name where no such folder exists.
 
     Raises
     ------
     ModelError
-        It is a file or a training run's folder, or none is bundled.
+        It is a file or a training run's folder, or no model is bundled.
     """
     if folder is None or (str(folder) == BUNDLED and not Path(folder).exists()):
         bundled = bundled_folder()
         if bundled is None:
-            raise ModelError("glomtile", "expected a bundled model, this install holds none", "give -m MODEL")
+            raise ModelError("glomtile", "expected a bundled model, this install has none", "give -m MODEL")
         return bundled
     folder = Path(folder)
-    if folder.name in ("", ".."):  # a name of its own is needed beside it
+    if folder.name in ("", ".."):  # replacing it needs a name beside it
         folder = folder.resolve()
     if folder.is_file():
         inside = (folder.parent / CARD).is_file()
@@ -220,13 +266,17 @@ def model_folder(folder: str | Path | None) -> Path:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """What a model folder says of itself, without loading its network; by `read_whole` where it may change.
+    """Read the card of a model folder, without its network.
 
     Raises
     ------
     ModelError
-        When there is no ``model.json``, or it does not say what it must.
+        There is no ``model.json``, or it is damaged.
     """
+    return read_whole(folder, _read_card)
+
+
+def _read_card(folder: Path) -> ModelCard:
     path = folder / CARD
     try:
         return ModelCard.from_json(path.read_text("utf-8"), path)
@@ -244,28 +294,20 @@ def write_card(folder: Path, card: ModelCard) -> None:
 
 
 def add_scores(folder: Path, scores: dict[str, Any]) -> None:
-    """Add figures to ``model.json``; those of the same name are replaced."""
+    """Add scores to ``model.json``; those of the same name are replaced."""
     card = read_card(folder)
     write_card(folder, card.model_copy(update={"scores": card.scores | scores}))
 
 
-def ancestor(folder: Path, card: ModelCard) -> ParentModel:
-    """What the card of a model says of one that its weights come from."""
+def parent_model(folder: Path, card: ModelCard) -> ParentModel:
+    """Describe the model of a folder as the parent of another."""
     place = folder.absolute()
     name = BUNDLED if place == bundled_folder() else f"{place.parent.name}/{place.name}"
     return ParentModel(name=name, sha256=card.sha256[NETWORK], data=card.data, pretrained=card.pretrained)
 
 
-SHAPING = (
-    "model", "image_channels", "mpp", "input_normalize", "num_classes", "base_filters", "base_kernels",
-    "num_layers", "dilation", "activation", "final_activation", "norm", "norm_groups", "residual",
-    "upsampling",
-)  # fmt: skip
-"""Settings of ``[model]`` that a trained network has for good."""
-
-
 def require_classes(card: ModelCard, settings: ModelSettings, num_colours: int, where: object) -> None:
-    """Raise unless the model knows the classes of the config.
+    """Raise unless the model has the classes of the config.
 
     Parameters
     ----------
@@ -280,38 +322,38 @@ def require_classes(card: ModelCard, settings: ModelSettings, num_colours: int, 
     Raises
     ------
     ModelError
-        When the numbers differ.
+        The numbers differ.
     """
     pairs = ((len(card.classes), num_colours), (card.network.num_classes, settings.num_classes))
-    for trained, told in pairs:
-        if trained != told:
+    for trained, wanted in pairs:
+        if trained != wanted:
             raise ModelError(
                 where,
-                f"expected a model of {told} classes as the config has, got one of {trained}",
-                "use the config the model was trained with, or train anew",
+                f"expected a model of {wanted} classes as in the config, got one of {trained}",
+                "use the config the model was trained with, or train again",
             )
 
 
 def differences(card: ModelCard, settings: ModelSettings) -> list[str]:
-    """Settings of the config that the trained network does not have, in words; the network's count."""
+    """Describe the settings of a config that the trained network does not have."""
     return [
-        f"{key} {then} was trained, the config says {now}"
-        for key, then, now in unlike(card.network, settings)
+        f"{key} {trained} was trained, the config has {now}"
+        for key, trained, now in different_settings(card.network, settings)
     ]
 
 
-def unlike(one: ModelSettings, other: ModelSettings) -> list[tuple[str, Any, Any]]:
-    """Settings that two networks were shaped by and differ in: key, the one's value, the other's.
+def different_settings(one: ModelSettings, other: ModelSettings) -> list[tuple[str, Any, Any]]:
+    """Return the settings of two networks that differ: key, value of one, value of the other.
 
-    What neither network reads is left out: `norm_groups` without group normalisation.
+    `norm_groups` counts only with group normalisation.
     """
     grouped = "group" in (one.norm, other.norm)
-    pairs = [(key, getattr(one, key), getattr(other, key)) for key in SHAPING]
+    pairs = [(key, getattr(one, key), getattr(other, key)) for key in NETWORK_SETTINGS]
     return [pair for pair in pairs if pair[1] != pair[2] and (grouped or pair[0] != "norm_groups")]
 
 
 def versions() -> dict[str, str]:
-    """What runs here: Python, the packages that compute, and Keras' backend where Keras is in use."""
+    """Return the versions of Python and the packages that compute, and Keras' backend if Keras is loaded."""
     found = {"python": platform.python_version()}
     if "keras" in sys.modules:
         found["backend"] = sys.modules["keras"].backend.backend()

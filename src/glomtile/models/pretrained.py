@@ -47,7 +47,7 @@ class PretrainedWeights:
     @property
     def record(self) -> ParentModel:
         """What the new model's card says of it."""
-        return model_folder.ancestor(self.folder, self.card)
+        return model_folder.parent_model(self.folder, self.card)
 
 
 def named(model: str) -> tuple[str, ModelCard]:
@@ -119,7 +119,7 @@ def beginning(config: Config) -> PretrainedWeights | None:
 def _require_same_shape(config: Config, card: ModelCard, asked: Path) -> None:
     wrong = [
         ("model", key, then, now)
-        for key, then, now in model_folder.unlike(card.network, config.model)
+        for key, then, now in model_folder.different_settings(card.network, config.model)
         if key not in _FREE
     ]
     if card.color_order != config.image.color_order:

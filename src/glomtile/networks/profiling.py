@@ -100,3 +100,43 @@ def training_bytes(model: keras.Model, size_px: tuple[int, int], batch_size: int
     """
     kept = sum(cost.answer_bytes for cost in layer_costs(model, size_px))
     return float(batch_size * kept + 4.0 * model.count_params() * (2 + slots))
+
+
+_BUFFERS = 1.5
+"""Peak memory of a forward pass over the activations alive at once: the backends' own buffers."""
+
+
+def network_bytes_per_px(model: keras.Model, stride_px: int) -> float:
+    """Estimate the memory of a forward pass per pixel; see `activation_bytes`."""
+    return _BUFFERS * activation_bytes(model, stride_px)
+
+
+def activation_bytes(model: keras.Model, stride_px: int) -> float:
+    """Return the largest size of all activations alive at once, per pixel of the input.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A functional model; layers run in the order of ``model.layers``.
+    stride_px : int
+        Smallest input size; sizes are counted on a window of that size.
+
+    Returns
+    -------
+    float
+        An activation is alive from its layer to the last layer that reads it.
+    """
+    last_use = {
+        id(tensor): step
+        for step, layer in enumerate(model.layers)
+        for tensor in (layer.input if isinstance(layer.input, (list, tuple)) else [layer.input])
+    }
+    sizes = {cost.name: cost.answer_bytes for cost in layer_costs(model, (stride_px, stride_px))}
+    alive = {id(model.input): 4.0 * stride_px**2 * int(model.input_shape[-1])}
+    peak = 0.0
+    for step, layer in enumerate(model.layers):
+        if layer.name in sizes:
+            alive[id(layer.output)] = sizes[layer.name]
+        peak = max(peak, sum(alive.values()))
+        alive = {key: size for key, size in alive.items() if last_use.get(key, step) > step}
+    return peak / stride_px**2

@@ -12,12 +12,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from glomtile.inference.label_store import crop
 from glomtile.io import atomic
 from glomtile.objects.extraction import FoundObject, Glass, found_objects
 from glomtile.objects.postprocessing import ShapingRules
 from glomtile.objects.regions import regions_in_order
-from glomtile.types import Progress, UInt8
+from glomtile.types import Progress, UInt8, crop
 
 _BAND_PX = 512
 _END = -1

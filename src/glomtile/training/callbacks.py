@@ -16,6 +16,7 @@ from glomtile.datasets.loading import sample_size, working_scale
 from glomtile.errors import GlomtileError, MissingExtraError
 from glomtile.inference.image import segment_image, segment_whole
 from glomtile.inference.predictor import KerasPredictor, PredictionSettings
+from glomtile.inference.window_size import TilingSettings
 from glomtile.io import atomic
 from glomtile.io.images import list_images, read_image
 from glomtile.io.masks import write_mask
@@ -52,14 +53,16 @@ class Previews:
         self.folder.mkdir(parents=True, exist_ok=True)
         for stem, image, image_mpp in self._images:
             if self._tiled:
-                labels = segment_image(image, predictor, self._config.tiledinfer, image_mpp).labels
+                labels = segment_image(
+                    image, predictor, TilingSettings.of_config(self._config), image_mpp
+                ).labels
             else:
                 labels = segment_whole(image, predictor, sample_size(self._config))
             write_mask(self.folder / f"Epoch_{end.number}_{stem}.png", labels, self._palette)
 
     def _predict_with(self, network: Any) -> KerasPredictor:
-        asking = PredictionSettings(color_order=self._config.image.color_order)
-        return KerasPredictor(network, self._geometry, self._config.model.mpp, asking)
+        settings = PredictionSettings(color_order=self._config.image.color_order)
+        return KerasPredictor(network, self._geometry, self._config.model.mpp, settings)
 
 
 def asked_previews(

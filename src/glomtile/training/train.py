@@ -20,7 +20,6 @@ from glomtile.config.toml import to_toml
 from glomtile.datasets.loading import mpp_range, working_scale
 from glomtile.datasets.pairing import Pair, changed_since_prepared, prepared_from
 from glomtile.errors import ConfigError, InputError, ModelError
-from glomtile.inference.label_store import crop
 from glomtile.inference.ood import (
     FEATURE_VERSION,
     appearance_features,
@@ -37,7 +36,7 @@ from glomtile.objects.postprocessing import convex_hull
 from glomtile.palette import Palette
 from glomtile.slides.tissue import TissueMap
 from glomtile.training.augmentation import Augmentation, augment, augmentation_of
-from glomtile.types import IGNORE, SILENT, Box, Progress, UInt8
+from glomtile.types import IGNORE, SILENT, Box, Progress, UInt8, crop
 from glomtile.validation import typed_argument
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Pictures to labels: what the tiling settings mean, and at which scale the network looks and answers."""
+"""Tests of images to labels: sizes, scales and probabilities."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from glomtile.errors import UsageError
 from glomtile.inference.image import (
-    Tiling,
     choose_class,
     enlarged_labels,
     resized_probs,
     segment_image,
     segment_whole,
-    tile_plan,
 )
+from glomtile.inference.window_size import TilingSettings, tile_plan
 
 
 class Red:
@@ -44,46 +42,10 @@ def disc(size, diameter, red=(255, 0, 0)):
     return image
 
 
-def test_split_size_is_a_windows_own_part_and_overlapping_its_margin():
-    plan = tile_plan((2048, 2048), Red(stride_px=16), Tiling(split_size=512, overlapping=64))
-    assert (plan.core_px, plan.overlap_px, plan.window_px) == ((512, 512), 64, (640, 640))
-    assert len(plan) == 16
-
-
-def test_a_window_given_as_a_number_is_what_the_network_sees():
-    plan = tile_plan((2048, 2048), Red(stride_px=16), Tiling(window=512, overlapping=64))
-    assert (plan.core_px, plan.overlap_px, plan.window_px) == ((384, 384), 64, (512, 512))
-
-
-def test_the_references_deep_network_gets_its_margins_in_whole_strides():
-    plan = tile_plan((1024, 1024), Red(stride_px=128), Tiling(split_size=512, overlapping=64))
-    assert (plan.core_px, plan.overlap_px, plan.window_px) == ((512, 512), 128, (768, 768))
-
-
-def test_a_small_picture_gets_a_window_no_larger_than_it_needs():
-    plan = tile_plan((40, 700), Red(stride_px=16), Tiling(split_size=512, overlapping=64))
-    assert plan.window_px == (176, 640)
-
-
-def test_an_automatic_window_is_the_whole_picture_where_memory_allows():
-    plan = tile_plan((300, 200), Measured(stride_px=16), Tiling(window="auto", overlapping=32))
-    assert (len(plan), plan.window_px) == (1, (368, 272))
-
-
-def test_an_automatic_window_needs_a_predictor_that_knows_its_memory():
-    with pytest.raises(UsageError, match="knows its memory per pixel, got Red"):
-        tile_plan((300, 200), Red(), Tiling(window="auto"))
-
-
-def test_the_grid_is_moved_by_whole_strides():
-    plan = tile_plan((300, 300), Red(stride_px=16), Tiling(window=128, overlapping=16), offset_px=(50, -1))
-    assert (plan.rows.offset_px, plan.columns.offset_px) == (48, -16)
-
-
 def test_labels_and_probabilities_have_the_pictures_size():
     image = disc(100, 50)
     network = Red()
-    result = segment_image(image, network, Tiling(split_size=32, overlapping=8), keep_probs=True)
+    result = segment_image(image, network, TilingSettings(tile_px=32, overlap_px=8), keep_probs=True)
     assert (result.labels == (image[..., 0] > 127)).all()
     assert result.probs.shape == (100, 100, 2)
     assert {batch.shape for batch in network.seen} == {(1, 48, 48, 3)}
@@ -93,13 +55,13 @@ def test_labels_and_probabilities_have_the_pictures_size():
 def test_reference_fault_6_2_the_network_sees_tissue_at_its_own_scale_only():
     network = Red(mpp=1.0)
     image = disc(200, 100)
-    same = segment_image(image, network, Tiling(split_size=64, overlapping=16), image_mpp=1.0)
+    same = segment_image(image, network, TilingSettings(tile_px=64, overlap_px=16), image_mpp=1.0)
     assert same.labels.sum() == (image[..., 0] > 127).sum()
     assert {batch.shape[1:3] for batch in network.seen} == {(96, 96)}
     # Every window is a cut of the mirrored picture, pixel by pixel, the outer ones too.
     mirrored = np.pad(image, ((96, 96), (96, 96), (0, 0)), mode="reflect")
     for window, batch in zip(
-        tile_plan((200, 200), network, Tiling(split_size=64, overlapping=16)), network.seen, strict=True
+        tile_plan((200, 200), network, TilingSettings(tile_px=64, overlap_px=16)), network.seen, strict=True
     ):
         top, left = window.read.top + 96, window.read.left + 96
         assert (batch[0] == mirrored[top : top + 96, left : left + 96]).all()
@@ -109,7 +71,7 @@ def test_a_picture_of_another_scale_is_brought_to_the_networks_and_its_mask_back
     network = Red(mpp=1.0)
     image = disc(200, 100)
     result = segment_image(
-        image, network, Tiling(split_size=512, overlapping=0), image_mpp=0.5, keep_probs=True
+        image, network, TilingSettings(tile_px=512, overlap_px=0), image_mpp=0.5, keep_probs=True
     )
     assert result.probs.shape == (100, 100, 2)
     assert (network.seen[0][0, :100, :100, 0] > 127).sum() == pytest.approx(np.pi * 25**2, rel=0.03)
@@ -121,7 +83,7 @@ def test_a_picture_of_another_scale_is_brought_to_the_networks_and_its_mask_back
 def test_without_both_scales_the_picture_is_seen_as_it_is(model_mpp, image_mpp):
     network = Red(mpp=model_mpp)
     result = segment_image(
-        disc(60, 30), network, Tiling(split_size=64, overlapping=0), image_mpp, keep_probs=True
+        disc(60, 30), network, TilingSettings(tile_px=64, overlap_px=0), image_mpp, keep_probs=True
     )
     assert result.probs.shape == (60, 60, 2)
 
