@@ -400,7 +400,7 @@ def test_info_of_a_slide_tells_its_facts_and_misses_what_is_not_there(
     assert "µm per pixel  0.5 (the picture's resolution)" in told
     assert "level 0       64 x 48 px, 1/1" in told
     assert run(["info", str(picture), str(tmp_path / "no.svs")]) == 1
-    assert capsys.readouterr().err.endswith("no.svs: expected a slide or picture, got nothing there\n")
+    assert capsys.readouterr().err.endswith("no.svs: expected a slide or image, the file does not exist\n")
 
 
 def test_failed_inputs_are_listed_last_and_end_with_1(

@@ -6,7 +6,7 @@ from tests.fakes import RecordingProgress
 
 from glomtile.errors import InputError
 from glomtile.io.images import image_mpp
-from glomtile.io.resolution import words_of_page
+from glomtile.io.resolution import description_of_page
 
 PLAIN = np.zeros((8, 8, 3), np.uint8)
 
@@ -91,18 +91,18 @@ def pixels(mpp, size_px, data=""):
 def test_of_several_ome_pictures_the_one_at_the_page_speaks():
     first, second = '<ome:TiffData PlaneCount="1"/>', '<ome:TiffData IFD="1" PlaneCount="1"/>'
     words = "<OME>" + pixels(8.0, (3, 4), first) + pixels(0.25, (30, 40), second) + "</OME>"
-    assert '"0.25"' in words_of_page(words, 1, (30, 40))
-    assert '"8.0"' not in words_of_page(words, 1, (30, 40))
-    assert '"8.0"' in words_of_page(words, 0, (3, 4))
+    assert '"0.25"' in description_of_page(words, 1, (30, 40))
+    assert '"8.0"' not in description_of_page(words, 1, (30, 40))
+    assert '"8.0"' in description_of_page(words, 0, (3, 4))
 
 
 def test_ome_pictures_that_name_no_page_are_told_apart_by_their_size():
     words = pixels(8.0, (3, 4)) + pixels(0.25, (30, 40))
-    assert '"0.25"' in words_of_page(words, 1, (30, 40))
-    assert words_of_page(words, 1, (5, 5)) == ""
-    assert words_of_page(words + pixels(0.5, (30, 40)), 1, (30, 40)) == ""
+    assert '"0.25"' in description_of_page(words, 1, (30, 40))
+    assert description_of_page(words, 1, (5, 5)) == ""
+    assert description_of_page(words + pixels(0.5, (30, 40)), 1, (30, 40)) == ""
 
 
 def test_the_words_of_a_single_picture_are_its_words():
     for words in ("", "Aperio|MPP = 0.5", pixels(0.5, (3, 4))):
-        assert words_of_page(words, 7, (1, 1)) == words
+        assert description_of_page(words, 7, (1, 1)) == words

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from glomtile.io.images import ArrayReader
-from glomtile.tiling.blending import shares, window_profile
+from glomtile.tiling.blending import axis_weights, window_profile
 from glomtile.tiling.grid import Axis, Span, plan_windows
 from glomtile.tiling.sliding_window import predict_tiled
 
@@ -73,7 +73,7 @@ def test_every_window_begins_at_a_multiple_of_the_stride(plan):
 def test_every_pixel_has_a_weight_and_the_shares_make_one(axis, context, blend):
     raw, total = np.zeros(axis.length_px), np.zeros(axis.length_px)
     profile = window_profile(axis.window_px, axis.overlap_px, context, blend)
-    for k, share in enumerate(shares(axis, context, blend)):
+    for k, share in enumerate(axis_weights(axis, context, blend)):
         start = axis.read(k).start
         inside = np.arange(axis.length_px) - start
         seen = (inside >= 0) & (inside < axis.window_px)
@@ -89,7 +89,7 @@ def test_every_pixel_has_a_weight_and_the_shares_make_one(axis, context, blend):
 def test_no_window_weighs_in_where_its_context_is_cut(axis, context, blend):
     if context > axis.overlap_px:
         context = axis.overlap_px
-    for k, share in enumerate(shares(axis, context, blend)):
+    for k, share in enumerate(axis_weights(axis, context, blend)):
         read = axis.read(k)
         assert share.span.start >= max(read.start + context, 0)
         assert share.span.stop <= min(read.stop - context, axis.length_px)

@@ -131,7 +131,7 @@ def test_a_slide_deleted_half_way_is_read_on_where_the_system_keeps_it(
     assert result.done == (a, b)
     assert outputs(tmp_path / "out") == expected
     ((_, reason),) = run(tmp_path / "out", a, b).failed
-    assert reason == "expected a slide or picture, got nothing there"
+    assert reason == "expected a slide or image, the file does not exist"
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
@@ -192,19 +192,19 @@ def test_a_scanners_slide_cut_off_half_way_is_named(
 def test_a_picture_deleted_before_its_pixels_are_read_is_named(
     tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glomtile.slides.backends import PicturePixels
+    from glomtile.slides.backends import ImagePixels
 
     picture = tmp_path / "a.png"
     tifffile.imwrite(tmp_path / "b.tif", np.full((40, 40, 3), 200, np.uint8), photometric="rgb")
     workspace.write_bytes(picture, _png())
-    read = PicturePixels.read
+    read = ImagePixels.read
 
-    def late(self: PicturePixels, level: int, box: Any) -> UInt8:
+    def late(self: ImagePixels, level: int, box: Any) -> UInt8:
         if self._path == picture:
             picture.unlink(missing_ok=True)
         return read(self, level, box)
 
-    monkeypatch.setattr(PicturePixels, "read", late)
+    monkeypatch.setattr(ImagePixels, "read", late)
     result = segment([picture, tmp_path / "b.tif"], tmp_path / "out", SegmentOptions(tmp_path, mpp=2.0))
     assert result.done == (tmp_path / "b.tif",)
     ((path, reason),) = result.failed

@@ -109,8 +109,8 @@ def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.svs")
     (tmp_path / "lost.svs").symlink_to(tmp_path / "nowhere")
     for name, got in {
-        "missing.svs": "nothing there",
-        "lost.svs": "nothing there",
+        "missing.svs": "the file does not exist",
+        "lost.svs": "the file does not exist",
         "folder.svs": "a folder",
         "empty.svs": "an empty file",
         "pipe.svs": "a pipe",

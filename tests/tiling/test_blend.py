@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glomtile.errors import UsageError
-from glomtile.tiling.blending import RowAccumulator, shares, window_profile
+from glomtile.tiling.blending import RowAccumulator, axis_weights, window_profile
 from glomtile.tiling.grid import Axis, plan_windows
 
 
@@ -58,7 +58,7 @@ def test_an_unknown_blend_is_refused():
 
 
 def test_weights_do_not_fall_towards_the_edge_of_the_picture():
-    first, *_, last = shares(Axis(100, 40, 10), 0)
+    first, *_, last = axis_weights(Axis(100, 40, 10), 0)
     assert first.weights[:10] == pytest.approx(np.ones(10))
     assert last.weights[-10:] == pytest.approx(np.ones(10))
 

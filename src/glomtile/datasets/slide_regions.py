@@ -22,7 +22,7 @@ from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.palette import Palette
 from glomtile.slides.slide import Slide, SlideReader, open_slide
-from glomtile.slides.tissue import look_at
+from glomtile.slides.tissue import make_overview
 from glomtile.types import SILENT, Box, Progress
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def tissue_boxes(slide: Slide, reader: SlideReader, outlines: Outlines, tile_px:
     height, width = reader.size_px
     if slide.mpp is None:
         raise InputError(slide.path, "expected micrometres per pixel in the file, got none")
-    tissue = look_at(slide, slide.mpp, reader.zoom).tissue
+    tissue = make_overview(slide, slide.mpp, reader.zoom).tissue
     wanted = np.zeros((-(-height // tile_px), -(-width // tile_px)), np.bool_)
     for row, column in np.ndindex(*wanted.shape):
         box = Box(row * tile_px, column * tile_px, (row + 1) * tile_px, (column + 1) * tile_px)

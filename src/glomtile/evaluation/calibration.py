@@ -240,14 +240,14 @@ def quality_of_image(
     """
     from glomtile.inference.quality_control import assess_quality
     from glomtile.slides.slide import open_slide
-    from glomtile.slides.tissue import look_at
+    from glomtile.slides.tissue import make_overview
 
     if mpp is None or card.mpp is None or card.reference_statistics is None:
         return None
     with open_slide(path, mpp=mpp) as slide:
         if slide.size_px != labels.shape:
             return None
-        tissue = look_at(slide, mpp, 1.0).tissue
+        tissue = make_overview(slide, mpp, 1.0).tissue
         return assess_quality(card, slide, tissue, 1.0, labels, confidence)
 
 

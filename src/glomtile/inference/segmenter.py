@@ -38,7 +38,7 @@ from glomtile.objects.extraction import FoundObject
 from glomtile.objects.objectstream import ObjectFinder, ObjectStream, counted
 from glomtile.objects.postprocessing import ShapingRules
 from glomtile.slides.slide import Slide, open_slide, slide_name
-from glomtile.slides.tissue import SlideLike, SlideOverview, TissueMap, look_at
+from glomtile.slides.tissue import SlideLike, SlideOverview, TissueMap, make_overview
 from glomtile.tiling.grid import Plan, Span, Window
 from glomtile.tiling.sliding_window import predict_tiled
 from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
@@ -88,7 +88,7 @@ def answer_picture(
         The picture cannot be read.
     """
     began = perf_counter()
-    look = look_at(slide, scale, 1.0)
+    look = make_overview(slide, scale, 1.0)
     tissue_s = perf_counter() - began
     image = slide.at(scale).read(Box(0, 0, *slide.size_px))
     seen = segment_image(image, predictor, tiling, scale, keep_probs=True, progress=progress)
@@ -467,7 +467,7 @@ class Segmenter:
         """
         scale = self._require_scale(slide, where)
         reader = slide.at(self._predictor.mpp)
-        return self._plan(reader.size_px), look_at(slide, scale, reader.zoom).tissue
+        return self._plan(reader.size_px), make_overview(slide, scale, reader.zoom).tissue
 
     def _segment(
         self,
@@ -521,7 +521,7 @@ class Segmenter:
         """A slide at the model's scale, its finished rows on disk, its objects found behind the network."""
         began = perf_counter()
         reader = slide.at(self._predictor.mpp)
-        look = look_at(slide, scale, reader.zoom)
+        look = make_overview(slide, scale, reader.zoom)
         tissue_s = perf_counter() - began
         plan, mpp = self._plan(reader.size_px), reader.mpp
         assert mpp is not None
@@ -623,7 +623,7 @@ class Segmenter:
             reader = slide.at(self._predictor.mpp)
             plan = self._plan(reader.size_px)
             store = self._store(work, reader.size_px, plan, scale, identity)
-            look = look_at(slide, scale, reader.zoom)
+            look = make_overview(slide, scale, reader.zoom)
             fill_store(
                 store, reader, self._predictor, plan, look.tissue, self._settings, lambda rows: None,
                 progress, panel,

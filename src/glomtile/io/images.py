@@ -17,12 +17,12 @@ from PIL import Image, UnidentifiedImageError
 
 from glomtile.errors import InputError
 from glomtile.io.atomic import write_bytes
-from glomtile.io.resolution import picture_mpp, resize_to_mpp, size_at_mpp
+from glomtile.io.resolution import header_mpp, resize_to_mpp, size_at_mpp
 from glomtile.types import SILENT, Box, Progress, UInt8
 
 __all__ = [
     "IMAGE_SUFFIXES", "MAX_PX", "ArrayReader", "encode_png", "image_mpp", "image_size", "list_images",
-    "mirrored_indices", "natural_key", "opened", "read_image", "readable_size", "resize_to_mpp",
+    "mirrored_indices", "natural_key", "open_image", "read_image", "readable_size", "resize_to_mpp",
     "size_at_mpp", "write_png",
 ]  # fmt: skip
 
@@ -74,7 +74,7 @@ def _is_picture(entry: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[Image.Image]:
     """A picture whose header is read and whose pixels are not yet.
 
     Raises
@@ -115,9 +115,9 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises
     ------
     InputError
-        See `opened`.
+        See `open_image`.
     """
-    with opened(path) as picture:
+    with open_image(path) as picture:
         return picture.height, picture.width
 
 
@@ -129,7 +129,7 @@ def readable_size(path: Path, max_px: int = MAX_PX) -> tuple[int, int]:
     InputError
         See `read_image`; only what shows in the pixels is not found out.
     """
-    with opened(path) as picture:
+    with open_image(path) as picture:
         require_plain(picture, Path(path), max_px)
         return picture.height, picture.width
 
@@ -138,15 +138,15 @@ def image_mpp(path: Path, progress: Progress = SILENT) -> float | None:
     """Micrometres per pixel by the file's own tags, ``None`` where they say nothing plausible.
 
     Read are PNG's pHYs, the resolution of JPEG, BMP and TIFF, and in a TIFF's description the words
-    of OME, ImageJ and Aperio. See `glomtile.io.resolution.picture_mpp` for the limits.
+    of OME, ImageJ and Aperio. See `glomtile.io.resolution.header_mpp` for the limits.
 
     Raises
     ------
     InputError
-        See `opened`; also when rows and columns differ by more than 10 %.
+        See `open_image`; also when rows and columns differ by more than 10 %.
     """
-    with opened(path) as picture:
-        return picture_mpp(picture, Path(path), progress)
+    with open_image(path) as picture:
+        return header_mpp(picture, Path(path), progress)
 
 
 def read_image(path: Path, max_px: int = MAX_PX) -> UInt8:
@@ -172,7 +172,7 @@ def read_image(path: Path, max_px: int = MAX_PX) -> UInt8:
         another colour space; several pages of the same size.
     """
     path = Path(path)
-    with opened(path) as picture:
+    with open_image(path) as picture:
         require_plain(picture, path, max_px)
         try:
             return _rgb(picture)

@@ -20,7 +20,7 @@ from glomtile.io.images import (
     MAX_PX,
     damaged,
     image_size,
-    opened,
+    open_image,
     png_bytes,
     read_image,
     require_plain,
@@ -94,7 +94,7 @@ def read_mask(
             return palette.decode(values, tolerance, where=path)
         palette.require_known(values, where=path)
         return values
-    with opened(path) as picture:
+    with open_image(path) as picture:
         require_plain(picture, path, max_px)
         alpha_band = "A" in picture.getbands()
         has_alpha = alpha_band or "transparency" in picture.info
@@ -112,7 +112,7 @@ def read_mask(
 
 def _decoded(path: Path, mode: str | None) -> UInt8:
     """The stored samples, in Pillow's `mode` where one is asked for."""
-    with opened(path) as picture:
+    with open_image(path) as picture:
         try:
             return np.array(picture.convert(mode) if mode else picture)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -139,7 +139,7 @@ def _read_indices(path: Path, palette: Palette, alpha_band: bool) -> UInt8:
 
 def _read_painted_indices(path: Path, palette: Palette, tolerance: int) -> UInt8:
     """A palette PNG by the colours of its palette: at most 256 lookups, whatever its size."""
-    with opened(path) as picture:
+    with open_image(path) as picture:
         try:
             indices = np.array(picture)
             flat = picture.getpalette("RGB") or []

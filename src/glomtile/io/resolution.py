@@ -21,7 +21,7 @@ _DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 270, 282, 283, 29
 _WARN_APART, _REFUSE_APART = 0.01, 0.10
 
 
-def picture_mpp(picture: Image.Image, path: Path, progress: Progress = SILENT) -> float | None:
+def header_mpp(picture: Image.Image, path: Path, progress: Progress = SILENT) -> float | None:
     """Micrometres per pixel of an opened picture.
 
     Parameters
@@ -56,7 +56,7 @@ def square_mpp(pair: tuple[float, float] | None, path: Path, progress: Progress 
     pair : (float, float) or None
         Micrometres per pixel along x and along y.
     path, progress : Path, Progress
-        See `picture_mpp`.
+        See `header_mpp`.
 
     Returns
     -------
@@ -119,12 +119,14 @@ def _dots_mpp(picture: Image.Image) -> tuple[float, float] | None:
 def _tiff_mpp(picture: TiffImageFile) -> tuple[float, float] | None:
     """From OME's or ImageJ's or Aperio's words in the description, else from the resolution tags."""
     tags = picture.tag_v2
-    words = words_of_page(str(tags.get(_DESCRIPTION, "")), picture.tell(), (picture.height, picture.width))
+    words = description_of_page(
+        str(tags.get(_DESCRIPTION, "")), picture.tell(), (picture.height, picture.width)
+    )
     dots = tags.get(_X_RESOLUTION), tags.get(_Y_RESOLUTION)
-    return tiff_words_mpp(words, dots, int(tags.get(_RESOLUTION_UNIT, 2)))
+    return tiff_mpp(words, dots, int(tags.get(_RESOLUTION_UNIT, 2)))
 
 
-def words_of_page(words: str, page: int, size_px: tuple[int, int]) -> str:
+def description_of_page(words: str, page: int, size_px: tuple[int, int]) -> str:
     """What a TIFF's description says of one of its pages.
 
     Parameters
@@ -163,9 +165,7 @@ def _told_size(told: str) -> tuple[int, ...]:
     return tuple(int(match[1]) for match in sides if match)
 
 
-def tiff_words_mpp(
-    words: str, dots: tuple[object | None, object | None], unit: int
-) -> tuple[float, float] | None:
+def tiff_mpp(words: str, dots: tuple[object | None, object | None], unit: int) -> tuple[float, float] | None:
     """Micrometres per pixel along x and y by a TIFF's tags, as they are stored.
 
     Parameters
@@ -225,7 +225,7 @@ def number(value: object) -> float | None:
         return None
 
 
-def ratio(value: object) -> float | None:
+def rational(value: object) -> float | None:
     """A TIFF's rational, which tifffile gives as two numbers."""
     if isinstance(value, tuple) and len(value) == 2:
         return value[0] / value[1] if value[1] else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from glomtile.errors import InputError
 from glomtile.io.images import damaged, image_mpp, read_image, readable_size
-from glomtile.io.resolution import both_numbers, number, ratio, square_mpp, tiff_words_mpp, words_of_page
+from glomtile.io.resolution import both_numbers, description_of_page, number, rational, square_mpp, tiff_mpp
 from glomtile.types import SILENT, Box, Progress, UInt8
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _CACHE_BYTES = 64 * 2**20
 _SEGMENT_PX = 256 * 2**20
-"""Most pixels of one tile or strip: all of it must be decoded for any of it."""
+"""Largest tile or strip: all of it is decoded for any pixel of it."""
 
 _BLOCK_PX = 1024
 _RGB_FROM_YCBCR = ("JPEG", "JPEG_LOSSY", "ALT_JPEG", "WEBP")
-"""Packings whose decoder turns YCbCr into RGB."""
+"""Compressions whose decoder turns YCbCr into RGB."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Level:
 
 
 class Pixels(Protocol):
-    """A file's levels and their pixels; reading is safe from several threads."""
+    """Levels of a file and their pixels; reading is safe from several threads."""
 
     kind: str
     plain: bool
@@ -55,14 +55,14 @@ class Pixels(Protocol):
     mpp_source: str | None
 
     def read(self, level: int, box: Box) -> UInt8:
-        """RGB of a box inside a level."""
+        """Read the RGB pixels of a box inside a level."""
         ...
 
     def close(self) -> None: ...
 
 
 class OpenSlidePixels:
-    """A slide as OpenSlide reads it: transparent where it has no data, which is glass."""
+    """A slide read by OpenSlide; where the file holds no pixels, it is white glass."""
 
     plain = in_strips = False
 
@@ -75,7 +75,7 @@ class OpenSlidePixels:
             self._slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         except openslide.OpenSlideError as problem:
             raise InputError(path, f"expected a slide that OpenSlide can read, got: {problem}") from problem
-        self._trouble = openslide.OpenSlideError
+        self._error = openslide.OpenSlideError
         properties = self._slide.properties
         self.kind = f"OpenSlide {properties.get(openslide.PROPERTY_NAME_VENDOR, 'slide')}"
         sizes = [(height, width) for width, height in self._slide.level_dimensions]
@@ -88,36 +88,33 @@ class OpenSlidePixels:
         if self.mpp is None:
             dots = (number(properties.get("tiff.XResolution")), number(properties.get("tiff.YResolution")))
             unit = {"inch": 2, "centimeter": 3}.get(str(properties.get("tiff.ResolutionUnit")), 0)
-            words = str(properties.get("tiff.ImageDescription", ""))
-            self.mpp = square_mpp(tiff_words_mpp(words, dots, unit), path, progress)
+            description = str(properties.get("tiff.ImageDescription", ""))
+            self.mpp = square_mpp(tiff_mpp(description, dots, unit), path, progress)
             self.mpp_source = "the TIFF's resolution" if self.mpp is not None else None
-        self._blocks = _Kept(_CACHE_BYTES)
+        self._block = lru_cache(_CACHE_BYTES // (3 * _BLOCK_PX**2))(self._read_block)
 
     def read(self, level: int, box: Box) -> UInt8:
         downsample = self._slide.level_downsamples[level]
         if abs(downsample - round(downsample)) < 1e-9:
             return self._region(level, box)
-        # Only full-resolution places can be named: of a level whose factor is not whole, fixed blocks are
-        # read, so that a pixel is the same whatever box it is asked in.
-        height, width = self.levels[level].size_px
+        # OpenSlide takes positions of full resolution only. Levels whose factor is not whole are read in
+        # fixed blocks, so that a pixel does not depend on the box that it is read in.
         result = np.empty((box.height, box.width, 3), np.uint8)
         for top in range(box.top // _BLOCK_PX * _BLOCK_PX, box.bottom, _BLOCK_PX):
             for left in range(box.left // _BLOCK_PX * _BLOCK_PX, box.right, _BLOCK_PX):
-                block = Box(top, left, min(top + _BLOCK_PX, height), min(left + _BLOCK_PX, width))
-                key = level, top, left
-                pixels = self._blocks.find(key)
-                if pixels is None:
-                    pixels = self._region(level, block)
-                    self._blocks.keep(key, pixels)
-                _lay(result, box, pixels, block)
+                _paste(result, box, self._block(level, top, left), top, left)
         return result
+
+    def _read_block(self, level: int, top: int, left: int) -> UInt8:
+        height, width = self.levels[level].size_px
+        return self._region(level, Box(top, left, min(top + _BLOCK_PX, height), min(left + _BLOCK_PX, width)))
 
     def _region(self, level: int, box: Box) -> UInt8:
         downsample = self._slide.level_downsamples[level]
-        place = round(box.left * downsample), round(box.top * downsample)
+        origin = round(box.left * downsample), round(box.top * downsample)
         try:
-            region = self._slide.read_region(place, level, (box.width, box.height))
-        except (self._trouble, OSError, ValueError) as problem:
+            region = self._slide.read_region(origin, level, (box.width, box.height))
+        except (self._error, OSError, ValueError) as problem:
             raise damaged(self._path, "slide", problem) from problem
         return on_glass(np.asarray(region))
 
@@ -126,7 +123,7 @@ class OpenSlidePixels:
 
 
 class TiffPixels:
-    """A TIFF through tifffile: tiles or strips are decoded as they are needed, never the whole page."""
+    """A TIFF read by tifffile, tile by tile or strip by strip."""
 
     plain = False
 
@@ -138,7 +135,9 @@ class TiffPixels:
             self._file = tifffile.TiffFile(path)
         except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, TypeError) as problem:
             raise InputError(path, f"expected a TIFF file, got: {problem}") from problem
-        self._file.filehandle.set_lock(True)  # tags are read when first asked for, amid another thread's tile
+        self._file.filehandle.set_lock(
+            True
+        )  # tags are read on first access, possibly while a thread reads a tile
         self._lock = self._file.filehandle.lock
         try:
             self._open(progress)
@@ -152,33 +151,36 @@ class TiffPixels:
             series = largest_series(self._file)
             is_ome = bool(self._file.is_ome)
             page = series.keyframe
-            words = (self._file.ome_metadata if is_ome else page.description) or ""
-            words = words_of_page(words, page.index, (int(page.imagelength), int(page.imagewidth)))
+            description = (self._file.ome_metadata if is_ome else page.description) or ""
+            description = description_of_page(
+                description, page.index, (int(page.imagelength), int(page.imagewidth))
+            )
             tags = page.tags
-            self._require_one_picture(series)
+            self._require_one_image(series)
             self._pages = [_Page(level.keyframe, path) for level in series.levels]
-            dots = tuple(ratio(tags.valueof(name)) for name in ("XResolution", "YResolution"))
+            dots = tuple(rational(tags.valueof(name)) for name in ("XResolution", "YResolution"))
             unit = int(tags.valueof("ResolutionUnit", 2))
         except InputError:
             raise
         except Exception as problem:
-            # tifffile meets a cut-off directory in many ways; which one says nothing to the user.
+            # tifffile raises many kinds of errors on a cut-off directory.
             raise damaged(path, "TIFF file", problem) from problem
-        self._segments = _Kept(_CACHE_BYTES)
+        segment_bytes = max(3 * page.segment_px[0] * page.segment_px[1] for page in self._pages)
+        self._segment = lru_cache(max(1, _CACHE_BYTES // segment_bytes))(self._decode)
         self.kind = "OME-TIFF" if is_ome else "TIFF"
         self.levels = levels_of([page.size_px for page in self._pages])
         self.in_strips = self._pages[0].segment_px[1] >= self.levels[0].size_px[1]
-        self.mpp = square_mpp(tiff_words_mpp(words, (dots[0], dots[1]), unit), path, progress)
+        self.mpp = square_mpp(tiff_mpp(description, (dots[0], dots[1]), unit), path, progress)
         self.mpp_source = None
         if self.mpp is not None:
-            self.mpp_source = "OME-XML" if "PhysicalSizeX" in words else "the TIFF's tags"
+            self.mpp_source = "OME-XML" if "PhysicalSizeX" in description else "the TIFF's tags"
 
-    def _require_one_picture(self, series: Any) -> None:
+    def _require_one_image(self, series: Any) -> None:
         axes, dtype = series.axes, series.dtype
         if dtype != np.uint8 or axes not in ("YXS", "YX", "SYX"):
             raise InputError(
                 self._path,
-                f"expected an RGB or grey picture of 8 bits, got axes {axes} of {dtype}",
+                f"expected an RGB or grey image of 8 bits, got axes {axes} of {dtype}",
                 "export one plane as 8-bit RGB",
             )
         if any(level.keyframe.parent is not self._file for level in series.levels):
@@ -190,20 +192,14 @@ class TiffPixels:
         high, wide = page.segment_px
         for row in range(box.top // high, -(-box.bottom // high)):
             for column in range(box.left // wide, -(-box.right // wide)):
-                key = level, row, column
-                pixels = self._segments.find(key)
-                if pixels is None:
-                    pixels = self._decoded(page, row, column)
-                    self._segments.keep(key, pixels)
-                top, left = row * high, column * wide
-                _lay(result, box, pixels, Box(top, left, top + pixels.shape[0], left + pixels.shape[1]))
+                _paste(result, box, self._segment(level, row, column), row * high, column * wide)
         return result
 
-    def _decoded(self, page: _Page, row: int, column: int) -> UInt8:
-        """One tile or strip as RGB, cut to the picture."""
-        parts = []
+    def _decode(self, level: int, row: int, column: int) -> UInt8:
+        """Decode one tile or strip as RGB, cut to the image."""
+        page, parts = self._pages[level], []
         for index in page.indices(row, column):
-            offset, count = page.place(index)
+            offset, count = page.position(index)
             data: bytes | None = None
             if count:
                 try:
@@ -229,12 +225,12 @@ class TiffPixels:
 
 
 def largest_series(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The picture that is the slide: a label or an overview may be stored before it."""
+    """Return the largest image of a file: a label or an overview may be stored before the slide."""
     return max(file.series, key=lambda series: int(series.size))
 
 
 class _Page:
-    """One level of a TIFF: how it is cut into tiles or strips, and what their samples mean."""
+    """One level of a TIFF: its tiles or strips and the meaning of their samples."""
 
     def __init__(self, page: Any, path: Path) -> None:
         self._page, self._path = page, path
@@ -248,11 +244,11 @@ class _Page:
         )
         self._across = -(-self.size_px[1] // self.segment_px[1])
         self._down = -(-self.size_px[0] // self.segment_px[0])
-        self._meaning = page.photometric.name
+        self._photometric = page.photometric.name
         self._samples = int(page.samplesperpixel)
         self._extra = page.extrasamples[0].name if page.extrasamples else ""
         self._colours = page.colormap
-        self._decode = page.decode  # made now: tifffile makes it at its first use, by several threads at once
+        self._decode = page.decode  # tifffile creates it on first use, which may be in several threads
         if self.segment_px[0] * self.segment_px[1] > _SEGMENT_PX:
             raise InputError(
                 path,
@@ -262,54 +258,58 @@ class _Page:
             )
         self._require_colours(page.compression.name)
 
-    def _require_colours(self, packing: str) -> None:
+    def _require_colours(self, compression: str) -> None:
         hint = "convert it to 8-bit RGB"
-        wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(self._meaning)
-        if wanted is None or (self._meaning == "YCBCR" and packing not in _RGB_FROM_YCBCR):
+        wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(self._photometric)
+        if wanted is None or (self._photometric == "YCBCR" and compression not in _RGB_FROM_YCBCR):
             raise InputError(
-                self._path, f"expected RGB, grey or palette colours, got {self._meaning} in {packing}", hint
+                self._path,
+                f"expected RGB, grey or palette colours, got {self._photometric} in {compression}",
+                hint,
             )
         spare = wanted == 3 or "ALPHA" in self._extra
         if self._samples != wanted and not (self._samples == wanted + 1 and spare):
             raise InputError(
-                self._path, f"expected {wanted} samples a pixel of {self._meaning}, got {self._samples}", hint
+                self._path,
+                f"expected {wanted} samples a pixel of {self._photometric}, got {self._samples}",
+                hint,
             )
 
     def indices(self, row: int, column: int) -> list[int]:
-        """Numbers of the segments that hold one place, one for each plane of samples."""
+        """Return the numbers of the segments at a grid position, one for each plane of samples."""
         return [(plane * self._down + row) * self._across + column for plane in range(self._planes)]
 
-    def place(self, index: int) -> tuple[int, int]:
-        """Offset and length in the file."""
+    def position(self, index: int) -> tuple[int, int]:
+        """Return a segment's offset and length in the file."""
         try:
             return int(self._page.dataoffsets[index]), int(self._page.databytecounts[index])
         except IndexError:
-            raise InputError(self._path, f"expected tile {index} to be listed, found it missing") from None
+            raise InputError(self._path, f"expected tile {index} to be listed, it is missing") from None
 
     def decode(self, data: bytes | None, index: int) -> UInt8:
-        """Samples ``(h, w, S)`` of one segment; white glass where the file leaves it out."""
+        """Decode one segment to samples ``(h, w, S)``; a missing one is white glass."""
         if data is None:
-            blank = 0 if self._meaning == "MINISWHITE" else 255
+            blank = 0 if self._photometric == "MINISWHITE" else 255
             samples = 1 if self._planes > 1 else int(self._page.samplesperpixel)
             return np.full((*self.segment_px, samples), blank, np.uint8)
         try:
             pixels, _, shape = self._decode(data, index, jpegtables=self._page.jpegtables)
         except Exception as problem:
-            # Each codec has errors of its own; all mean that this piece of the file is damaged.
+            # Every codec has errors of its own.
             raise damaged(self._path, "tile", problem) from problem
         if pixels is None:
             raise InputError(self._path, "expected a whole tile, got nothing")
         return np.asarray(pixels, np.uint8).reshape(shape[-3], shape[-2], -1)
 
     def as_rgb(self, pixels: UInt8) -> UInt8:
-        """RGB of samples ``(h, w, S)``; a sample too many that is not said to be alpha is dropped."""
+        """Convert samples ``(h, w, S)`` to RGB; an extra sample that is not declared as alpha is dropped."""
         colours = 3 if self._samples > 2 else 1
         alpha = pixels[..., colours:] if "ALPHA" in self._extra else pixels[..., :0]
         pixels = pixels[..., :colours]
-        if self._meaning == "PALETTE":
+        if self._photometric == "PALETTE":
             table = (np.asarray(self._colours).T >> 8).astype(np.uint8)
             pixels = table[pixels[..., 0]]
-        elif self._meaning == "MINISWHITE":
+        elif self._photometric == "MINISWHITE":
             pixels = np.asarray(255 - pixels, np.uint8)
         if pixels.shape[-1] == 1:
             pixels = np.repeat(pixels, 3, axis=-1)
@@ -318,8 +318,8 @@ class _Page:
         return on_glass(np.concatenate([pixels, alpha], axis=-1))
 
 
-class PicturePixels:
-    """A plain picture, decoded when the first pixel is asked for and kept."""
+class ImagePixels:
+    """A plain image, decoded at the first read and kept."""
 
     plain, in_strips = True, False
 
@@ -330,14 +330,14 @@ class PicturePixels:
         except InputError:
             raise
         except Exception as problem:
-            # Pillow looks at further pages late, and meets a cut-off one in many ways.
-            raise damaged(path, "picture", problem) from problem
+            # Pillow raises many kinds of errors on a cut-off page.
+            raise damaged(path, "image", problem) from problem
         self.levels = levels_of([size_px])
         self.kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}.get(
             path.suffix.lower(), path.suffix[1:].upper()
         )
         self.mpp = image_mpp(path, progress)
-        self.mpp_source = "the picture's resolution" if self.mpp is not None else None
+        self.mpp_source = "the image's resolution" if self.mpp is not None else None
         self._image: UInt8 | None = None
         self._lock = threading.Lock()
 
@@ -353,19 +353,18 @@ class PicturePixels:
 
 
 def levels_of(sizes_px: list[tuple[int, int]]) -> tuple[Level, ...]:
-    """Levels from the sizes of a pyramid, the largest first.
+    """Return the levels of a pyramid from its sizes, the largest first.
 
     Notes
     -----
-    A level of 12,500 px below one of 50,001 was made by taking four pixels to one and dropping the last:
-    where the sizes fit a whole factor but for rounding, that is the factor. Their quotient would be off by a
-    pixel at the far end.
+    A level of 12,500 px below one of 50,001 px was made by a factor of 4: where the sizes fit a whole factor
+    but for rounding, that is the factor. Their quotient would be off by a pixel at the far end.
     """
     return tuple(Level(size, _factors(sizes_px[0], size)) for size in sizes_px)
 
 
 def on_glass(pixels: UInt8) -> UInt8:
-    """RGBA, not premultiplied, laid on white; RGB as it is."""
+    """Blend RGBA, not premultiplied, onto white; RGB is returned as it is."""
     if pixels.shape[-1] == 3:
         return pixels
     alpha = pixels[..., 3:]
@@ -375,44 +374,18 @@ def on_glass(pixels: UInt8) -> UInt8:
     return np.asarray(np.rint(pixels[..., :3] * share + 255 * (1 - share)), np.uint8)
 
 
-class _Kept:
-    """Arrays by key, the latest used kept up to so many bytes."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most, self._bytes = most_bytes, 0
-        self._held: OrderedDict[tuple[int, int, int], UInt8] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, key: tuple[int, int, int]) -> UInt8 | None:
-        with self._lock:
-            value = self._held.get(key)
-            if value is not None:
-                self._held.move_to_end(key)
-            return value
-
-    def keep(self, key: tuple[int, int, int], value: UInt8) -> None:
-        with self._lock:
-            if key in self._held:
-                return
-            self._held[key] = value
-            self._bytes += value.nbytes
-            # The newest stays, however large: its other parts are asked for next.
-            while self._bytes > self._most and len(self._held) > 1:
-                self._bytes -= self._held.popitem(last=False)[1].nbytes
-
-
-def _lay(target: UInt8, box: Box, pixels: UInt8, where: Box) -> None:
-    """Copy what `pixels`, which lie at `where`, share with `box` into its array."""
-    top, left = max(box.top, where.top), max(box.left, where.left)
-    bottom, right = min(box.bottom, where.bottom), min(box.right, where.right)
+def _paste(target: UInt8, box: Box, pixels: UInt8, at_top: int, at_left: int) -> None:
+    """Copy the overlap of `pixels`, at row `at_top` and column `at_left`, into the array of `box`."""
+    top, left = max(box.top, at_top), max(box.left, at_left)
+    bottom, right = min(box.bottom, at_top + pixels.shape[0]), min(box.right, at_left + pixels.shape[1])
     if bottom > top and right > left:
         target[top - box.top : bottom - box.top, left - box.left : right - box.left] = pixels[
-            top - where.top : bottom - where.top, left - where.left : right - where.left
+            top - at_top : bottom - at_top, left - at_left : right - at_left
         ]
 
 
 def _factors(full_px: tuple[int, int], level_px: tuple[int, int]) -> tuple[float, float]:
-    """Down and across; the longer side, which tells it best, speaks for the other where both agree."""
+    """Return the factors down and across; the longer side decides for the other where both agree."""
     down, across = (_factor(full, level) for full, level in zip(full_px, level_px, strict=True))
     if full_px[0] >= full_px[1]:
         return down, down if _fits(full_px[1], level_px[1], down) else across
@@ -429,5 +402,4 @@ def _factor(full_px: int, level_px: int) -> float:
 
 
 def _fits(full_px: int, level_px: int, factor: float) -> bool:
-    """Whether so many pixels become so many by a whole factor, rounded down or up."""
     return factor >= 1 and factor.is_integer() and level_px in (full_px // factor, -(-full_px // factor))

@@ -13,14 +13,14 @@ from glomtile.tiling.grid import Span
 from glomtile.types import Float32, UInt8
 
 _BAND_PX = 2 * 2**20
-"""Most source pixels that are held as floats at once."""
+"""Most source pixels held as floats at once."""
 
 _CACHED = 2**16
-"""Numbers that are added up at once, so that they stay near the processor."""
+"""Values summed at once, so that they stay in the processor's cache."""
 
 
 def source_span(wanted: Span, zoom: float, length_px: int) -> Span:
-    """The source pixels that the pixels of `wanted` are made of, on an axis of `length_px` source pixels."""
+    """Return the source pixels needed for the pixels of `wanted`, on an axis of `length_px` source pixels."""
     if zoom >= 1:
         start, stop = math.floor(wanted.start * zoom), math.ceil(wanted.stop * zoom)
     else:
@@ -35,23 +35,23 @@ def source_span(wanted: Span, zoom: float, length_px: int) -> Span:
 def resample(
     source: UInt8, spans: tuple[Span, Span], wanted: tuple[Span, Span], zoom: tuple[float, float]
 ) -> UInt8:
-    """Bring part of a picture to another scale.
+    """Resample part of an image.
 
     Parameters
     ----------
     source : (h, w, 3) uint8 ndarray
         The source pixels of `spans`.
     spans, wanted : (Span, Span)
-        Rows and columns of the source that are given, see `source_span`, and of the result that are wanted.
+        Rows and columns of `source`, see `source_span`, and of the result.
     zoom : (float, float)
         Source pixels per pixel of the result, down and across. Pixel ``c`` of the result covers source
-        positions ``c * zoom`` to ``(c + 1) * zoom``, counted from the picture's corner.
+        positions ``c * zoom`` to ``(c + 1) * zoom``, counted from the image's corner.
 
     Returns
     -------
     (h', w', 3) uint8 ndarray
-        Averaged over that area where zoom is at least 1, else linear between pixels' centres. What lies
-        beyond the source counts for nothing. A pixel's value does not depend on which others are wanted.
+        Averaged over that area where zoom is at least 1, else linear between pixels' centres. Pixels outside
+        the source have no weight. A pixel's value does not depend on `wanted`.
     """
     size = wanted[0].length, wanted[1].length
     result = np.empty((*size, 3), np.uint8)
@@ -73,11 +73,9 @@ def _whole_cells(
     zoom: tuple[float, float],
     result: UInt8,
 ) -> tuple[int, int]:
-    """Fill in the cells wholly inside the source where both factors are whole; how many down and across.
+    """Fill in the cells wholly inside the source where both factors are whole, and return their numbers.
 
-    Notes
-    -----
-    Cells cut by the edge are left out, so that a cell is always made the same way, whatever is beside it.
+    Cells cut by the edge are left out, so that a cell is always computed in the same way.
     """
     if not all(_is_whole(z) for z in zoom):
         return 0, 0
@@ -96,27 +94,27 @@ def _whole_cells(
 
 
 def _is_whole(zoom: float) -> bool:
-    """Whether OpenCV adds up whole cells: it finds the factor as ``1 / (1 / zoom)``, which misses at 49."""
+    """Return whether OpenCV averages whole cells: it computes ``1 / (1 / zoom)``, which is inexact at 49."""
     return zoom >= 1 and zoom == round(zoom) and 1 / (1 / zoom) == zoom
 
 
 @dataclass(frozen=True, eq=False)
 class _Mixture:
-    """What each wanted pixel of an axis is made of.
+    """Source pixels and their weights for each wanted pixel of an axis.
 
     Attributes
     ----------
     taps : (wanted, t) int64 ndarray
-        Source pixels, counted from the first one that is given, from low to high.
+        Source pixels, counted from the first one of the source, from low to high.
     shares : (wanted, t) float32 ndarray
-        What each gives; rows sum to 1. A tap beyond the source repeats another and gives nothing.
+        Their weights; rows sum to 1. A tap outside the source repeats another with weight 0.
     """
 
     taps: NDArray[np.int64]
     shares: Float32
 
     def of(self, lines: Float32, first: int = 0) -> Float32:
-        """Mix lines ``(n, m)`` that begin with source pixel `first`, always in the order of the taps."""
+        """Mix lines ``(n, m)`` that start at source pixel `first`, always in the order of the taps."""
         mixed = np.empty((len(self.taps), lines.shape[1]), np.float32)
         step = max(1, _CACHED // lines.shape[1])
         for top in range(0, len(mixed), step):
@@ -136,7 +134,7 @@ class _Mixture:
 def _weighted(
     source: UInt8, spans: tuple[Span, Span], wanted: tuple[Span, Span], zoom: tuple[float, float]
 ) -> UInt8:
-    """The same for any factor, by two mixtures, some rows at a time."""
+    """Resample by any factor, some rows at a time."""
     down, across = (_mixture(spans[i], wanted[i], zoom[i]) for i in (0, 1))
     height, width = wanted[0].length, wanted[1].length
     result = np.empty((height, width, 3), np.uint8)
@@ -153,10 +151,10 @@ def _weighted(
 
 
 def _mixture(span: Span, wanted: Span, zoom: float) -> _Mixture:
-    """What the source pixels of `span` give to those of `wanted`."""
+    """Compute the weights of the source pixels of `span` for those of `wanted`."""
     at = np.arange(wanted.start, wanted.stop, dtype=np.float64)
     if zoom >= 1:
-        # A level that was rounded down ends before the slide: what begins behind it repeats its last pixel.
+        # A level that was rounded down ends before the slide: pixels beyond it repeat its last one.
         low, high = np.minimum(at * zoom, span.stop - 1), (at + 1) * zoom
         first = np.floor(low).astype(np.int64)
         taps = first[:, None] + np.arange(math.ceil(zoom) + 1)

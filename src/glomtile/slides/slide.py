@@ -14,7 +14,7 @@ import numpy as np
 from glomtile.errors import InputError, UsageError
 from glomtile.io.images import IMAGE_SUFFIXES, list_images, mirrored_indices
 from glomtile.io.resolution import PLAUSIBLE_MPP, size_at_mpp
-from glomtile.slides.backends import Level, OpenSlidePixels, PicturePixels, Pixels, TiffPixels, largest_series
+from glomtile.slides.backends import ImagePixels, Level, OpenSlidePixels, Pixels, TiffPixels, largest_series
 from glomtile.slides.resampling import resample, source_span
 from glomtile.tiling.grid import Span
 from glomtile.types import SILENT, Box, Progress, UInt8
@@ -24,47 +24,47 @@ SLIDE_SUFFIXES = (
     *IMAGE_SUFFIXES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm", ".czi",
     ".btf", ".tf8",
 )  # fmt: skip
-"""What a folder of inputs is searched for."""
+"""Suffixes of the slides and images in an input folder."""
 
 SEVERAL_FILES = (".mrxs", ".vms", ".vmu", ".dcm")
-"""Suffixes of slides whose pixels lie in files beside the one that is named."""
+"""Suffixes of slides whose pixels are in files beside the one that is named."""
 
 PLAIN_PX = 4096
-"""A TIFF without a pyramid, of at most so many pixels a side and no OME-TIFF, is a plain picture."""
+"""A TIFF of at most this side, without a pyramid and no OME-TIFF, is a plain image."""
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 _TIFFS = (".tif", ".tiff", ".btf", ".tf8")
 _READ_PX = 16 * 2**20
-"""Source pixels that are read at once for a thumbnail."""
+"""Source pixels read at once for a thumbnail."""
 
 _SAME = 1e-6
 _GENERIC = "generic-tiff"
-"""OpenSlide's word for a tiled TIFF of no scanner."""
+"""OpenSlide's name for a tiled TIFF of no scanner."""
 
 
 class Slide:
-    """A slide or picture: read it at a scale with `at`, close it when done.
+    """A slide or image: read it at a scale with `at`, close it when done.
 
     Parameters
     ----------
     path : Path
     pixels : Pixels
     mpp : float or None
-        Micrometres per full-resolution pixel, in place of what the file says.
+        Micrometres per full-resolution pixel, in place of the file's own.
 
     Attributes
     ----------
     path : Path
     kind : str
-        As ``OpenSlide aperio``, ``OME-TIFF``, ``TIFF`` or ``PNG``.
+        ``OpenSlide aperio``, ``OME-TIFF``, ``TIFF``, ``PNG``, …
     plain : bool
-        Whether it is a plain picture, held in memory whole.
+        Whether it is a plain image, held in memory whole.
     size_px : (int, int)
         ``(H, W)`` at full resolution.
     mpp : float or None
         Micrometres per full-resolution pixel.
     mpp_source : str or None
-        Who said so.
+        Origin of `mpp`.
     levels : tuple of Level
         From fine to coarse.
     """
@@ -86,11 +86,11 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._pixels.close()
 
     def read_level(self, level: int, box: Box) -> UInt8:
-        """``(h, w, 3) uint8`` of a box inside a level, as the file has it.
+        """Read a box inside a level as ``(h, w, 3) uint8``.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class Slide:
         return self._pixels.read(level, box)
 
     def at(self, mpp: float | None) -> SlideReader:
-        """The slide at another scale.
+        """Return a reader of the slide at another scale.
 
         Parameters
         ----------
@@ -124,18 +124,18 @@ class Slide:
         if self.mpp is None:
             raise InputError(
                 self.path,
-                "expected micrometres per pixel in the file, found none",
+                "expected micrometres per pixel in the file, got none",
                 "state them: usually 20x is 0.5 and 40x is 0.25",
             )
         return SlideReader(self, mpp / self.mpp, size_at_mpp(self.size_px, self.mpp, mpp), mpp)
 
     def thumbnail(self, max_px: int) -> tuple[UInt8, float]:
-        """The whole slide made small, in bounded memory.
+        """Shrink the whole slide, in bounded memory.
 
         Parameters
         ----------
         max_px : int
-            Its longer side at most; a smaller slide is not enlarged.
+            Most pixels of its longer side; a smaller slide is not enlarged.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class Slide:
         return result, zoom
 
     def _piece(self, zoom: float, width: int) -> tuple[int, int]:
-        """Height and width of what is read at once: as wide as the slide where it is stored in strips."""
+        """Return the size of a piece to read: as wide as the slide where it is stored in strips."""
         across = width if self._pixels.in_strips else min(width, int(math.sqrt(_READ_PX) / zoom))
         across = max(1, across)
         return max(1, int(_READ_PX / (across * zoom * zoom))), across
@@ -190,7 +190,7 @@ class SlideReader:
         self.level_zoom = max(self._zoom)
 
     def read(self, box: Box) -> UInt8:
-        """``(h, w, 3) uint8``; beyond the edge tissue is mirrored, the pixel at the edge not repeated.
+        """Read ``(h, w, 3) uint8``; outside the slide, tissue is mirrored without repeating the edge pixel.
 
         Raises
         ------
@@ -214,7 +214,7 @@ class SlideReader:
 
 
 def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress = SILENT) -> Slide:
-    """Open a slide or picture.
+    """Open a slide or image.
 
     Parameters
     ----------
@@ -222,9 +222,9 @@ def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress
         A format of OpenSlide, an OME-TIFF, another TIFF (tiled or in strips, pyramid or not) of 8-bit RGB,
         grey or palette colours, or a PNG, JPEG or BMP.
     mpp : float, optional
-        Micrometres per full-resolution pixel, 0.05 to 20; taken instead of what the file says.
+        Micrometres per full-resolution pixel, 0.05 to 20; used instead of the file's own.
     progress : Progress
-        Told where `mpp` contradicts the file, and warned of pixels that are not square.
+        Receives a note where `mpp` contradicts the file, and a warning of pixels that are not square.
 
     Returns
     -------
@@ -236,13 +236,13 @@ def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress
     InputError
         The file is missing, damaged, or none of these.
     ArgumentError
-        `path` is none, or `mpp` is not plausible.
+        `path` is no path, or `mpp` is not plausible.
 
     Notes
     -----
     An OME-TIFF is read by tifffile, because OpenSlide sees only the first level of one whose others are
-    SubIFDs. So is what OpenSlide would take as a generic TIFF: there it narrows 16 bits to 8 without a word,
-    takes a stack for a pyramid, and cannot place a level exactly. A scanner's own format goes to OpenSlide.
+    SubIFDs. So is what OpenSlide would read as a generic TIFF: there it narrows 16 bits to 8 silently,
+    takes a stack for a pyramid, and cannot place a level exactly. Scanners' own formats go to OpenSlide.
     """
     path = path_argument("path", path)
     if mpp is not None:
@@ -251,19 +251,19 @@ def open_slide(path: str | Path, *, mpp: float | None = None, progress: Progress
     pixels = _pixels(path, progress)
     if mpp is not None and pixels.mpp is not None and abs(mpp / pixels.mpp - 1) > _SAME:
         progress.note(
-            f"{path}: taken as {mpp:g} µm per pixel, as given; {pixels.mpp_source} says {pixels.mpp:.4g}"
+            f"{path}: taken as {mpp:g} µm per pixel, as given; {pixels.mpp_source} states {pixels.mpp:.4g}"
         )
     return Slide(path, pixels, mpp)
 
 
 def slide_name(path: str | Path) -> str:
-    """What a slide's results are called: the file's name without its suffix, ``.ome`` before it included."""
+    """Return the name of a slide's results: its file name without suffix, ``.ome`` before it included."""
     stem = Path(path).stem
     return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
 
 
 def list_slides(folder: Path) -> list[Path]:
-    """The slides and pictures directly in a folder, in natural order; see `list_images`.
+    """List the slides and images directly in a folder, in natural order; see `list_images`.
 
     Raises
     ------
@@ -277,23 +277,23 @@ def _require_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise InputError(path, "expected a slide or picture, got a folder")
+            raise InputError(path, "expected a slide or image, got a folder")
         if not stat.S_ISREG(mode):
-            raise InputError(path, "expected a slide or picture, got no file but a pipe or device")
+            raise InputError(path, "expected a slide or image, got no file but a pipe or device")
         with path.open("rb") as stream:
             empty = not stream.read(1)
     except FileNotFoundError:
-        raise InputError(path, "expected a slide or picture, got nothing there") from None
+        raise InputError(path, "expected a slide or image, the file does not exist") from None
     except OSError as problem:
         raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
     if empty:
-        raise InputError(path, "expected a slide or picture, got an empty file")
+        raise InputError(path, "expected a slide or image, got an empty file")
 
 
 def _pixels(path: Path, progress: Progress) -> Pixels:
     suffix = path.suffix.lower()
-    if suffix in _PICTURES:
-        return PicturePixels(path, progress)
+    if suffix in _IMAGES:
+        return ImagePixels(path, progress)
     import openslide
 
     layout = _layout(path) if suffix in _TIFFS else None
@@ -311,7 +311,7 @@ def _pixels(path: Path, progress: Progress) -> Pixels:
             "expected a format of OpenSlide, a TIFF, PNG, JPEG or BMP, got a damaged file or another format",
         )
     if layout is not None and layout.one_page and layout.longest_px <= PLAIN_PX:
-        return PicturePixels(path, progress)
+        return ImagePixels(path, progress)
     return TiffPixels(path, progress)
 
 
@@ -322,7 +322,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(path: Path) -> _Layout | None:
-    """How a TIFF is built; ``None`` where tifffile makes nothing of it, and whoever reads it says why."""
+    """Return the layout of a TIFF, or ``None`` where tifffile cannot read it; its reader reports why."""
     import tifffile
 
     try:
@@ -344,5 +344,5 @@ def _boxes(size_px: tuple[int, int], piece_px: tuple[int, int]) -> Iterator[Box]
 
 
 def _snapped(zoom: float) -> float:
-    """A whole number where it is one but for the last bits."""
+    """Round a factor that is whole but for the last bits."""
     return float(round(zoom)) if zoom >= 1 and abs(zoom - round(zoom)) < 1e-9 else zoom

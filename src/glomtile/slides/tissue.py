@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.errors import InputError
-from glomtile.objects.postprocessing import fill_holes
 from glomtile.types import Box, Float32, Reader, UInt8
 
 Mask = NDArray[np.bool_]
@@ -47,11 +46,11 @@ _LUMEN_UM2 = 250_000.0
 
 
 MARGIN_UM = 50.0
-"""How far beyond the tissue is looked, so that nothing at its edge is lost."""
+"""Margin around the tissue, so that nothing at its edge is lost."""
 
 
 def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> Mask:
-    """Find the tissue of a slide; rather keep glass than lose tissue.
+    """Find the tissue of a slide; glass is kept rather than tissue lost.
 
     Parameters
     ----------
@@ -60,20 +59,19 @@ def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> M
     mpp : float
         Micrometres per thumbnail pixel, above 0.
     margin_um : float
-        How far the mask reaches beyond the tissue, so that nothing at its edge is lost; 0 for the tissue
-        itself.
+        Margin of the mask around the tissue; 0 for the tissue itself.
 
     Returns
     -------
     (h, w) bool ndarray
         True on tissue and within the margin around it. Pieces below 5,000 µm² are left out; holes up to
-        0.25 mm² (lumina, fat) that do not reach the picture's edge are filled. All False for bare glass, all
-        True where tissue fills the picture.
+        0.25 mm² (lumina, fat) that do not reach the image's edge are filled. All False for bare glass, all
+        True where tissue fills the image.
 
     Raises
     ------
     InputError
-        When the thumbnail is no RGB picture or the scale is not above 0.
+        The thumbnail is no RGB image, or the scale is not above 0.
 
     Notes
     -----
@@ -81,9 +79,9 @@ def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> M
     and blue differ, which no shadow or uneven lamp makes) or dense. The thresholds are those of Otsu 1979
     (doi 10.1109/TSMC.1979.4310076), held between noise and the palest tissue, because his method always
     finds two classes, also where there is only one. Left out are the ink of felt pens (blue beyond any
-    haematoxylin, green, or black in a large blot) and what is black and neutral up to the picture's edge.
-    Red ink cannot be told from eosin and is kept; tissue under ink, and
-    pale tissue within 180 µm of it, is lost.
+    haematoxylin, green, or black in a large blot) and what is black and neutral up to the image's edge.
+    Red ink cannot be distinguished from eosin and is kept; tissue under ink, and pale tissue within 180 µm of
+    it, is lost.
     """
     if thumbnail.ndim != 3 or thumbnail.shape[2] != 3 or thumbnail.dtype != np.uint8:
         raise InputError("tissue", f"expected (h, w, 3) uint8, got {thumbnail.shape} {thumbnail.dtype}")
@@ -99,23 +97,12 @@ def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> M
     stained &= ~_black_rim(thumbnail, mpp) & ~_ink(smooth, density, colour < _FAINT, mpp)
     joined = cv2.morphologyEx(_bytes(stained), cv2.MORPH_CLOSE, _disc(_JOINED_UM / mpp))
     pieces = _without_pieces(joined > 0, _SPECK_UM2 / mpp**2)
-    solid = fill_holes(pieces, _LUMEN_UM2 / mpp**2)
+    solid = _fill_holes(pieces, _LUMEN_UM2 / mpp**2)
     return with_margin(solid, mpp, margin_um)
 
 
 def with_margin(tissue: Mask, mpp: float, margin_um: float) -> Mask:
-    """The mask and all within `margin_um` of it; the mask itself where that is 0 or less.
-
-    Parameters
-    ----------
-    tissue : (h, w) bool ndarray
-    mpp, margin_um : float
-        Micrometres per pixel, and how far to reach.
-
-    Returns
-    -------
-    (h, w) bool ndarray
-    """
+    """Dilate a ``(h, w) bool`` mask by `margin_um`; a margin of 0 or less leaves it as it is."""
     if margin_um <= 0 or not tissue.size:
         return tissue
     return np.asarray(cv2.dilate(_bytes(tissue), _disc(margin_um / mpp)) > 0, dtype=np.bool_)
@@ -127,7 +114,7 @@ def _blurred(thumbnail: UInt8, sigma: float) -> Float32:
 
 
 def _glass_colour(smooth: Float32) -> Float32:
-    """Mean of the brightest near-neutral pixels; an ordinary glass's colour where there are none."""
+    """Average the brightest near-neutral pixels; without any, return the colour of ordinary glass."""
     darkest, brightest = _darkest(smooth), _brightest(smooth)
     glassy = (darkest >= _GLASS_DARKEST) & (brightest - darkest <= 2 * _GLASS_CAST * brightest)
     values = darkest[glassy]
@@ -139,7 +126,7 @@ def _glass_colour(smooth: Float32) -> Float32:
 
 
 def _threshold(plane: Float32, held_between: tuple[float, float]) -> float:
-    """Otsu's threshold of a plane of densities, within limits."""
+    """Compute Otsu's threshold of a plane of densities, within limits."""
     steps = np.clip(plane * 1000, 0, 255).astype(np.uint8)
     otsu, _ = cv2.threshold(steps, 0, 255, cv2.THRESH_OTSU)
     low, high = held_between
@@ -147,14 +134,14 @@ def _threshold(plane: Float32, held_between: tuple[float, float]) -> float:
 
 
 def _lamp(grey: Float32, mpp: float) -> Float32:
-    """Density of the palest place nearby: what an uneven lamp adds to glass and tissue alike."""
+    """Return the density of the palest pixel nearby, which an uneven lamp adds to glass and tissue alike."""
     reach = _LAMP_UM / mpp
     palest = cv2.erode(grey, _disc(reach))
     return np.asarray(cv2.GaussianBlur(palest, (0, 0), max(0.5, reach / 2)), dtype=np.float32)
 
 
 def _black_rim(thumbnail: UInt8, mpp: float) -> Mask:
-    """What is dark, without colour and hangs on the picture's edge, with its soft rim."""
+    """Find dark neutral regions at the image's edge, with their soft rims."""
     dark = _is_black(thumbnail)
     _, ids = cv2.connectedComponents(_bytes(dark), connectivity=8)
     edge = np.concatenate([ids[0], ids[-1], ids[:, 0], ids[:, -1]])
@@ -163,7 +150,7 @@ def _black_rim(thumbnail: UInt8, mpp: float) -> Mask:
 
 
 def _ink(smooth: Float32, density: Float32, faint: Mask, mpp: float) -> Mask:
-    """Strokes of felt pens, with the paler pixels of the same hue at their sides."""
+    """Find strokes of felt pens, with the paler pixels of the same hue at their sides."""
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     bluish = (red > 0.98 * green) & (green > blue)
     greenish = (green < 0.95 * red) & (green < 0.95 * blue)
@@ -179,36 +166,36 @@ def _ink(smooth: Float32, density: Float32, faint: Mask, mpp: float) -> Mask:
     return ink
 
 
-def _is_black(picture: UInt8 | Float32) -> Mask:
-    return np.asarray((_brightest(picture) < _DARK) & _is_neutral(picture), dtype=np.bool_)
+def _is_black(image: UInt8 | Float32) -> Mask:
+    return np.asarray((_brightest(image) < _DARK) & _is_neutral(image), dtype=np.bool_)
 
 
-def _is_neutral(picture: UInt8 | Float32) -> Mask:
-    return np.asarray(_spread(picture) < _NEUTRAL, dtype=np.bool_)
+def _is_neutral(image: UInt8 | Float32) -> Mask:
+    return np.asarray(_spread(image) < _NEUTRAL, dtype=np.bool_)
 
 
 # NumPy's reductions over a last axis of three take ten times as long as two steps from plane to plane.
 
 
-def _darkest(picture: UInt8 | Float32) -> NDArray[Any]:
-    return np.asarray(np.minimum(np.minimum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+def _darkest(image: UInt8 | Float32) -> NDArray[Any]:
+    return np.asarray(np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2]))
 
 
-def _brightest(picture: UInt8 | Float32) -> NDArray[Any]:
-    return np.asarray(np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+def _brightest(image: UInt8 | Float32) -> NDArray[Any]:
+    return np.asarray(np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]))
 
 
-def _spread(picture: UInt8 | Float32) -> NDArray[Any]:
-    """Brightest less darkest channel; of bytes it is one too."""
-    return np.asarray(_brightest(picture) - _darkest(picture))
+def _spread(image: UInt8 | Float32) -> NDArray[Any]:
+    """Subtract the darkest channel from the brightest."""
+    return np.asarray(_brightest(image) - _darkest(image))
 
 
-def _mean(picture: Float32) -> Float32:
-    return np.asarray((picture[..., 0] + picture[..., 1] + picture[..., 2]) / np.float32(3), np.float32)
+def _mean(image: Float32) -> Float32:
+    return np.asarray((image[..., 0] + image[..., 1] + image[..., 2]) / np.float32(3), np.float32)
 
 
 def _in_blots(dark: Mask, mpp: float) -> Mask:
-    """Dark pieces too large for pigment or a fold."""
+    """Keep dark pieces too large for pigment or a fold."""
     return _without_pieces(dark, _BLOT_UM2 / mpp**2)
 
 
@@ -224,6 +211,14 @@ def _without_pieces(mask: Mask, below_px: float) -> Mask:
     return np.asarray(kept[ids], dtype=np.bool_)
 
 
+def _fill_holes(mask: Mask, up_to_px: float) -> Mask:
+    """Fill 4-connected holes of at most `up_to_px` pixels that do not reach the image's edge."""
+    _, ids, stats, _ = cv2.connectedComponentsWithStats(_bytes(~np.pad(mask, 1)), connectivity=4)
+    filled = stats[:, cv2.CC_STAT_AREA] <= up_to_px
+    filled[0], filled[ids[0, 0]] = True, False
+    return np.asarray(filled[ids[1:-1, 1:-1]], dtype=np.bool_)
+
+
 def _disc(radius_px: float) -> UInt8:
     reach = max(1, math.ceil(radius_px))
     size = 2 * reach + 1
@@ -236,14 +231,13 @@ def _bytes(mask: Mask) -> UInt8:
 
 @dataclass(frozen=True, eq=False)
 class TissueMap:
-    """Tissue found on a thumbnail, asked about in pixels of the plane that is segmented.
+    """Tissue of a thumbnail, queried in pixels of the plane that is segmented.
 
     Attributes
     ----------
     tissue : (h, w) bool ndarray
-        Where there is tissue.
     near : (h, w) bool ndarray
-        Where there is tissue or where it is so near that windows are to be looked at.
+        The tissue with its margin; windows outside it are skipped.
     zoom : float
         Pixels of the plane per pixel of the mask.
     mpp : float
@@ -257,11 +251,11 @@ class TissueMap:
 
     @property
     def area_mm2(self) -> float:
-        """Area of the tissue."""
+        """Area of the tissue in mm²."""
         return float(np.count_nonzero(self.tissue)) * self.mpp**2 / 1e6
 
     def near_tissue(self, box: Box) -> bool:
-        """Whether any of a box's pixels, or the mask's cell it lies in, is on or near tissue."""
+        """Return whether a box, enlarged to whole cells of the mask, touches tissue or its margin."""
         height, width = self.near.shape
         top, left = (
             min(max(int(at // self.zoom), 0), n - 1) for at, n in ((box.top, height), (box.left, width))
@@ -275,7 +269,7 @@ class TissueMap:
         return bool(inside > 0)
 
     def glass(self, box: Box) -> NDArray[np.bool_]:
-        """Where the pixels of a box are no tissue, ``(h, w) bool``; beyond the mask its edge goes on."""
+        """Return where a box is no tissue, ``(h, w) bool``; the mask's edge is repeated outside it."""
         rows = self._cells(box.top, box.bottom, self.tissue.shape[0])
         columns = self._cells(box.left, box.right, self.tissue.shape[1])
         return np.asarray(~self.tissue[rows[:, None], columns])
@@ -286,25 +280,25 @@ class TissueMap:
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
-        """Summed-area table: how many cells near tissue lie above and left of each corner."""
+        """Summed-area table of `near`."""
         table = np.zeros((self.near.shape[0] + 1, self.near.shape[1] + 1), np.int64)
         table[1:, 1:] = self.near.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
         return table
 
 
 TISSUE_MPP = 16.0
-"""Scale at which tissue is looked for; coarser where that would make a picture of more than `LOOK_PX`.
+"""Scale of tissue detection; coarser where the image would have more than `TISSUE_MAX_PX`.
 
 A glass slide of 75 x 25 mm has 7.3 million pixels at this scale.
 """
 
-LOOK_PX = 8 * 10**6
+TISSUE_MAX_PX = 8 * 10**6
 OVERVIEW_PX = 2048
-"""Longest side of the picture that outlines are drawn on."""
+"""Longest side of the image that outlines are drawn on."""
 
 
 class SlideLike(Protocol):
-    """What the segmenter asks of a slide; `glomtile.slides.slide.Slide` is one."""
+    """Interface of a slide for the segmenter; see `glomtile.slides.slide.Slide`."""
 
     @property
     def kind(self) -> str: ...
@@ -327,7 +321,7 @@ class SlideLike(Protocol):
 
 
 class ZoomedReader(Reader, Protocol):
-    """A reader that knows how many level-0 pixels one of its own is."""
+    """A reader with the number of level-0 pixels per pixel of its own."""
 
     @property
     def zoom(self) -> float: ...
@@ -335,7 +329,7 @@ class ZoomedReader(Reader, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SlideOverview:
-    """What a first look shows.
+    """Tissue and a small image of a slide.
 
     Attributes
     ----------
@@ -350,8 +344,8 @@ class SlideOverview:
     overview_zoom: float
 
 
-def look_at(slide: SlideLike, mpp: float, zoom: float) -> SlideOverview:
-    """Find a slide's tissue.
+def make_overview(slide: SlideLike, mpp: float, zoom: float) -> SlideOverview:
+    """Read a slide at low resolution and find its tissue.
 
     Parameters
     ----------
@@ -359,18 +353,18 @@ def look_at(slide: SlideLike, mpp: float, zoom: float) -> SlideOverview:
     mpp : float
         Micrometres per pixel at full resolution.
     zoom : float
-        Full-resolution pixels per pixel of the plane that the tissue map is to be asked in.
+        Full-resolution pixels per pixel of the plane that is segmented.
     """
     height, width = slide.size_px
-    shrunk = max(1.0, TISSUE_MPP / mpp, math.sqrt(height * width / LOOK_PX))
+    shrunk = max(1.0, TISSUE_MPP / mpp, math.sqrt(height * width / TISSUE_MAX_PX))
     wanted = math.ceil(max(height, width) / shrunk)
     overview, overview_zoom = slide.thumbnail(max(OVERVIEW_PX, wanted))
-    small = _shrunk(overview, wanted)
+    small = _shrink(overview, wanted)
     small_zoom = overview_zoom * overview.shape[1] / small.shape[1]
     small_mpp = small_zoom * mpp
     tissue = find_tissue(small, small_mpp, margin_um=0.0)
     near = with_margin(tissue, small_mpp, MARGIN_UM)
-    shown = _shrunk(overview, OVERVIEW_PX)
+    shown = _shrink(overview, OVERVIEW_PX)
     return SlideOverview(
         TissueMap(tissue, near, small_zoom / zoom, small_mpp),
         shown,
@@ -378,10 +372,10 @@ def look_at(slide: SlideLike, mpp: float, zoom: float) -> SlideOverview:
     )
 
 
-def _shrunk(picture: UInt8, longest_px: int) -> UInt8:
-    height, width = picture.shape[:2]
+def _shrink(image: UInt8, longest_px: int) -> UInt8:
+    height, width = image.shape[:2]
     factor = longest_px / max(height, width)
     if factor >= 1:
-        return picture
+        return image
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

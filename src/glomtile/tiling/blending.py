@@ -17,7 +17,7 @@ Blend = Literal["hann", "linear", "none"]
 
 
 @dataclass(frozen=True)
-class Share:
+class AxisWeights:
     """What one window gives to the pixels of an axis.
 
     Attributes
@@ -77,7 +77,7 @@ def window_profile(
     return np.asarray(np.minimum(rise, rise[::-1]))
 
 
-def shares(axis: Axis, context_px: int, blend: Blend = "hann") -> list[Share]:
+def axis_weights(axis: Axis, context_px: int, blend: Blend = "hann") -> list[AxisWeights]:
     """Normalised weights of all windows of an axis.
 
     Windows fill a whole grid, so the total at a pixel is the product of the totals of its row and of its
@@ -109,11 +109,11 @@ def shares(axis: Axis, context_px: int, blend: Blend = "hann") -> list[Share]:
     for span, start in spans:
         inside = slice(span.start - start, span.stop - start)
         weights = profile[inside] / total[span.start : span.stop]
-        result.append(Share(span, inside, weights.astype(np.float32)))
+        result.append(AxisWeights(span, inside, weights.astype(np.float32)))
     return result
 
 
-def touching(along: list[Share], wanted: Span) -> range:
+def overlapping(along: list[AxisWeights], wanted: Span) -> range:
     """Numbers of the windows of an axis that give anything to the pixels of `wanted`."""
     touched = [
         k for k, share in enumerate(along) if share.span.start < wanted.stop > wanted.start < share.span.stop
@@ -121,13 +121,13 @@ def touching(along: list[Share], wanted: Span) -> range:
     return range(touched[0], touched[-1] + 1) if touched else range(0)
 
 
-def cut_share(share: Share, wanted: Span) -> Share:
+def crop_weights(share: AxisWeights, wanted: Span) -> AxisWeights:
     """The part of a share that falls on the pixels of `wanted`, counted from where those begin."""
     start, stop = max(share.span.start, wanted.start), min(share.span.stop, wanted.stop)
     before, length = start - share.span.start, stop - start
     inside = slice(share.inside.start + before, share.inside.start + before + length)
     span = Span(start - wanted.start, stop - wanted.start)
-    return Share(span, inside, share.weights[before : before + length])
+    return AxisWeights(span, inside, share.weights[before : before + length])
 
 
 class RowAccumulator:
@@ -167,13 +167,13 @@ class RowAccumulator:
         panel: Span | None = None,
         from_row_px: int = 0,
     ) -> None:
-        columns = shares(plan.columns, context_px, blend)
+        columns = axis_weights(plan.columns, context_px, blend)
         self._height = plan.rows.length_px
         panel = panel or Span(0, plan.columns.length_px)
-        self._rows = shares(plan.rows, context_px, blend)
-        self.rows = touching(self._rows, Span(from_row_px, self._height))
-        self.columns = touching(columns, panel)
-        self._columns = {k: cut_share(columns[k], panel) for k in self.columns}
+        self._rows = axis_weights(plan.rows, context_px, blend)
+        self.rows = overlapping(self._rows, Span(from_row_px, self._height))
+        self.columns = overlapping(columns, panel)
+        self._columns = {k: crop_weights(columns[k], panel) for k in self.columns}
         self._across = {k: np.repeat(share.weights, num_classes) for k, share in self._columns.items()}
         self._width = panel.length
         self._classes = num_classes
