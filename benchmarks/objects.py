@@ -53,20 +53,20 @@ def label_image() -> np.ndarray:
 
 
 def extraction() -> Callable[[], dict[str, Any]]:
-    from glomtile.objects.extraction import found_objects
+    from glomtile.objects.extraction import extract_objects
     from glomtile.objects.postprocessing import ShapingRules
-    from glomtile.objects.regions import regions_in_order
+    from glomtile.objects.regions import find_regions
 
     labels = label_image()
     confidence = np.full(labels.shape, 230, np.uint8)
 
     def work() -> dict[str, Any]:
-        regions = list(regions_in_order([labels], labels.shape[1], 2))
-        objects = list(found_objects(labels, confidence, regions, MPP, ShapingRules(), labels.shape))
+        regions = list(find_regions([labels], labels.shape[1], 2))
+        objects = list(extract_objects(labels, confidence, regions, MPP, ShapingRules()))
         ids = np.zeros(labels.shape, np.int32)
-        for number, one in enumerate(objects, start=1):
-            ids[one.box.top : one.box.bottom, one.box.left : one.box.right][one.mask] = number
-        outlines = hashlib.sha256(b"".join(one.polygon.wkb for one in objects)).hexdigest()[:8]
+        for number, (one, mask) in enumerate(objects, start=1):
+            ids[one.box.top : one.box.bottom, one.box.left : one.box.right][mask] = number
+        outlines = hashlib.sha256(b"".join(one.polygon.wkb for one, _ in objects)).hexdigest()[:8]
         pixels = hashlib.sha256(ids.tobytes()).hexdigest()[:8]
         return {"regions": len(regions), "objects": len(objects), "pixels": pixels, "outlines": outlines}
 

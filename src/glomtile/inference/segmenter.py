@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -34,8 +34,7 @@ from glomtile.io import atomic
 from glomtile.io.atomic import TemporaryFolder
 from glomtile.io.ome_tiff import halve, level_sizes
 from glomtile.io.resolution import PLAUSIBLE_MPP
-from glomtile.objects.extraction import FoundObject
-from glomtile.objects.objectstream import ObjectFinder, ObjectStream, counted
+from glomtile.objects.extraction import LARGEST_PX, FoundObject, paint_objects
 from glomtile.objects.postprocessing import ShapingRules
 from glomtile.slides.slide import Slide, open_slide, slide_name
 from glomtile.slides.tissue import SlideLike, SlideOverview, TissueMap, make_overview
@@ -108,7 +107,6 @@ def fill_store(
     plan: Plan,
     tissue: TissueMap,
     settings: TilingSettings,
-    rows_whole: Callable[[int], None],
     progress: Progress = SILENT,
     only: int | None = None,
 ) -> Timing:
@@ -125,8 +123,6 @@ def fill_store(
     tissue : TissueMap
         Windows away from it are not read, unless the settings say otherwise.
     settings : Settings
-    rows_whole : callable
-        Told, each time there are more, how many rows from the top are on disk over the whole width.
     progress : Progress
     only : int or None
         The panel that is wanted; all of them where ``None``.
@@ -147,19 +143,14 @@ def fill_store(
     def is_glass(window: Window) -> bool:
         return not tissue.near_tissue(window.own)
 
-    total, told = Timing(), min(store.rows_done)
-    rows_whole(told)
+    total = Timing()
     for number, (left, right) in enumerate(store.panels):
         done = store.rows_done[number]
         if done == reader.size_px[0] or only not in (None, number):
             continue
 
         def take(top: int, probs: Float32, panel: int = number) -> None:
-            nonlocal told
             store.append(panel, *classes_and_confidence(probs))
-            if min(store.rows_done) > told:
-                told = min(store.rows_done)
-                rows_whole(told)
 
         run = predict_tiled(
             reader,
@@ -496,16 +487,16 @@ class Segmenter:
         said = answer_picture(slide, scale, self._predictor, tiling, progress)
         began = perf_counter()
         planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
-        finder = self._finder(said.labels, said.confidence, planes[0], scale, said.look)
-        progress.start("objects", None)
-        objects = tuple(counted(finder.found([slide.size_px[0]]), progress))
+        objects, too_large = self._objects(
+            said.labels, said.confidence, planes[0], scale, said.look, progress
+        )
         for upper, lower in itertools.pairwise(planes):
             halve(upper, lower)
         effort = replace(said.effort, objects_s=perf_counter() - began)
         quality = assess_quality(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
         return self._segmentation(
             name, slide, mpp=scale, zoom=1.0, levels=planes, objects=objects, look=said.look, effort=effort,
-            quality=quality, confidence=said.confidence,
+            quality=with_too_large(quality, too_large), confidence=said.confidence,
         )  # fmt: skip
 
     def _streamed(
@@ -518,7 +509,7 @@ class Segmenter:
         identity: Mapping[str, Any],
         progress: Progress,
     ) -> Segmentation:
-        """A slide at the model's scale, its finished rows on disk, its objects found behind the network."""
+        """A slide at the model's scale, its finished rows on disk."""
         began = perf_counter()
         reader = slide.at(self._predictor.mpp)
         look = make_overview(slide, scale, reader.zoom)
@@ -528,24 +519,19 @@ class Segmenter:
         store = self._store(folder, reader.size_px, plan, scale, identity, keep=keep)
         planes = store.fresh_planes(level_sizes(reader.size_px))
         canvas, labels, confidence = planes[0], store.labels, store.confidence
-        finder = self._finder(labels, confidence, canvas, mpp, look)
-        with ObjectStream(finder.found, folder) as stream:
-            effort = fill_store(
-                store, reader, self._predictor, plan, look.tissue, self._settings, stream.rows_whole, progress
-            )  # fmt: skip
-            began = perf_counter()
-            progress.start("objects", None)
-            objects = tuple(counted(stream.results(), progress))
+        effort = fill_store(store, reader, self._predictor, plan, look.tissue, self._settings, progress)
+        began = perf_counter()
         with atomic.storage_errors(folder):
+            objects, too_large = self._objects(labels, confidence, canvas, mpp, look, progress)
             for upper, lower in itertools.pairwise(planes):
                 halve(upper, lower)
         effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
+        quality = assess_quality(
+            self._card, slide, look.tissue, reader.zoom, labels, confidence, masked=self._settings.tissue_mask
+        )
         return self._segmentation(
             name, slide, mpp=mpp, zoom=reader.zoom, levels=planes, objects=objects, look=look, effort=effort,
-            quality=assess_quality(
-                self._card, slide, look.tissue, reader.zoom, labels, confidence,
-                masked=self._settings.tissue_mask,
-            ),
+            quality=with_too_large(quality, too_large),
         )  # fmt: skip
 
     def _store(
@@ -625,16 +611,18 @@ class Segmenter:
             store = self._store(work, reader.size_px, plan, scale, identity)
             look = make_overview(slide, scale, reader.zoom)
             fill_store(
-                store, reader, self._predictor, plan, look.tissue, self._settings, lambda rows: None,
-                progress, panel,
+                store, reader, self._predictor, plan, look.tissue, self._settings, progress, panel,
             )  # fmt: skip
 
-    def _finder(
-        self, labels: Any, confidence: Any, canvas: Any, mpp: float, look: SlideOverview
-    ) -> ObjectFinder:
+    def _objects(
+        self, labels: Any, confidence: Any, canvas: Any, mpp: float, look: SlideOverview, progress: Progress
+    ) -> tuple[tuple[FoundObject, ...], int]:
         rules = ShapingRules(**self._card.objects.model_dump())
         glass = look.tissue.glass if self._settings.tissue_mask else None
-        return ObjectFinder(labels, confidence, canvas, self._predictor.num_classes, mpp, rules, glass)
+        progress.start("objects", None)
+        return paint_objects(
+            labels, confidence, canvas, self._predictor.num_classes, mpp, rules, glass, progress
+        )
 
     def _segmentation(
         self,
@@ -694,6 +682,15 @@ class Segmenter:
                 "--force segments it all the same",
             )
         return slide.mpp
+
+
+def with_too_large(flags: QualityFlags, regions: int) -> QualityFlags:
+    """Add a warning where regions were too large to become objects."""
+    if not regions:
+        return flags
+    what = f"{regions} region{'s' if regions > 1 else ''} of more than {LARGEST_PX / 1e6:.0f} million pixels"
+    text = f"size: {what}, kept in the mask without outline and measurements"
+    return replace(flags, warnings=(*flags.warnings, text))
 
 
 def _of_file(card: ModelCard, name: str) -> ModelCard:

@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from glomtile.errors import InputError
 from glomtile.types import Box, UInt8
 
 Bands = Callable[[], Iterable[UInt8]]
-"""Gives the same ``(h, w) uint8`` bands of labels, top to bottom, each time it is called."""
+"""A function that returns the same ``(h, w) uint8`` bands of labels, top to bottom, at each call."""
 
 _BAND_PX = 4 * 2**20
-"""Most pixels labelled at once: a band's numbers take four bytes each."""
+"""Most pixels labelled at once: component numbers take four bytes each."""
 
 
 @dataclass(frozen=True)
@@ -29,97 +28,71 @@ class Region:
     class_number : int
         At least 1; background makes no region.
     box : Box
-        The smallest box around it, in pixels of the label picture.
-    area_px : int
-        How many pixels it has.
+        The smallest box around it, in pixels of the label image.
     seed : (int, int)
         Row and column of its first pixel in reading order; no two regions share one.
     """
 
     class_number: int
     box: Box
-    area_px: int
     seed: tuple[int, int]
 
 
-class Regions:
-    """Finds the regions of a label picture that is handed over in bands, top to bottom.
+def find_regions(bands: Iterable[UInt8], width_px: int, num_classes: int) -> Iterator[Region]:
+    """Find the regions of a label image that is read in bands, top to bottom.
 
     Parameters
     ----------
+    bands : iterable of (h, W) uint8 ndarray
+        Class numbers; any heights.
     width_px : int
-        Width of the picture, at least 1.
+        Width of the image, at least 1.
     num_classes : int
         Number of classes, background included; labels from this number on (as `glomtile.types.IGNORE`)
         make no region.
 
-    Raises
+    Yields
     ------
-    InputError
-        When the width or the number of classes is below 1.
+    Region
+        In the order of their first pixels, each once neither it nor any earlier one can grow.
 
     Notes
     -----
     Every band is labelled on its own (`cv2.connectedComponentsWithStats`) and joined to the row above it by
     union-find. Memory grows with the band and with the regions that can still grow, never with the height.
     """
+    open_regions = _OpenRegions(width_px, num_classes)
+    waiting: list[tuple[tuple[int, int], Region]] = []
+    for band in bands:
+        rows = max(1, _BAND_PX // width_px)
+        for top in range(0, len(band), rows):
+            for region in open_regions.add(band[top : top + rows]):
+                heapq.heappush(waiting, (region.seed, region))
+        while waiting and waiting[0][0] < open_regions.first_seed:
+            yield heapq.heappop(waiting)[1]
+    yield from sorted([*open_regions.regions, *(region for _, region in waiting)], key=lambda one: one.seed)
+
+
+class _OpenRegions:
+    """Regions that reach the last row read, and may grow."""
 
     def __init__(self, width_px: int, num_classes: int) -> None:
-        if width_px < 1 or num_classes < 1:
-            raise InputError(
-                "regions",
-                f"expected a width and a number of classes of at least 1, got {width_px}, {num_classes}",
-            )
-        self._width_px = width_px
         self._num_classes = num_classes
         self._next_row = 0
-        self._open: list[Region] = []
+        self.regions: list[Region] = []
         self._last_row = np.zeros(width_px, np.int64)
-        """Per column: 0, or 1 + the position in `_open` of the region that ends the last band there."""
-
-    def add(self, labels: UInt8) -> list[Region]:
-        """Take the next band and give back the regions that can no longer grow.
-
-        Parameters
-        ----------
-        labels : (h, W) uint8 ndarray
-            Class numbers; any height, 0 included.
-
-        Returns
-        -------
-        list of Region
-            Sorted by seed. A region is given once, by the call whose band no longer touches it, or by
-            `finish`.
-
-        Raises
-        ------
-        InputError
-            When the band is no plane of the picture's width.
-        """
-        if labels.ndim != 2 or labels.shape[1] != self._width_px:
-            raise InputError("regions", f"expected a band (h, {self._width_px}), got {labels.shape}")
-        rows = max(1, _BAND_PX // self._width_px)
-        done = [
-            region for top in range(0, len(labels), rows) for region in self._add(labels[top : top + rows])
-        ]
-        return sorted(done, key=lambda region: region.seed)
-
-    def finish(self) -> list[Region]:
-        """Give back the regions that reach the last row, sorted by seed; the picture ends here."""
-        ended, self._open = self._open, []
-        self._last_row[:] = 0
-        return sorted(ended, key=lambda region: region.seed)
+        """Per column: 0, or 1 + the position in `regions` of the region that ends the last band there."""
 
     @property
-    def settled(self) -> tuple[int, int]:
-        """Row and column before which every region's first pixel has been given back."""
-        return min((region.seed for region in self._open), default=(self._next_row, 0))
+    def first_seed(self) -> tuple[int, int]:
+        """Row and column before which every region's first pixel is in a closed region."""
+        return min((region.seed for region in self.regions), default=(self._next_row, 0))
 
-    def _add(self, labels: UInt8) -> list[Region]:
-        parts = list(self._open)
-        first_row = np.zeros(self._width_px, np.int64)
-        last_row = np.zeros(self._width_px, np.int64)
-        # A column of background parts what lies on its sides: what is between two such is labelled alone.
+    def add(self, labels: UInt8) -> list[Region]:
+        """Take the next band and return the regions that can no longer grow."""
+        parts = list(self.regions)
+        first_row, last_row = np.zeros_like(self._last_row), np.zeros_like(self._last_row)
+        # A column of background separates its sides: what is between two such columns is labelled alone.
         for left, right in _runs(np.bitwise_or.reduce(labels, axis=0) > 0):
             for class_number in range(1, self._num_classes):
                 mask = labels[:, left:right] == class_number
@@ -131,14 +104,14 @@ class Regions:
                 parts.extend(found)
         joined = _Union(len(parts))
         classes = np.array([0, *(part.class_number for part in parts)])
-        for above, below in touching(self._last_row, first_row):
+        for above, below in _touching(self._last_row, first_row):
             if classes[above] == classes[below]:
                 joined.join(above - 1, below - 1)
         self._next_row += len(labels)
         return self._settle(parts, joined, last_row)
 
     def _settle(self, parts: list[Region], joined: _Union, last_row: NDArray[np.int64]) -> list[Region]:
-        """Merge what touches, keep what reaches the last row, hand out the rest."""
+        """Merge what touches, keep what reaches the last row, return the rest."""
         roots = np.array([joined.root(i) for i in range(len(parts))], np.int64)
         merged: dict[int, Region] = {}
         for root, part in zip(roots.tolist(), parts, strict=True):
@@ -147,54 +120,23 @@ class Regions:
         alive = np.unique(roots[last_row[at_edge] - 1])
         self._last_row = np.zeros_like(last_row)
         self._last_row[at_edge] = np.searchsorted(alive, roots[last_row[at_edge] - 1]) + 1
-        self._open = [merged.pop(int(root)) for root in alive]
+        self.regions = [merged.pop(int(root)) for root in alive]
         return list(merged.values())
 
 
-def regions_in_order(bands: Iterable[UInt8], width_px: int, num_classes: int) -> Iterator[Region]:
-    """The regions of a picture in the order of their first pixels, each as soon as that is certain.
-
-    Parameters
-    ----------
-    bands : iterable of (h, W) uint8 ndarray
-        Class numbers from top to bottom.
-    width_px, num_classes : int
-        As for `Regions`.
-
-    Yields
-    ------
-    Region
-        Once it can no longer grow, nor any whose first pixel lies before its own; all of it is in the bands
-        taken so far.
-    """
-    regions, waiting = Regions(width_px, num_classes), list[tuple[tuple[int, int], Region]]()
-    for band in bands:
-        for region in regions.add(band):
-            heapq.heappush(waiting, (region.seed, region))
-        while waiting and waiting[0][0] < regions.settled:
-            yield heapq.heappop(waiting)[1]
-    for region in regions.finish():
-        heapq.heappush(waiting, (region.seed, region))
-    while waiting:
-        yield heapq.heappop(waiting)[1]
-
-
-def own_pixels(bands: Bands, region: Region) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Tell which pixels of a region's box are the region's own, band by band, in bounded memory.
+def own_pixels(bands: Bands, region: Region) -> Iterator[NDArray[np.bool_]]:
+    """Find the pixels of a region in its box, band by band, in bounded memory.
 
     Parameters
     ----------
     bands : callable
-        Gives, each time it is called, the labels of the region's box from its top to its bottom, as
-        ``(h, w) uint8`` bands; it is called twice and must give the same bands.
+        Returns the labels of the region's box, from its top to its bottom; it is called twice.
     region : Region
 
     Yields
     ------
-    top : int
-        First row of the band, from the top of the region's box.
-    own : (h, w) bool ndarray
-        True where a pixel is 8-connected to the region's seed.
+    (h, w) bool ndarray
+        For each band: True where a pixel is 8-connected to the region's seed.
     """
     joined = _Union(0)
     offsets: list[int] = []
@@ -204,32 +146,20 @@ def own_pixels(bands: Bands, region: Region) -> Iterator[tuple[int, NDArray[np.b
         offsets.append(len(joined))
         joined.grow(count - 1)
         first, last = (np.where(edge > 0, edge + offsets[-1], 0) for edge in (ids[0], ids[-1]))
-        for upper, lower in touching(above, first):
+        for upper, lower in _touching(above, first):
             joined.join(upper - 1, lower - 1)
         above = last
-    top, own_root = 0, -1
+    own_root = -1
     for offset, labels in zip(offsets, bands(), strict=True):
         count, ids = cv2.connectedComponents(_as_bytes(labels == region.class_number), connectivity=8)
-        if top == 0:
+        if own_root < 0:
             own_root = joined.root(offset + int(ids[0, region.seed[1] - region.box.left]) - 1)
         is_own = np.array([False, *(joined.root(offset + i) == own_root for i in range(count - 1))])
-        yield top, is_own[ids]
-        top += len(labels)
+        yield is_own[ids]
 
 
-def touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Pairs of numbers above 0 that are 8-neighbours across the seam of two rows, each pair once.
-
-    Parameters
-    ----------
-    above, below : (W,) int64 ndarray
-        Numbers of the components along the seam; 0 is none.
-
-    Yields
-    ------
-    (int, int)
-        A number of `above` and one of `below`.
-    """
+def _touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of numbers above 0 that are 8-neighbours across the seam of two rows, each pair once."""
     width = len(above)
     met = []
     for shift in (-1, 0, 1):
@@ -243,7 +173,7 @@ def touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> Iterator[tup
 
 
 def _runs(filled: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Half-open stretches of a line that are True."""
+    """Return the half-open stretches of a line that are True."""
     steps = np.flatnonzero(np.diff(np.concatenate([[False], filled, [False]]).view(np.int8)))
     return [(int(start), int(stop)) for start, stop in steps.reshape(-1, 2)]
 
@@ -251,13 +181,13 @@ def _runs(filled: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def _label_band(
     mask: NDArray[np.bool_], class_number: int, top: int, first_column: int
 ) -> tuple[NDArray[np.int32], list[Region]]:
-    """Components of one class in part of a band, numbered from 1, in coordinates of the whole picture."""
+    """Label one class in part of a band, from 1; regions are in coordinates of the whole image."""
     _, ids, stats, _ = cv2.connectedComponentsWithStats(_as_bytes(mask), connectivity=8, ltype=cv2.CV_32S)
     found = []
-    for number, (left, row, width, height, area) in enumerate(stats[1:].tolist(), start=1):
+    for number, (left, row, width, height, _) in enumerate(stats[1:].tolist(), start=1):
         column = first_column + left + int(np.argmax(ids[row, left : left + width] == number))
         box = Box(top + row, first_column + left, top + row + height, first_column + left + width)
-        found.append(Region(class_number, box, area, (top + row, column)))
+        found.append(Region(class_number, box, (top + row, column)))
     return np.asarray(ids, dtype=np.int32), found
 
 
@@ -268,7 +198,7 @@ def _merge(a: Region, b: Region) -> Region:
         max(a.box.bottom, b.box.bottom),
         max(a.box.right, b.box.right),
     )
-    return Region(a.class_number, box, a.area_px + b.area_px, min(a.seed, b.seed))
+    return Region(a.class_number, box, min(a.seed, b.seed))
 
 
 def _as_bytes(mask: NDArray[np.bool_]) -> UInt8:
@@ -276,7 +206,7 @@ def _as_bytes(mask: NDArray[np.bool_]) -> UInt8:
 
 
 class _Union:
-    """Sets that merge; the smallest member stands for its set, so the outcome has no order."""
+    """Disjoint sets; the smallest member represents its set, so the result depends on no order."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
