@@ -1,8 +1,8 @@
 """Measure how much of the package one run enters, and how the package is cut into modules.
 
-    python benchmarks/call_footprint.py PICTURE [--root REPOSITORY]
+    python benchmarks/call_footprint.py IMAGE [--root REPOSITORY]
 
-Prints a Markdown table: functions and modules that `glomtile segment PICTURE` enters and loads, modules with
+Prints a Markdown table: functions and modules that `glomtile segment IMAGE` enters and loads, modules with
 exactly one importer, lines, and docstrings that begin with a question word. The run is made in this process.
 """
 
@@ -25,20 +25,20 @@ WORDS = ("What", "Who", "Whose", "How", "Where", "Which", "Whether")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
     parser.add_argument("--mpp", default="1")
-    told = parser.parse_args()
-    package = told.root.resolve() / "src" / "glomtile"
+    args = parser.parse_args()
+    package = args.root.resolve() / "src" / "glomtile"
     sys.path.insert(0, str(package.parent))
-    rows = [*footprint(package, told.picture, told.mpp), *layout(package, told.root / "tests")]
+    rows = [*footprint(package, args.image, args.mpp), *layout(package, args.root / "tests")]
     print("| measure | value |\n|---|---|")
     for name, value in rows:
         print(f"| {name} | {value} |")
 
 
-def footprint(package: Path, picture: Path, mpp: str) -> list[tuple[str, Any]]:
-    """Segment a picture in this process and count what of the package it enters."""
+def footprint(package: Path, image: Path, mpp: str) -> list[tuple[str, Any]]:
+    """Segment an image in this process and count what of the package it enters."""
     entered: dict[str, set[str]] = defaultdict(set)
     prefix = str(package) + "/"
 
@@ -48,7 +48,7 @@ def footprint(package: Path, picture: Path, mpp: str) -> list[tuple[str, Any]]:
             entered[code.co_filename].add(f"{code.co_qualname}:{code.co_firstlineno}")
 
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(sys.stderr):
-        sys.argv = ["glomtile", "segment", str(picture), "-o", out, "--mpp", mpp]
+        sys.argv = ["glomtile", "segment", str(image), "-o", out, "--mpp", mpp]
         threading.setprofile(note)
         sys.setprofile(note)
         try:
@@ -70,7 +70,7 @@ def footprint(package: Path, picture: Path, mpp: str) -> list[tuple[str, Any]]:
 
 
 def _comprehension(name: str) -> bool:
-    """Tell code that is no function or method: modules, class bodies, comprehensions."""
+    """Recognise code that is no function or method: modules, class bodies, comprehensions."""
     words = ("<module>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
     last = name.split(":")[0].split(".")[-1]
     return last in words or (last[:1].isupper() and last.isidentifier())

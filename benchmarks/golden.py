@@ -108,14 +108,14 @@ def record(out: Path, inputs: Path, shared: Path | None, only: tuple[str, ...]) 
     earlier = (
         json.loads((out / "commands.json").read_text("utf-8")) if (out / "commands.json").exists() else []
     )
-    told: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for step in STEPS.strip().splitlines():
         name, _, line = step.partition(": ")
         if not name.startswith(only) or (name.startswith("real") and not shared):
             continue
         line, _, keep = line.partition(" > ")
         folder = out / name
-        if not any(one["name"] == name for one in told):
+        if not any(one["name"] == name for one in records):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             if "{config}" in line:
@@ -123,15 +123,15 @@ def record(out: Path, inputs: Path, shared: Path | None, only: tuple[str, ...]) 
         began = time.monotonic()
         words = line.format_map(place | {"to": str(folder), "config": str(folder / "golden.toml")}).split()
         done = run(words, folder, out)
-        (out / "logs" / f"{name}-{sum(one['name'] == name for one in told) + 1}.txt").write_text(
+        (out / "logs" / f"{name}-{sum(one['name'] == name for one in records) + 1}.txt").write_text(
             done.stdout + done.stderr, "utf-8"
         )
         if keep:
             (folder / keep).write_text(done.stdout, "utf-8")
-        told.append({"name": name, "command": line, "exit_code": done.returncode})
+        records.append({"name": name, "command": line, "exit_code": done.returncode})
         print(f"{done.returncode}  {time.monotonic() - began:6.1f} s  {step}", flush=True)
         kept = [one for one in earlier if not one["name"].startswith(only)]
-        (out / "commands.json").write_text(json.dumps(kept + told, indent=1), "utf-8")
+        (out / "commands.json").write_text(json.dumps(kept + records, indent=1), "utf-8")
         if name == "segment-slides" and not (inputs / "annotations").exists():
             shutil.copytree(folder / "geojson", inputs / "annotations")
 
@@ -220,11 +220,11 @@ def main() -> int:
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
     comparing.add_argument("--report", type=Path)
-    told = parser.parse_args()
-    if told.command == "compare":
-        return compare(told.old, told.new, told.report)
-    shared = told.shared and told.shared.absolute()
-    record(told.out.absolute(), told.inputs.absolute(), shared, tuple(told.only or [""]))
+    args = parser.parse_args()
+    if args.command == "compare":
+        return compare(args.old, args.new, args.report)
+    shared = args.shared and args.shared.absolute()
+    record(args.out.absolute(), args.inputs.absolute(), shared, tuple(args.only or [""]))
     return 0
 
 

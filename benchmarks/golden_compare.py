@@ -1,6 +1,6 @@
 """Compare two records of `golden.py`: pixels, outlines, tables, numbers, weights.
 
-Masks, pictures, GeoJSON, CSV, JSON, TOML, OME-Zarr and the weights of models are compared by what they hold.
+Masks, images, GeoJSON, CSV, JSON, TOML, OME-Zarr and the weights of models are compared by what they hold.
 Objects whose outlines differ are tolerated at an IoU of 0.98, as are numbers of the same run that then differ
 by less than 2 %; each is listed.
 """
@@ -94,7 +94,7 @@ class Comparison:
         self.wrong.append(what)
 
     def objects(self, where: str, ious: list[float]) -> bool:
-        """Count objects by how far they overlap; tell whether all of them are as good as the same."""
+        """Count objects by how far they overlap; return whether all of them are nearly the same."""
         self.counts["objects"] += len(ious)
         for number, iou in enumerate(ious):
             if iou < 1:
@@ -217,11 +217,11 @@ class Comparison:
         if any(fnmatch.fnmatch(where, pattern) for pattern in LOOSE):
             self.counts["files of which only the presence was compared"] += 1
         elif kind in {".png", ".jpg"}:
-            pictures = [Image.open(path) for path in (old, new)]
-            if pictures[0].mode == pictures[1].mode == "P":
-                self.labels(where, *map(np.asarray, pictures))
+            images = [Image.open(path) for path in (old, new)]
+            if images[0].mode == images[1].mode == "P":
+                self.labels(where, *map(np.asarray, images))
             else:
-                self.arrays(where, *(np.asarray(one.convert("RGB")) for one in pictures))
+                self.arrays(where, *(np.asarray(one.convert("RGB")) for one in images))
         elif kind in {".tif", ".tiff"}:
             import tifffile
 
@@ -235,11 +235,11 @@ class Comparison:
         elif ".zarr/" in where:
             import zarr
 
-            told = [json.loads(path.read_text("utf-8")) for path in (old, new)]
-            if all(one["node_type"] == "array" for one in told):
+            nodes = [json.loads(path.read_text("utf-8")) for path in (old, new)]
+            if all(one["node_type"] == "array" for one in nodes):
                 self.labels(where, *(zarr.open_array(path.parent)[...] for path in (old, new)))
             else:
-                self.tree(where, *(one.get("attributes", {}) for one in told))
+                self.tree(where, *(one.get("attributes", {}) for one in nodes))
         elif new.name == "run.json":
             counted = [json.loads(path.read_text("utf-8")) for path in (old, new)]
             self.tree(where, *({key: len(one[key]) for key in RUN_KEYS if key in one} for one in counted))
