@@ -1,7 +1,7 @@
-"""How far the losses of a network on several devices are from those of one, and whether they repeat.
+"""Difference of the losses of a network trained on several devices and on one, and their repeatability.
 
-Virtual devices of the processor: what is compared are numbers, not times. One row a combination of loss,
-normalisation and precision, from the same weights, on the same batches.
+The devices are virtual, cut from the processor: numbers are compared, not times. One row per combination of
+loss, normalisation and precision, from the same weights, on the same batches.
 
     KERAS_BACKEND=jax python benchmarks/devices.py --devices 2 --steps 20
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from harness import machine
 
 if TYPE_CHECKING:
     from glomtile.training.distribution import Devices
@@ -31,27 +32,27 @@ SIDE_PX, BATCH = 32, 4
 
 
 def make_virtual_devices(count: int) -> None:
-    """Cut the processor into `count` devices; before JAX starts."""
+    """Divide the processor into `count` devices; must run before JAX starts."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
 
 
 def discs(steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Batches of bright discs on dark ground."""
+    """Return batches of bright discs on dark ground."""
     rng = np.random.default_rng(3)
     rows, columns = np.mgrid[:SIDE_PX, :SIDE_PX]
-    made = []
+    batches = []
     for _ in range(steps):
         y, x = rng.integers(8, SIDE_PX - 8, (2, BATCH, 1, 1))
         labels = ((rows - y) ** 2 + (columns - x) ** 2 < 36).astype(np.uint8)
         noise = rng.integers(0, 40, (*labels.shape, 3))
-        made.append(((60 + 120 * labels[..., None] + noise).astype(np.uint8), labels))
-    return made
+        batches.append(((60 + 120 * labels[..., None] + noise).astype(np.uint8), labels))
+    return batches
 
 
 def losses(
     devices: Devices, loss: str, norm: str, precision: str, batches: list[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """The loss of each step."""
+    """Return the loss of each step."""
     import keras
 
     from glomtile.config.schema import ModelSettings, TrainSettings
@@ -68,34 +69,30 @@ def losses(
         model = keras.Model(network.inputs, network.outputs)
         optimizer = build_optimizer(settings, TrainSettings(), 1)
         model.compile(optimizer=optimizer, loss=build_loss(settings))
-        seen = []
+        values = []
         for images, labels in batches:
             model.train_on_batch(images, labels)
             sums = RunningSums(model)
             sums.add()
-            seen.append(sums.figures()["loss"])
-    return np.array(seen)
+            values.append(sums.figures()["loss"])
+    return np.array(values)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
-    told = parser.parse_args()
-    make_virtual_devices(told.devices)
-    import keras
-
+    args = parser.parse_args()
+    make_virtual_devices(args.devices)
     from glomtile.config.schema import TrainSettings
     from glomtile.training.distribution import Devices, choose_devices
     from glomtile.training.trainer import deterministic
 
     deterministic(1)
-    several = choose_devices(TrainSettings(devices=told.devices, batch_size=told.devices))
-    batches = discs(told.steps)
-    print(
-        f"{keras.backend.backend()}, Keras {keras.__version__}, {platform.processor() or platform.machine()}"
-    )
-    print(f"{told.steps} steps of {BATCH} samples on 1 and on {told.devices} devices")
+    several = choose_devices(TrainSettings(devices=args.devices, batch_size=args.devices))
+    batches = discs(args.steps)
+    print(machine("keras", "jax"))
+    print(f"{args.steps} steps of {BATCH} samples on 1 and on {args.devices} devices")
     print(
         "| loss | norm | precision | largest relative difference of a loss | repeats |\n|---|---|---|---|---|"
     )
