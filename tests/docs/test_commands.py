@@ -26,7 +26,7 @@ from docsite.blocks import Block, Command, commands, read_blocks, spans
 from docsite.record import tidy
 from docsite.reference import command_tree
 from glomtile.cli.commands import app
-from glomtile.cli.flags import parse_global_options
+from glomtile.cli.console import parse_global_options
 from glomtile.cli.main import run
 from glomtile.config.load import check_config
 from glomtile.io.images import write_png

@@ -399,11 +399,11 @@ def test_the_command_ends_with_2_where_another_run_works_and_with_1_where_a_slid
     a, b, out = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif"), tmp_path / "out"
     line = ["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]
     with file_lock(out / ".glomtile" / "lock"):
-        assert glomtile.cli.run(line) == 2
+        assert glomtile.cli.main.run(line) == 2
     assert "expected no other run in this folder" in capsys.readouterr().err
     assert outputs(out) == {}
     network.at = {4: lambda: os.truncate(a, 1000)}
-    assert glomtile.cli.run(line) == 1
+    assert glomtile.cli.main.run(line) == 1
     told = capsys.readouterr()
     assert "failed: 1" in told.err
     assert "it is cut off" in told.err

@@ -30,7 +30,7 @@ class Refusing(MetaPathFinder):
 ask = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name in EXTRAS else ask(name, package)
 sys.meta_path.insert(0, Refusing())
-from glomtile.cli import run
+from glomtile.cli.main import run
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -1,40 +1,33 @@
-"""The commands about a config file itself: check it, convert it, begin one."""
+"""Commands for config files."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from glomtile.cli.flags import FLAGS
-from glomtile.cli.outcome import print_object, refuse_json
+from glomtile.cli.console import FLAGS, print_object, refuse_json
+from glomtile.cli.options import ConfigFile, Overrides
 
-app = typer.Typer(help="Check a config file, convert it to TOML, or begin one.", no_args_is_help=True)
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="An INI or TOML file of settings.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given again."),
-]
+app = typer.Typer(help="Check, convert or create a config file.", no_args_is_help=True)
 
 
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print every finding at once; 2 when one of them is an error."""
+    """Print every finding; exit with 2 if one is an error."""
     from glomtile.config.load import check_config
 
     findings = check_config(config, overrides or ())
     wrong = any(finding.severity == "error" for finding in findings)
     if FLAGS.get().json:
-        told = [
+        listed = [
             {
                 "severity": one.severity, "file": one.file, "line": one.line, "section": one.section,
                 "key": one.key, "message": one.message,
             }
             for one in findings
         ]  # fmt: skip
-        print_object("config check", {"exit_code": 2 if wrong else 0, "findings": told})
+        print_object("config check", {"exit_code": 2 if wrong else 0, "findings": listed})
         raise typer.Exit(2 if wrong else 0)
     if not findings and not FLAGS.get().quiet:
         typer.echo(f"{config}: no findings", err=True)
@@ -46,7 +39,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def convert(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print the same settings as TOML; paths stay relative to the config's folder."""
+    """Print the same settings as TOML."""
     from glomtile.config.load import load_config
     from glomtile.config.toml import to_toml
 
@@ -58,10 +51,12 @@ def convert(config: ConfigFile, overrides: Overrides = None) -> None:
 def init(
     pretrained: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Settings that fit a model to begin with: glomeruli-pas, or DIR."),
+        typer.Option(
+            metavar="MODEL", help="Settings for fine-tuning this model: glomeruli-pas or a model folder."
+        ),
     ] = None,
 ) -> None:
-    """Print a commented TOML to start from."""
+    """Print a commented TOML config."""
     from glomtile.config.toml import template
 
     refuse_json("config init")

@@ -1,15 +1,17 @@
-"""Command line entry: errors, exit codes and global options."""
+"""Command line entry: errors, exit codes and logging."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 
-from glomtile.cli.flags import FLAGS, parse_global_options
+from glomtile.cli.console import FLAGS, parse_global_options, print_object
 from glomtile.errors import ArgumentError, GlomtileError, UsageError
+from glomtile.formatting import printable
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 130
@@ -18,7 +20,7 @@ _OPTIONS = {"tile_px": "tile", "window_px": "window", "memory_mb": "memory", "re
 """Arguments whose options have other names."""
 
 # Keras colours some of its messages for a terminal.
-_COLOURING = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -27,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     Parameters
     ----------
     argv : sequence of str
-        The arguments behind the command's name.
+        The arguments after the command's name.
 
     Returns
     -------
@@ -37,16 +39,19 @@ def run(argv: Sequence[str]) -> int:
     arguments, flags = parse_global_options(argv)
     FLAGS.set(flags)
     if flags.quiet and flags.verbose:
-        _say("error: --verbose: expected one of --quiet and --verbose, got both")
+        _print_error("error: --verbose: expected one of --quiet and --verbose, got both")
         return UsageError.exit_code
-    # TensorFlow greets on stderr while it is imported, between our progress lines.
+    logger = logging.getLogger("glomtile")
+    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.setLevel(logging.DEBUG if flags.debug else logging.WARNING)
+    # TensorFlow prints to stderr while it is imported, between progress lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if flags.debug else "2")
     try:
         return _run_app(arguments)
     except GlomtileError as error:
         if flags.debug:
             traceback.print_exc()
-        _say(f"error: {_told(error)}")
+        _print_error(f"error: {_with_option(error)}")
         if flags.json:
             _print_failure(arguments, error.exit_code, error.where, error.message, error.hint)
         return error.exit_code
@@ -54,14 +59,18 @@ def run(argv: Sequence[str]) -> int:
         if flags.debug:
             traceback.print_exc()
         else:
-            _say(_unexpected(error, arguments))
+            _print_error(
+                f"unexpected error: {type(error).__name__}: {_one_line(error)}\n"
+                "  This is a bug. Please report it with the output of these two commands:\n"
+                f"  glomtile info\n  {' '.join(['glomtile --debug', *arguments])}"
+            )
         if flags.json:
-            _print_failure(arguments, EXIT_FAILED, type(error).__name__, _words(error), None)
+            _print_failure(arguments, EXIT_FAILED, type(error).__name__, _one_line(error), None)
         return EXIT_FAILED
 
 
 def _run_app(arguments: Sequence[str]) -> int:
-    """Parse and run; Typer ends every way that is no error of ours with a SystemExit."""
+    """Parse and run; Typer raises SystemExit for everything but our own errors."""
     from glomtile.cli.commands import app
 
     try:
@@ -69,29 +78,29 @@ def _run_app(arguments: Sequence[str]) -> int:
     except (SystemExit, KeyboardInterrupt) as end:
         code = EXIT_STOPPED if isinstance(end, KeyboardInterrupt) else end.code
         if code == EXIT_STOPPED:
-            _say("stopped")
+            _print_error("stopped")
         return code if isinstance(code, int) else int(code is not None)
     except Exception as problem:
-        if not _interrupted(problem):
+        if not _is_interrupt(problem):
             raise
-        _say("stopped")
+        _print_error("stopped")
         return EXIT_STOPPED
     return 0
 
 
-def _interrupted(problem: BaseException | None) -> bool:
-    """Whether Ctrl-C stands behind an error: compiled modules stopped amid their import raise their own."""
-    met: set[int] = set()
-    while problem is not None and id(problem) not in met:
+def _is_interrupt(problem: BaseException | None) -> bool:
+    """Return whether Ctrl-C caused an error: compiled modules stopped during import raise their own."""
+    seen: set[int] = set()
+    while problem is not None and id(problem) not in seen:
         if isinstance(problem, KeyboardInterrupt):
             return True
-        met.add(id(problem))
+        seen.add(id(problem))
         problem = problem.__cause__ or problem.__context__
     return False
 
 
-def _told(error: GlomtileError) -> str:
-    """The error's line; a function's argument is called by the option that it came from."""
+def _with_option(error: GlomtileError) -> str:
+    """Return the error's text with the option in place of the function's argument."""
     if not isinstance(error, ArgumentError):
         return str(error)
     option = _OPTIONS.get(error.where, error.where.replace("_", "-"))
@@ -99,29 +108,15 @@ def _told(error: GlomtileError) -> str:
 
 
 def _print_failure(arguments: Sequence[str], code: int, where: str, message: str, hint: str | None) -> None:
-    """The object of a command that was asked for JSON and could do nothing."""
-    from glomtile.cli.outcome import print_object
-
     command = next((word for word in arguments if not word.startswith("-")), "")
     error = {"where": where, "message": message, "hint": hint}
     print_object(command, {"exit_code": code, "error": error})
 
 
-def _words(error: Exception) -> str:
-    """What an exception says, in one short line."""
-    words = " ".join(_COLOURING.sub("", str(error)).split()) or "no message"
+def _one_line(error: Exception) -> str:
+    words = " ".join(_COLOURS.sub("", str(error)).split()) or "no message"
     return words if len(words) <= 300 else words[:300] + " …"
 
 
-def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
-    words = _words(error)
-    again = " ".join(["glomtile --debug", *arguments])
-    return (
-        f"unexpected error: {type(error).__name__}: {words}\n"
-        f"  Nobody has foreseen this. Please report it with what these two print:\n"
-        f"  glomtile info\n  {again}"
-    )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _print_error(text: str) -> None:
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)

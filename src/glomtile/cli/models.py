@@ -1,4 +1,4 @@
-"""What the commands about model folders take: export, ensemble, import-weights."""
+"""Commands for model folders."""
 
 from __future__ import annotations
 
@@ -7,42 +7,38 @@ from typing import Annotated
 
 import typer
 
-from glomtile.cli.configs import ConfigFile
-from glomtile.cli.numbers import plausible_mpp
-from glomtile.cli.outcome import report_result
-from glomtile.cli.progress import progress_display
+from glomtile.cli.console import progress_display, report_result
+from glomtile.cli.options import ConfigFile, OptionalMpp, OutFolder
 from glomtile.system import import_backend
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder: best/ or last/.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, best/ or last/.")],
     fmt: Annotated[
-        str, typer.Option("--format", metavar="onnx|openvino|saved-model|bundle", help="What to write.")
+        str, typer.Option("--format", metavar="onnx|openvino|saved-model|bundle", help="Format.")
     ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="PATH", help="Where to; ONNX goes into the model folder else."),
+        typer.Option("--out", "-o", metavar="PATH", help="Output path [default of ONNX: the model folder]."),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="float32|float16|int8", help="Of the weights; float32, of a bundle float16."),
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Images that int8 takes its ranges from.")
-    ] = None,
-    mpp: Annotated[
-        float | None,
         typer.Option(
-            metavar="UM", callback=plausible_mpp, help="Micrometres per pixel of those images, 0.05 to 20."
+            metavar="float32|float16|int8",
+            help="Precision of the weights [default: float32; bundle: float16].",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images for the calibration of int8.")
+    ] = None,
+    mpp: OptionalMpp = None,
 ) -> None:
-    """Write a model for other runtimes, checked."""
+    """Export a model to other runtimes."""
     with progress_display() as progress:
         import_backend()
-        from glomtile.inference.export import export as verb
+        from glomtile.inference.export import export as run_export
 
-        result = verb(
+        result = run_export(
             model, out, fmt=fmt, precision=precision, calibration=calibration, mpp=mpp, progress=progress
         )
         progress.note(f"{result.precision}, {result.bytes:,} bytes; {result.parity}")
@@ -55,24 +51,24 @@ def export(
 
 
 def ensemble(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Two model folders or more.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to make.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model folders, at least two.")],
+    out: OutFolder,
 ) -> None:
-    """Make one model of several: the mean of their answers."""
+    """Combine models; average their predictions."""
     with progress_display() as progress:
         import_backend()
-        from glomtile.models.ensemble import ensemble as verb
+        from glomtile.models.ensemble import ensemble as run_ensemble
 
-        path = verb(models, out, progress=progress)
+        path = run_ensemble(models, out, progress=progress)
     report_result("ensemble", [path], warnings=progress.warnings)
 
 
 def import_weights(
-    weights: Annotated[Path, typer.Argument(metavar="H5", help="A weight file of the reference system.")],
+    weights: Annotated[Path, typer.Argument(metavar="H5", help="Weight file of the reference system.")],
     config: ConfigFile,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to make.")],
+    out: OutFolder,
 ) -> None:
-    """Make a model folder of an older weight file."""
+    """Convert a weight file of the reference system."""
     with progress_display() as progress:
         from glomtile.config.load import load_config
 
@@ -80,7 +76,7 @@ def import_weights(
         for finding in settings.findings:
             progress.warn(str(finding))
         import_backend()
-        from glomtile.models.import_weights import import_weights as verb
+        from glomtile.models.import_weights import import_weights as run_import
 
-        path = verb(weights, settings, out, progress=progress)
+        path = run_import(weights, settings, out, progress=progress)
     report_result("import-weights", [path], warnings=progress.warnings)

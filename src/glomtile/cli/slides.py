@@ -1,4 +1,4 @@
-"""What the command about slides takes: segment, and its dry run."""
+"""The command `segment`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ from typing import Annotated
 
 import typer
 
-from glomtile.cli.clusters import Scheduler, Workers, cluster_of
-from glomtile.cli.numbers import plausible_mpp, probability
-from glomtile.cli.outcome import report_result
-from glomtile.cli.progress import progress_display
+from glomtile.cli.console import progress_display, report_result, slides_table
+from glomtile.cli.options import Scheduler, Workers, cluster_of, plausible_mpp, probability
 from glomtile.system import import_backend
-
-OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.")]
 
 
 def segment(
     inputs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="INPUT...", help="Slides, pictures, folders of them; here, or as s3://bucket/*.svs."
-        ),
+        typer.Argument(metavar="INPUT...", help="Slides, images or folders; local, or s3://bucket/*.svs."),
     ],
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="DIR", help="Where the results go; s3://bucket/out, too.")
+        str, typer.Option("--out", "-o", metavar="DIR", help="Output folder; local, or s3://bucket/out.")
     ],
     model: Annotated[
         Path | None,
         typer.Option(
-            "--model", "-m", metavar="DIR", help="best/ or last/ of a training, instead of the bundled model."
+            "--model", "-m", metavar="DIR", help="Model folder, best/ or last/ [default: the bundled model]."
         ),
     ] = None,
     mpp: Annotated[
@@ -37,23 +31,23 @@ def segment(
         typer.Option(
             metavar="UM",
             callback=plausible_mpp,
-            help="Micrometres per pixel, 0.05 to 20, instead of the files' own.",
+            help="Micrometres per pixel, 0.05 to 20 [default: the files' own].",
         ),
     ] = None,
     no_tissue_mask: Annotated[
-        bool, typer.Option("--no-tissue-mask", help="Look at windows of bare glass too.")
+        bool, typer.Option("--no-tissue-mask", help="Also segment windows without tissue.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that other settings made.")
+        bool, typer.Option("--overwrite", help="Replace results of other settings.")
     ] = False,
     zarr: Annotated[bool, typer.Option("--zarr", help="Also write the masks as OME-Zarr.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also segment slides far coarser than the model's training.")
+        bool, typer.Option("--force", help="Also segment slides far coarser than the training images.")
     ] = False,
     tta: Annotated[
         str | None,
         typer.Option(
-            metavar="none|flips|rotations|all", help="Turned copies to average, instead of the model's."
+            metavar="none|flips|rotations|all", help="Test-time augmentation [default: the model's]."
         ),
     ] = None,
     threshold: Annotated[
@@ -61,34 +55,30 @@ def segment(
         typer.Option(
             metavar="P",
             callback=probability,
-            help="Probability, between 0 and 1, from which a pixel is no background, instead of the model's.",
+            help="Foreground threshold, between 0 and 1 [default: the model's].",
         ),
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(min=16, metavar="PX", help="Side of a window, instead of the largest that fits."),
+        typer.Option(min=16, metavar="PX", help="Side of a window [default: the largest that fits]."),
     ] = None,
-    memory: Annotated[
-        int, typer.Option(min=64, metavar="MIB", help="What the network's work on a window may take.")
-    ] = 1536,
-    threads: Annotated[int, typer.Option(min=1, max=256, help="That read and decode.")] = 2,
-    runtime: Annotated[
-        str, typer.Option(metavar="auto|openvino|keras", help="What computes the network.")
-    ] = "auto",
+    memory: Annotated[int, typer.Option(min=64, metavar="MIB", help="Inference memory limit.")] = 1536,
+    threads: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Number of reader threads.")] = 2,
+    runtime: Annotated[str, typer.Option(metavar="auto|openvino|keras", help="Inference runtime.")] = "auto",
     scratch: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where slides behind addresses lie meanwhile, and results for a bucket.",
+            help="Folder for temporary copies of remote slides and results.",
         ),
     ] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what each input is and how much there is to do.")
+        bool, typer.Option("--dry-run", help="Only list the inputs and the work to do.")
     ] = False,
 ) -> None:
-    """Find, outline and measure glomeruli on slides."""
+    """Find, outline and measure glomeruli in slides."""
     from glomtile.inference import batch as verb
     from glomtile.inference.slide_task import SegmentOptions, runtime_of
     from glomtile.inference.window_size import TilingSettings
@@ -114,7 +104,6 @@ def segment(
         except KeyboardInterrupt:
             progress.note("what is finished is kept: the same line goes on from there")
             raise
-    from glomtile.cli.summaries import slides_table
     from glomtile.inference.records import slides_outcome
 
     images = slides_outcome(result.folder)
