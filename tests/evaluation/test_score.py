@@ -280,7 +280,7 @@ def test_an_empty_a_missing_and_an_unreadable_folder_are_told_apart(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: expected at least one of \.png, .* got none"):
         score(tmp_path / "empty", truth, tmp_path / "out")
-    with pytest.raises(InputError, match="nowhere: expected a folder of images, got nothing there"):
+    with pytest.raises(InputError, match="nowhere: expected a folder of images, folder not found"):
         score(tmp_path / "nowhere", truth, tmp_path / "out")
     if os.geteuid() != 0:
         predictions.chmod(0)

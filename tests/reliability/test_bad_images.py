@@ -199,7 +199,7 @@ def test_an_empty_folder(folders, kind):
 @pytest.mark.parametrize("kind", ["images", "masks"])
 def test_a_folder_that_is_not_there(folders, kind):
     (folders / kind).rename(folders / "elsewhere")
-    refused(folders, kind, "got nothing there")
+    refused(folders, kind, "folder not found")
 
 
 def test_a_folder_that_is_a_file(folders):
@@ -273,9 +273,9 @@ def test_a_text_called_png_and_a_picture_by_another_name(tmp_path):
 
 
 def test_a_file_that_vanishes_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.png: expected an image, got nothing there"):
+    with pytest.raises(InputError, match=r"gone\.png: expected an image, the file does not exist"):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(InputError, match=r"gone\.npz: expected a mask, got nothing there"):
+    with pytest.raises(InputError, match=r"gone\.npz: expected a mask, the file does not exist"):
         read_mask(tmp_path / "gone.npz", GLOMERULI)
 
 

@@ -28,7 +28,7 @@ __all__ = [
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_PX = 500_000_000
-"""Pictures of more pixels are refused from their header: they would fill the memory."""
+"""Largest image that is read; larger ones are refused by their header."""
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _READABLE = "PNG, JPEG, TIFF or BMP"
@@ -37,70 +37,70 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGB
 _BITS_PER_SAMPLE = 258
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error,
            MemoryError, Image.DecompressionBombError)  # fmt: skip
-_opening = threading.Lock()
+_header_lock = threading.Lock()
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which ``tile9`` comes before ``tile10``."""
+    """Return a sort key that orders ``tile9`` before ``tile10``."""
     parts = re.findall(r"\d+|\D+", text)
     return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts)
 
 
 def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """The picture files directly in `folder`, in natural order; hidden files are passed over.
+    """List the image files directly in a folder, in natural order, without hidden files.
 
     Raises
     ------
     InputError
-        The folder is missing, cannot be read, is a file, or holds no picture.
+        The folder is missing, cannot be read, is a file, or holds no image.
     """
     folder = Path(folder)
     try:
-        found = [entry for entry in folder.iterdir() if _is_picture(entry, suffixes)]
+        files = [entry for entry in folder.iterdir() if _is_image(entry, suffixes)]
     except FileNotFoundError:
-        raise InputError(folder, "expected a folder of images, got nothing there") from None
+        raise InputError(folder, "expected a folder of images, folder not found") from None
     except NotADirectoryError:
         raise InputError(folder, "expected a folder of images, got a file") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(folder, f"expected a folder that can be read, got: {reason}") from error
-    if not found:
+    if not files:
         raise InputError(folder, f"expected at least one of {', '.join(suffixes)}, got none")
-    return sorted(found, key=lambda path: (natural_key(path.stem), path.suffix))
+    return sorted(files, key=lambda path: (natural_key(path.stem), path.suffix))
 
 
-def _is_picture(entry: Path, suffixes: tuple[str, ...]) -> bool:
+def _is_image(entry: Path, suffixes: tuple[str, ...]) -> bool:
     return entry.suffix.lower() in suffixes and not entry.name.startswith(".") and not entry.is_dir()
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """A picture whose header is read and whose pixels are not yet.
+    """Open an image and read its header, but no pixel.
 
     Raises
     ------
     InputError
-        The file is missing, cannot be read or is no such picture.
+        The file is missing, cannot be read, or has another format.
     """
     path = Path(path)
     try:
-        picture = _open_header(path)
+        image = _open_header(path)
     except FileNotFoundError:
-        raise InputError(path, "expected an image, got nothing there") from None
+        raise InputError(path, "expected an image, the file does not exist") from None
     except UnidentifiedImageError:
         empty = path.stat().st_size == 0
         got = "an empty file" if empty else "a damaged file or another format"
         raise InputError(path, f"expected {_READABLE}, got {got}") from None
     except _BROKEN as error:
         raise InputError(path, f"expected {_READABLE}, got: {_reason(error)}") from error
-    with picture:
-        yield picture
+    with image:
+        yield image
 
 
 def _open_header(path: Path) -> Image.Image:
-    # Pillow's own limit is one number for the whole process and far below a large microscope
-    # picture: it is lifted only while a header is read, and MAX_PX stands in its place.
-    with _opening, warnings.catch_warnings():
+    # Pillow's own limit holds for the whole process and is far below large microscope images: it is lifted
+    # only while a header is read, and MAX_PX is checked instead.
+    with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -110,60 +110,48 @@ def _open_header(path: Path) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """``(H, W)`` from the header, without decoding a pixel.
-
-    Raises
-    ------
-    InputError
-        See `open_image`.
-    """
-    with open_image(path) as picture:
-        return picture.height, picture.width
+    """Read ``(H, W)`` from the header of an image; see `open_image` for errors."""
+    with open_image(path) as image:
+        return image.height, image.width
 
 
 def readable_size(path: Path, max_px: int = MAX_PX) -> tuple[int, int]:
-    """``(H, W)`` of a picture that `read_image` takes, as far as its header tells.
-
-    Raises
-    ------
-    InputError
-        See `read_image`; only what shows in the pixels is not found out.
-    """
-    with open_image(path) as picture:
-        require_plain(picture, Path(path), max_px)
-        return picture.height, picture.width
+    """Read ``(H, W)`` of an image, and raise the errors of `read_image` that its header reveals."""
+    with open_image(path) as image:
+        require_readable(image, Path(path), max_px)
+        return image.height, image.width
 
 
 def image_mpp(path: Path, progress: Progress = SILENT) -> float | None:
-    """Micrometres per pixel by the file's own tags, ``None`` where they say nothing plausible.
+    """Read micrometres per pixel from an image's tags, ``None`` where they state nothing plausible.
 
-    Read are PNG's pHYs, the resolution of JPEG, BMP and TIFF, and in a TIFF's description the words
-    of OME, ImageJ and Aperio. See `glomtile.io.resolution.header_mpp` for the limits.
+    Sources are PNG's pHYs, the resolution of JPEG, BMP and TIFF, and the description of OME, ImageJ and
+    Aperio TIFFs. See `glomtile.io.resolution.header_mpp` for the limits.
 
     Raises
     ------
     InputError
         See `open_image`; also when rows and columns differ by more than 10 %.
     """
-    with open_image(path) as picture:
-        return header_mpp(picture, Path(path), progress)
+    with open_image(path) as image:
+        return header_mpp(image, Path(path), progress)
 
 
 def read_image(path: Path, max_px: int = MAX_PX) -> UInt8:
-    """A picture as 8-bit RGB.
+    """Read an image as 8-bit RGB.
 
     Parameters
     ----------
     path : Path
         PNG, JPEG, TIFF (first page) or BMP: RGB, RGBA, grey or palette, 8 bits or fewer a sample.
     max_px : int
-        Larger pictures are refused before they are decoded.
+        Larger images are refused before they are decoded.
 
     Returns
     -------
     (H, W, 3) uint8 ndarray
-        Grey is repeated; transparency lies on white, as glass does. Pixels come as they are
-        stored: an EXIF orientation is not applied, so that a mask drawn on the stored pixels fits.
+        Grey is repeated; transparency is blended with white. Pixels come as they are stored: an EXIF
+        orientation is not applied, so that a mask drawn on the stored pixels fits.
 
     Raises
     ------
@@ -172,23 +160,17 @@ def read_image(path: Path, max_px: int = MAX_PX) -> UInt8:
         another colour space; several pages of the same size.
     """
     path = Path(path)
-    with open_image(path) as picture:
-        require_plain(picture, path, max_px)
+    with open_image(path) as image:
+        require_readable(image, path, max_px)
         try:
-            return _rgb(picture)
+            return _to_rgb(image)
         except _BROKEN as error:
             raise damaged(path, "image", error) from error
 
 
-def require_plain(picture: Image.Image, path: Path, max_px: int = MAX_PX) -> None:
-    """Refuse, by the header alone, what `read_image` does not take.
-
-    Raises
-    ------
-    InputError
-        See `read_image`.
-    """
-    width, height = picture.size
+def require_readable(image: Image.Image, path: Path, max_px: int = MAX_PX) -> None:
+    """Refuse, by the header alone, an image that `read_image` refuses."""
+    width, height = image.size
     if width * height > max_px:
         raise InputError(
             path,
@@ -196,69 +178,69 @@ def require_plain(picture: Image.Image, path: Path, max_px: int = MAX_PX) -> Non
             f"({width * height / 1e6:,.0f} Mpx)",
             hint="cut it into pieces, or store it as a pyramidal slide",
         )
-    depth = _bits(picture, path)
+    depth = _bits(image, path)
     if depth > 8:
         raise InputError(
             path,
             f"expected 8 bits a sample, got {depth}",
             hint="convert it to 8-bit RGB with the window you want",
         )
-    if picture.mode not in _EIGHT_BIT_MODES:
+    if image.mode not in _EIGHT_BIT_MODES:
         raise InputError(
-            path, f"expected RGB, RGBA, grey or palette, got {picture.mode}", hint="convert it to 8-bit RGB"
+            path, f"expected RGB, RGBA, grey or palette, got {image.mode}", hint="convert it to 8-bit RGB"
         )
-    _refuse_stack(picture, path)
+    _refuse_stack(image, path)
 
 
-def _bits(picture: Image.Image, path: Path) -> int:
-    """Bits a sample as stored: Pillow narrows 16-bit RGB without a word."""
-    if picture.format == "PNG":
+def _bits(image: Image.Image, path: Path) -> int:
+    """Return the stored bits per sample; Pillow narrows 16-bit RGB silently."""
+    if image.format == "PNG":
         with path.open("rb") as stream:
             header = stream.read(25)
         return header[24] if len(header) == 25 else 8
-    if picture.format == "TIFF":
-        bits = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
         return int(max(bits) if isinstance(bits, tuple) else bits)
-    if picture.mode in _DEEP_MODES:
-        return 32 if picture.mode in ("I", "F") else 16
+    if image.mode in _DEEP_MODES:
+        return 32 if image.mode in ("I", "F") else 16
     return 8
 
 
-def _refuse_stack(picture: Image.Image, path: Path) -> None:
-    """Further pages may be smaller copies (a pyramid, a thumbnail); a stack is not one picture."""
-    if picture.format != "TIFF":
+def _refuse_stack(image: Image.Image, path: Path) -> None:
+    """Refuse pages of the same size; smaller ones are a pyramid or a thumbnail."""
+    if image.format != "TIFF":
         return
-    first = picture.size
+    first = image.size
     try:
-        pages = int(getattr(picture, "n_frames", 1))
+        pages = int(getattr(image, "n_frames", 1))
         if pages < 2:
             return
-        picture.seek(1)
-        second = picture.size
-        picture.seek(0)
+        image.seek(1)
+        second = image.size
+        image.seek(0)
     except _BROKEN as error:
         raise damaged(path, "image", error) from error
     if second == first:
         raise InputError(
-            path, f"expected one picture, got a stack of {pages} pages", hint="save the page you want"
+            path, f"expected one image, got a stack of {pages} pages", hint="save the page you want"
         )
 
 
-def _rgb(picture: Image.Image) -> UInt8:
-    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        seen = picture.convert("RGBA")
-        glass = Image.new("RGBA", seen.size, (255, 255, 255, 255))
-        return np.array(Image.alpha_composite(glass, seen).convert("RGB"))
-    return np.array(picture.convert("RGB"))
+def _to_rgb(image: Image.Image) -> UInt8:
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def damaged(path: Path, kind: str, error: BaseException) -> InputError:
-    """The error that tells of pixels that cannot be had: by the system's word, or last the decoder's own."""
+    """Return the error for pixels that cannot be read, with the system's reason or else the decoder's."""
     if isinstance(error, OSError) and error.errno:
         return InputError(path, f"expected a whole {kind}, got: {_reason(error)}")
     return InputError(
         path,
-        f"expected a whole {kind}, got: data that cannot be read; its decoder says: {_reason(error)}",
+        f"expected a whole {kind}, got: data that cannot be read; its decoder reports: {_reason(error)}",
         "the file may be damaged or cut off: copy it again",
     )
 
@@ -268,18 +250,15 @@ def _reason(error: BaseException) -> str:
     return (error.strerror or text) if isinstance(error, OSError) else text
 
 
-def encode_png(rgb: UInt8, mpp: float | None = None) -> bytes:
-    """A PNG file's bytes of an RGB or grey array; `mpp` is noted in its pHYs chunk."""
-    return png_bytes(Image.fromarray(np.ascontiguousarray(rgb)), mpp)
-
-
-def png_bytes(picture: Image.Image, mpp: float | None = None) -> bytes:
-    """A PNG file's bytes of a Pillow picture; `mpp` is noted in its pHYs chunk."""
+def encode_png(image: UInt8 | Image.Image, mpp: float | None = None) -> bytes:
+    """Encode an RGB or grey array, or a Pillow image, as PNG; `mpp` is stored in its pHYs chunk."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(np.ascontiguousarray(image))
     buffer = io.BytesIO()
     dots = {"dpi": (25_400 / mpp, 25_400 / mpp)} if mpp else {}
-    # Of zlib's strategies run lengths pack tissue as small as the default does, in half the time.
-    way = {"compress_level": 4} if picture.mode == "P" else {"compress_type": 3}
-    picture.save(buffer, "PNG", **way, **dots)
+    # zlib's run-length strategy packs tissue as well as the default does, in half the time.
+    strategy = {"compress_level": 4} if image.mode == "P" else {"compress_type": 3}
+    image.save(buffer, "PNG", **strategy, **dots)
     return buffer.getvalue()
 
 
@@ -291,7 +270,7 @@ def write_png(path: Path, rgb: UInt8, mpp: float | None = None) -> None:
     path : Path
     rgb : (H, W, 3) or (H, W) uint8 ndarray
     mpp : float, optional
-        Micrometres per pixel, noted in the file.
+        Micrometres per pixel, stored in the file.
 
     Raises
     ------
@@ -302,10 +281,9 @@ def write_png(path: Path, rgb: UInt8, mpp: float | None = None) -> None:
 
 
 def mirrored_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
-    """Where ``start … stop − 1`` lie on an axis of `size` that is mirrored at both ends, for ever.
+    """Map ``start … stop − 1`` to an axis of `size` that is mirrored at both ends without end.
 
-    The pixel at the edge is the mirror's axis and is not repeated; on an axis of one pixel every
-    index is 0.
+    The pixel at the edge is the mirror's axis and is not repeated; on an axis of one pixel every index is 0.
     """
     if size == 1:
         return np.zeros(stop - start, np.intp)
@@ -314,7 +292,7 @@ def mirrored_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
 
 
 class ArrayReader:
-    """A picture in memory, read piece by piece; over its edge, tissue is mirrored.
+    """An image in memory, read box by box; outside it, tissue is mirrored.
 
     Parameters
     ----------
@@ -337,11 +315,11 @@ class ArrayReader:
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per pixel, ``None`` when nobody knows."""
+        """Micrometres per pixel, ``None`` when unknown."""
         return self._mpp
 
     def read(self, box: Box) -> UInt8:
-        """The pixels of `box`, a copy where it hangs over the edge and a view elsewhere."""
+        """Return the pixels of `box`: a copy where it extends over the edge, else a view."""
         top, left, bottom, right = box
         height, width = self.size_px
         if top >= 0 and left >= 0 and bottom <= height and right <= width:

@@ -19,11 +19,11 @@ from glomtile.io.images import (
     IMAGE_SUFFIXES,
     MAX_PX,
     damaged,
+    encode_png,
     image_size,
     open_image,
-    png_bytes,
     read_image,
-    require_plain,
+    require_readable,
 )
 from glomtile.palette import Palette
 from glomtile.types import UInt8
@@ -31,12 +31,12 @@ from glomtile.types import UInt8
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npz")
 Datatype = Literal["categorized", "indexed"]
 
-# Of an encrypted archive, zipfile tells by a RuntimeError.
-_NPZ_TROUBLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# zipfile raises RuntimeError for an encrypted archive.
+_NPZ_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def mask_size(path: Path) -> tuple[int, int]:
-    """``(H, W)`` from the header of a picture or ``.npz``, without decoding a pixel.
+    """Read ``(H, W)`` from the header of an image or ``.npz``, without decoding a pixel.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read_mask(
     tolerance: int = 0,
     max_px: int = MAX_PX,
 ) -> UInt8:
-    """A mask file as class numbers.
+    """Read a mask file as class numbers.
 
     Parameters
     ----------
@@ -68,24 +68,24 @@ def read_mask(
     palette : Palette
         Class numbers and their colours.
     datatype : "categorized" or "indexed"
-        Whether a picture's colours tell the class (a palette PNG's through its palette), or its
-        grey values or palette indices are the class numbers.
+        Whether colours stand for classes (a palette PNG's through its palette), or grey values or palette
+        indices are the class numbers.
     tolerance : int
-        How far red, green and blue may each lie from a class's colour; 0 is exact.
+        Largest distance of red, green and blue each from a class's colour; 0 is exact.
     max_px : int
         Larger files are refused before they are decoded.
 
     Returns
     -------
     (H, W) uint8 ndarray
-        Class numbers below K. Fully transparent pixels are class 0. Where "indexed" asks for the numbers of a
-        palette or of grey values, one of them that is shown transparent is that number all the same.
+        Class numbers below K. Fully transparent pixels are class 0, except palette indices and grey values of
+        "indexed" masks, which stay as they are.
 
     Raises
     ------
     InputError
-        Damaged, too large, of more than 8 bits, half transparent, or with colours or numbers that
-        belong to no class: these are named with their share.
+        Damaged, too large, of more than 8 bits, half transparent, or with colours or numbers that belong to
+        no class, which are listed with their share.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
@@ -94,11 +94,11 @@ def read_mask(
             return palette.decode(values, tolerance, where=path)
         palette.require_known(values, where=path)
         return values
-    with open_image(path) as picture:
-        require_plain(picture, path, max_px)
-        alpha_band = "A" in picture.getbands()
-        has_alpha = alpha_band or "transparency" in picture.info
-        plain_indices = picture.mode == "P" and not has_alpha
+    with open_image(path) as image:
+        require_readable(image, path, max_px)
+        alpha_band = "A" in image.getbands()
+        has_alpha = alpha_band or "transparency" in image.info
+        plain_indices = image.mode == "P" and not has_alpha
     if datatype == "indexed":
         return _read_indices(path, palette, alpha_band)
     if plain_indices:
@@ -111,10 +111,10 @@ def read_mask(
 
 
 def _decoded(path: Path, mode: str | None) -> UInt8:
-    """The stored samples, in Pillow's `mode` where one is asked for."""
-    with open_image(path) as picture:
+    """Decode the stored samples, in Pillow's `mode` if one is given."""
+    with open_image(path) as image:
         try:
-            return np.array(picture.convert(mode) if mode else picture)
+            return np.array(image.convert(mode) if mode else image)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise damaged(path, "image", error) from error
 
@@ -138,11 +138,11 @@ def _read_indices(path: Path, palette: Palette, alpha_band: bool) -> UInt8:
 
 
 def _read_painted_indices(path: Path, palette: Palette, tolerance: int) -> UInt8:
-    """A palette PNG by the colours of its palette: at most 256 lookups, whatever its size."""
-    with open_image(path) as picture:
+    """Decode a palette PNG by the colours of its palette: at most 256 lookups."""
+    with open_image(path) as image:
         try:
-            indices = np.array(picture)
-            flat = picture.getpalette("RGB") or []
+            indices = np.array(image)
+            flat = image.getpalette("RGB") or []
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise damaged(path, "image", error) from error
     colours = np.zeros((256, 3), np.uint8)
@@ -152,7 +152,7 @@ def _read_painted_indices(path: Path, palette: Palette, tolerance: int) -> UInt8
     try:
         table[used] = palette.decode(colours[used][None], tolerance, where=path)[0]
     except InputError:
-        palette.decode(colours[indices], tolerance, where=path)  # the same refusal with shares of pixels
+        palette.decode(colours[indices], tolerance, where=path)  # the same error with shares of pixels
         raise
     labels: UInt8 = table[indices]
     return labels
@@ -166,7 +166,7 @@ def _read_colours(path: Path, palette: Palette, tolerance: int) -> UInt8:
 
 
 def _is_clear(alpha: UInt8, path: Path) -> NDArray[np.bool_]:
-    """Which pixels are transparent; some that are so in part are refused."""
+    """Return the transparent pixels; half transparent ones are refused."""
     half = (alpha > 0) & (alpha < 255)
     if half.any():
         raise InputError(
@@ -178,7 +178,7 @@ def _is_clear(alpha: UInt8, path: Path) -> NDArray[np.bool_]:
 
 
 def _npz_header(path: Path) -> tuple[str, tuple[int, ...], np.dtype[np.generic]]:
-    """Name, shape and type of the one array, without inflating it."""
+    """Read name, shape and type of the only array, without decompressing it."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -195,8 +195,8 @@ def _npz_header(path: Path) -> tuple[str, tuple[int, ...], np.dtype[np.generic]]
                 )
                 shape, _, dtype = read(stream)
     except FileNotFoundError:
-        raise InputError(path, "expected a mask, got nothing there") from None
-    except _NPZ_TROUBLE as error:
+        raise InputError(path, "expected a mask, the file does not exist") from None
+    except _NPZ_ERRORS as error:
         raise InputError(path, f"expected an .npz of one array, got: {error}") from error
     fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
     if not fits or 0 in shape or dtype.kind not in "bui":
@@ -215,7 +215,7 @@ def _read_npz(path: Path, max_px: int) -> UInt8:
     try:
         with np.load(path, allow_pickle=False) as archive:
             values = archive[name.removesuffix(".npy")]
-    except _NPZ_TROUBLE as error:
+    except _NPZ_ERRORS as error:
         raise InputError(path, f"expected a whole .npz, got: {error}") from error
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 255:
@@ -225,7 +225,7 @@ def _read_npz(path: Path, max_px: int) -> UInt8:
 
 
 def encode_mask(labels: UInt8, palette: Palette, mpp: float | None = None) -> bytes:
-    """A palette PNG's bytes: pixel values are the class numbers, the palette their colours.
+    """Encode class numbers as a palette PNG with their colours.
 
     Raises
     ------
@@ -233,9 +233,9 @@ def encode_mask(labels: UInt8, palette: Palette, mpp: float | None = None) -> by
         A label is no class of the palette; files have no colour for ``IGNORE``.
     """
     palette.require_known(labels)
-    picture = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
-    picture.putpalette(palette.flat())
-    return png_bytes(picture, mpp)
+    image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
+    image.putpalette(palette.flat())
+    return encode_png(image, mpp)
 
 
 def write_mask(path: Path, labels: UInt8, palette: Palette, mpp: float | None = None) -> None:
@@ -247,10 +247,9 @@ def write_mask(path: Path, labels: UInt8, palette: Palette, mpp: float | None = 
     labels : (H, W) uint8 ndarray
         Class numbers below K.
     palette : Palette
-        Its colours in the order of the class numbers (reference §6.11: there in the order in which
-        the colour map was written).
+        Its colours, in the order of the class numbers (reference §6.11: in the order of the colour map).
     mpp : float, optional
-        Micrometres per pixel, noted in the file.
+        Micrometres per pixel, stored in the file.
 
     Raises
     ------
@@ -263,7 +262,7 @@ def write_mask(path: Path, labels: UInt8, palette: Palette, mpp: float | None = 
 
 
 def resize_labels(labels: UInt8, size_px: tuple[int, int]) -> UInt8:
-    """Labels at another size; no class appears that was not there.
+    """Resize labels; no new class appears.
 
     Parameters
     ----------
@@ -274,8 +273,8 @@ def resize_labels(labels: UInt8, size_px: tuple[int, int]) -> UInt8:
     Returns
     -------
     uint8 ndarray of `size_px`
-        Along an axis that grows, the nearest pixel; along one that shrinks, the class that covers
-        most of the new pixel's area, of equals the lower number.
+        Along an axis that grows, the nearest pixel; along one that shrinks, the class that covers most of the
+        new pixel's area, the lower number in a tie.
 
     Notes
     -----

@@ -21,35 +21,34 @@ _DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 270, 282, 283, 29
 _WARN_APART, _REFUSE_APART = 0.01, 0.10
 
 
-def header_mpp(picture: Image.Image, path: Path, progress: Progress = SILENT) -> float | None:
-    """Micrometres per pixel of an opened picture.
+def header_mpp(image: Image.Image, path: Path, progress: Progress = SILENT) -> float | None:
+    """Read micrometres per pixel from the header of an opened image.
 
     Parameters
     ----------
-    picture : PIL.Image.Image
-        Only its header is looked at.
+    image : PIL.Image.Image
     path : Path
         Named in errors and warnings.
     progress : Progress
-        Is warned when rows and columns differ by more than 1 %.
+        Receives a warning when rows and columns differ by more than 1 %.
 
     Returns
     -------
     float or None
-        Mean of x and y; ``None`` when the file says nothing or nothing plausible (0.05 to 20:
-        the 72 to 300 dpi of plain pictures are 85 to 353).
+        Mean of x and y; ``None`` when the file states nothing plausible (0.05 to 20: the 72 to 300 dpi of
+        plain images are 85 to 353).
 
     Raises
     ------
     InputError
         Rows and columns differ by more than 10 %.
     """
-    pair = _tiff_mpp(picture) if isinstance(picture, TiffImageFile) else _dots_mpp(picture)
+    pair = _tiff_header_mpp(image) if isinstance(image, TiffImageFile) else _dots_mpp(image)
     return square_mpp(pair, path, progress)
 
 
 def square_mpp(pair: tuple[float, float] | None, path: Path, progress: Progress = SILENT) -> float | None:
-    """One scale from those of columns and rows.
+    """Combine the scales of columns and rows.
 
     Parameters
     ----------
@@ -80,13 +79,13 @@ def square_mpp(pair: tuple[float, float] | None, path: Path, progress: Progress 
 
 
 def resize_to_mpp(image: UInt8, from_mpp: float, to_mpp: float) -> UInt8:
-    """The same tissue at another scale.
+    """Resize an image to another scale.
 
     Parameters
     ----------
     image : (H, W, 3) uint8 ndarray
     from_mpp, to_mpp : float
-        Micrometres per pixel now and wanted.
+        Micrometres per pixel of `image` and of the result.
 
     Returns
     -------
@@ -98,41 +97,37 @@ def resize_to_mpp(image: UInt8, from_mpp: float, to_mpp: float) -> UInt8:
     if (height, width) == image.shape[:2]:
         return image
     shrinking = height <= image.shape[0] and width <= image.shape[1]
-    way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=way).astype(image.dtype, copy=False)
+    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation).astype(image.dtype, copy=False)
 
 
 def size_at_mpp(size_px: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
-    """``(H, W)`` of a picture of `size_px` at `from_mpp` when it is brought to `to_mpp`."""
+    """Return ``(H, W)`` of an image of `size_px` at `from_mpp` when it is resized to `to_mpp`."""
     factor = from_mpp / to_mpp
     return max(1, round(size_px[0] * factor)), max(1, round(size_px[1] * factor))
 
 
-def _dots_mpp(picture: Image.Image) -> tuple[float, float] | None:
-    """From the dots per inch of PNG, JPEG and BMP."""
-    dpi = picture.info.get("dpi")
+def _dots_mpp(image: Image.Image) -> tuple[float, float] | None:
+    """Convert the dots per inch of PNG, JPEG and BMP."""
+    dpi = image.info.get("dpi")
     if not isinstance(dpi, tuple) or len(dpi) != 2:
         return None
     return _per_pixel(25_400.0, dpi[0], dpi[1])
 
 
-def _tiff_mpp(picture: TiffImageFile) -> tuple[float, float] | None:
-    """From OME's or ImageJ's or Aperio's words in the description, else from the resolution tags."""
-    tags = picture.tag_v2
-    words = description_of_page(
-        str(tags.get(_DESCRIPTION, "")), picture.tell(), (picture.height, picture.width)
-    )
-    dots = tags.get(_X_RESOLUTION), tags.get(_Y_RESOLUTION)
-    return tiff_mpp(words, dots, int(tags.get(_RESOLUTION_UNIT, 2)))
+def _tiff_header_mpp(image: TiffImageFile) -> tuple[float, float] | None:
+    tags = image.tag_v2
+    text = description_of_page(str(tags.get(_DESCRIPTION, "")), image.tell(), (image.height, image.width))
+    return tiff_mpp(text, (tags.get(_X_RESOLUTION), tags.get(_Y_RESOLUTION)), tags.get(_RESOLUTION_UNIT, 2))
 
 
-def description_of_page(words: str, page: int, size_px: tuple[int, int]) -> str:
-    """What a TIFF's description says of one of its pages.
+def description_of_page(description: str, page: int, size_px: tuple[int, int]) -> str:
+    """Return the part of a TIFF's description that describes one of its pages.
 
     Parameters
     ----------
-    words : str
-        The image description; OME-XML tells of all pictures of a file, each with a scale of its own.
+    description : str
+        OME-XML describes all images of a file, each with a scale of its own.
     page : int
         Number of the page in the file, from 0.
     size_px : (int, int)
@@ -141,61 +136,63 @@ def description_of_page(words: str, page: int, size_px: tuple[int, int]) -> str:
     Returns
     -------
     str
-        Of OME-XML that tells of several pictures, what it says of the one whose data begin at this page, else
-        of the only one of its size, or nothing. Any other words are returned as they are.
+        Of OME-XML with several images, the part of the image whose data start at this page, else of the only
+        one of its size, or nothing. Any other description as it is.
     """
-    pictures = re.split(r"<(?:\w+:)?Pixels(?=\s)", words)[1:]
-    if len(pictures) < 2:
-        return words
-    found = [told for told in pictures if page in _first_pages(told)]
-    if not found:
-        found = [told for told in pictures if _told_size(told) == size_px]
-    return found[0] if len(found) == 1 else ""
+    images = re.split(r"<(?:\w+:)?Pixels(?=\s)", description)[1:]
+    if len(images) < 2:
+        return description
+    matching = [image for image in images if page in _first_pages(image)]
+    if not matching:
+        matching = [image for image in images if _ome_size(image) == size_px]
+    return matching[0] if len(matching) == 1 else ""
 
 
-def _first_pages(told: str) -> list[int]:
-    """The pages at which the data of an OME picture begin; 0 where none is named."""
-    blocks = re.findall(r"<(?:\w+:)?TiffData\b([^>]*)>", told)
+def _first_pages(image: str) -> list[int]:
+    """Return the pages at which the data of an OME image start; 0 where none is stated."""
+    blocks = re.findall(r"<(?:\w+:)?TiffData\b([^>]*)>", image)
     named = [re.search(r'\bIFD="(\d+)"', block) for block in blocks]
     return [int(match[1]) if match else 0 for match in named]
 
 
-def _told_size(told: str) -> tuple[int, ...]:
-    sides = [re.search(rf'\bSize{axis}="(\d+)"', told) for axis in "YX"]
+def _ome_size(image: str) -> tuple[int, ...]:
+    sides = [re.search(rf'\bSize{axis}="(\d+)"', image) for axis in "YX"]
     return tuple(int(match[1]) for match in sides if match)
 
 
-def tiff_mpp(words: str, dots: tuple[object | None, object | None], unit: int) -> tuple[float, float] | None:
-    """Micrometres per pixel along x and y by a TIFF's tags, as they are stored.
+def tiff_mpp(
+    description: str, dots: tuple[object | None, object | None], unit: object
+) -> tuple[float, float] | None:
+    """Read micrometres per pixel along x and y from a TIFF's tags.
 
     Parameters
     ----------
-    words : str
-        The image description.
+    description : str
+        Values of OME, Aperio and ImageJ in it come first.
     dots : (number or None, number or None)
         XResolution and YResolution, pixels per unit.
-    unit : int
-        ResolutionUnit: 2 inch, 3 centimetre.
+    unit : object
+        ResolutionUnit: 2 inch, 3 centimetre; any other value has no length.
     """
-    physical = [_ome_um(words, axis) for axis in "XY"]
+    physical = [_ome_um(description, axis) for axis in "XY"]
     if physical[0] and physical[1]:
         return physical[0], physical[1]
-    aperio = re.search(r"\bMPP\s*=\s*([\d.]+)", words)
+    aperio = re.search(r"\bMPP\s*=\s*([\d.]+)", description)
     if aperio and (mpp := number(aperio[1])):
         return mpp, mpp
-    if words.startswith("ImageJ="):
-        named = re.search(r"^unit=(\S+)", words, re.MULTILINE)
+    if description.startswith("ImageJ="):
+        named = re.search(r"^unit=(\S+)", description, re.MULTILINE)
         unit_um = _UM_PER_UNIT.get(named[1].lower()) if named else None
     else:
-        unit_um = {2: 25_400.0, 3: 10_000.0}.get(unit)
+        unit_um = {2: 25_400.0, 3: 10_000.0}.get(unit) if isinstance(unit, int) else None
     if unit_um is None or dots[0] is None or dots[1] is None:
         return None
     return _per_pixel(unit_um, *dots)
 
 
-def _ome_um(words: str, axis: str) -> float | None:
-    size = re.search(rf'PhysicalSize{axis}="([\d.eE+-]+)"', words)
-    unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', words)
+def _ome_um(description: str, axis: str) -> float | None:
+    size = re.search(rf'PhysicalSize{axis}="([\d.eE+-]+)"', description)
+    unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', description)
     um = _UM_PER_UNIT.get(unit[1].lower()) if unit else 1.0
     try:
         return float(size[1]) * um if size and um else None
@@ -212,13 +209,13 @@ def _per_pixel(unit_um: float, x_count: object, y_count: object) -> tuple[float,
 
 
 def both_numbers(x: object, y: object) -> tuple[float, float] | None:
-    """Two values as numbers, or `None` where one is none."""
+    """Convert two values to numbers, or return ``None`` where one is none."""
     first, second = number(x), number(y)
     return (first, second) if first is not None and second is not None else None
 
 
 def number(value: object) -> float | None:
-    """A value as a number, or `None` where it is none."""
+    """Convert a value to a number, or return ``None`` where it is none."""
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -226,7 +223,7 @@ def number(value: object) -> float | None:
 
 
 def rational(value: object) -> float | None:
-    """A TIFF's rational, which tifffile gives as two numbers."""
+    """Convert a TIFF's rational, which tifffile gives as two numbers."""
     if isinstance(value, tuple) and len(value) == 2:
         return value[0] / value[1] if value[1] else None
     return number(value)

@@ -159,7 +159,7 @@ class TiffPixels:
             self._require_one_image(series)
             self._pages = [_Page(level.keyframe, path) for level in series.levels]
             dots = tuple(rational(tags.valueof(name)) for name in ("XResolution", "YResolution"))
-            unit = int(tags.valueof("ResolutionUnit", 2))
+            unit = tags.valueof("ResolutionUnit", 2)
         except InputError:
             raise
         except Exception as problem:
