@@ -403,7 +403,7 @@ class TemporaryFolder:
 
 
 def _temporary_path(path: Path) -> Path:
-    """A new hidden name beside `path`, whose folder is made; names of killed processes in it are removed."""
+    """Return a new hidden name beside `path`, in a folder without files of killed processes."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path.parent.absolute())

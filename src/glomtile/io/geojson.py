@@ -29,7 +29,7 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "glomtile/annotation")
 
 @dataclass(frozen=True)
 class Annotation:
-    """One outline with what is known of it.
+    """An outline with its classification and measurements.
 
     Parameters
     ----------
@@ -56,31 +56,31 @@ class Annotation:
 
 
 def annotation_id(identity: str, number: int) -> str:
-    """The UUID of the annotation of that number among those of `identity`, the same every time."""
+    """Return the UUID of annotation `number` of `identity`, the same every time."""
     return str(uuid.uuid5(_NAMESPACE, f"{identity}#{number}"))
 
 
 def write_annotations(path: Path, annotations: Iterable[Annotation], *, identity: str) -> int:
-    """Write a FeatureCollection as QuPath 0.4 and later read it, whole or not at all.
+    """Write a FeatureCollection for QuPath 0.4 and later, whole or not at all.
 
     Parameters
     ----------
     path : Path
         Usually ``<stem>.geojson``.
     annotations : iterable of Annotation
-        Taken one by one; never all in memory. Measurements that are not finite are left out.
+        Consumed one by one. Measurements that are not finite are left out.
     identity : str
-        What the annotations come from; ids follow from it and their number.
+        Origin of the annotations; their ids are derived from it and their number.
 
     Returns
     -------
     int
-        How many were written. An outline that vanishes at two decimals of a pixel is not.
+        Number written. An outline that vanishes at two decimals of a pixel is left out.
 
     Raises
     ------
     InputError
-        A polygon holds a coordinate that is not finite; it names the annotation's number, from 1.
+        A polygon has a coordinate that is not finite; annotations are numbered from 1.
     StorageError
         The file cannot be written.
 
@@ -123,13 +123,13 @@ def _feature(annotation: Annotation, uid: str, path: Path, number: int) -> dict[
 
 
 def _rounded(polygon: Polygon | MultiPolygon) -> Polygon | MultiPolygon | None:
-    """At two decimals, valid and with an area; ``None`` where nothing is left."""
+    """Round to two decimals, valid and with an area; ``None`` where nothing is left."""
     import shapely
 
     plain = shapely.transform(polygon, _to_grid)
     if plain.is_valid and plain.area > 0:
         return plain
-    # Snapping cuts anew where lines come to cross, so that a second rounding moves nothing.
+    # Snapping cuts lines where they cross after rounding, so that a second rounding moves nothing.
     snapped = shapely.transform(shapely.set_precision(shapely.make_valid(polygon), _GRID), _to_grid)
     kept = polygons_of(snapped if snapped.is_valid else shapely.make_valid(snapped))
     if kept is None or kept.is_valid:
@@ -137,12 +137,12 @@ def _rounded(polygon: Polygon | MultiPolygon) -> Polygon | MultiPolygon | None:
     raise InputError("geojson", f"expected a polygon that can be rounded, got {polygon.wkt[:200]}")
 
 
-def _to_grid(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.round(places, _DECIMALS) + 0.0  # adding 0 turns -0.0 into 0.0
+def _to_grid(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.round(points, _DECIMALS) + 0.0  # adding 0 turns -0.0 into 0.0
 
 
 def polygons_of(shape: Any) -> Polygon | MultiPolygon | None:
-    """The polygons with an area of any geometry, as one; ``None`` where there are none."""
+    """Join the polygons with an area in any geometry; ``None`` where there are none."""
     import shapely
 
     parts = [
@@ -168,19 +168,16 @@ def _geometry(polygon: Polygon | MultiPolygon) -> dict[str, Any]:
     return {"type": polygon.geom_type, "coordinates": rings[0] if single else rings}
 
 
-_FEWEST_PLACES = 4
-
-
 def read_annotations(path: Path, progress: Progress = SILENT) -> list[Annotation]:
-    """Polygons of a GeoJSON file as QuPath exports it.
+    """Read the polygons of a GeoJSON file as QuPath exports it.
 
     Parameters
     ----------
     path : Path
         A FeatureCollection, a list of Features or a single Feature, UTF-8.
     progress : Progress
-        Is warned, a line a kind, of what was passed over (points, lines, collections, rings without
-        area) and what was repaired (outlines that cross themselves).
+        Receives one warning for each kind of skipped geometry (points, lines, collections, rings without
+        area) and of repair (outlines that cross themselves).
 
     Returns
     -------
@@ -191,39 +188,39 @@ def read_annotations(path: Path, progress: Progress = SILENT) -> list[Annotation
     Raises
     ------
     InputError
-        The file is missing, is no GeoJSON, or a feature (its number is named, from 1) has coordinates
-        that are no finite numbers or properties of a wrong type.
+        The file is missing, is no GeoJSON, or a feature (numbered from 1) has coordinates that are no finite
+        numbers or properties of a wrong type.
     """
     path = Path(path)
-    seen = _Seen()
-    found = []
+    counts = _Counts()
+    annotations = []
     for number, feature in enumerate(_features(_parsed(path), path), 1):
         try:
-            annotation = _annotation(feature, seen)
-        except _Wrong as wrong:
-            raise InputError(path, f"feature {number}: {wrong}") from None
+            annotation = _annotation(feature, counts)
+        except _FeatureError as problem:
+            raise InputError(path, f"feature {number}: {problem}") from None
         if annotation is not None:
-            found.append(annotation)
-    seen.tell(path, progress)
-    return found
+            annotations.append(annotation)
+    counts.warn(path, progress)
+    return annotations
 
 
-class _Wrong(Exception):  # noqa: N818
+class _FeatureError(Exception):
     """``expected …, got …`` of one feature."""
 
 
 @dataclass
-class _Seen:
-    """What a file held that is worth a warning."""
+class _Counts:
+    """Numbers of skipped and repaired geometries."""
 
-    passed_over: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
     repaired: int = 0
     empty_rings: int = 0
 
-    def tell(self, path: Path, progress: Progress) -> None:
-        if self.passed_over:
-            listed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.passed_over.items()))
-            progress.warn(f"{path}: only polygons are read; passed over: {listed}")
+    def warn(self, path: Path, progress: Progress) -> None:
+        if self.skipped:
+            listed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
+            progress.warn(f"{path}: only polygons are read; skipped: {listed}")
         if self.repaired:
             progress.warn(f"{path}: {self.repaired} outlines crossed themselves and were repaired")
         if self.empty_rings:
@@ -234,7 +231,7 @@ def _parsed(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
-        raise InputError(path, "expected a GeoJSON file, got nothing there") from None
+        raise InputError(path, "expected a GeoJSON file, the file does not exist") from None
     except IsADirectoryError:
         raise InputError(path, "expected a GeoJSON file, got a folder") from None
     except OSError as error:
@@ -254,16 +251,16 @@ def _features(data: Any, path: Path) -> list[Any]:
         return [data]
     if kind == "GeometryCollection":
         return [{"type": "Feature", "geometry": data}]
-    got = f"an object of type {kind!r}" if isinstance(data, dict) else _what(data)
+    got = f"an object of type {kind!r}" if isinstance(data, dict) else _shorten(data)
     raise InputError(path, f"expected a FeatureCollection, a list of Features or a Feature, got {got}")
 
 
-def _annotation(feature: Any, seen: _Seen) -> Annotation | None:
+def _annotation(feature: Any, counts: _Counts) -> Annotation | None:
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
-        got = f"type {feature.get('type')!r}" if isinstance(feature, dict) else _what(feature)
-        raise _Wrong(f'expected an object of type "Feature", got {got}')
+        got = f"type {feature.get('type')!r}" if isinstance(feature, dict) else _shorten(feature)
+        raise _FeatureError(f'expected an object of type "Feature", got {got}')
     properties = _object(feature.get("properties"), "properties")
-    polygon = _polygon(feature.get("geometry"), seen)
+    polygon = _polygon(feature.get("geometry"), counts)
     if polygon is None:
         return None
     name, rgb = _classification(properties.get("classification"))
@@ -278,18 +275,18 @@ def _annotation(feature: Any, seen: _Seen) -> Annotation | None:
     )
 
 
-def _polygon(geometry: Any, seen: _Seen) -> Polygon | MultiPolygon | None:
+def _polygon(geometry: Any, counts: _Counts) -> Polygon | MultiPolygon | None:
     import shapely
 
     geometry = _object(geometry, "geometry")
     kind = geometry.get("type")
     if kind not in ("Polygon", "MultiPolygon"):
         if geometry and not isinstance(kind, str):
-            raise _Wrong(f"expected a type of geometry, got {_what(kind)}")
-        seen.passed_over[kind if isinstance(kind, str) else "feature without a geometry"] += 1
+            raise _FeatureError(f"expected a type of geometry, got {_shorten(kind)}")
+        counts.skipped[kind if isinstance(kind, str) else "feature without a geometry"] += 1
         return None
     coordinates = _list(geometry.get("coordinates"), "coordinates")
-    parts = [_part(rings, seen) for rings in ([coordinates] if kind == "Polygon" else coordinates)]
+    parts = [_part(rings, counts) for rings in ([coordinates] if kind == "Polygon" else coordinates)]
     drawn = [part for part in parts if part is not None]
     if not drawn:
         return None
@@ -298,40 +295,40 @@ def _polygon(geometry: Any, seen: _Seen) -> Polygon | MultiPolygon | None:
         return shape
     repaired = polygons_of(shapely.make_valid(shape, method="structure", keep_collapsed=False))
     if repaired is None:
-        seen.empty_rings += 1
+        counts.empty_rings += 1
         return None
-    seen.repaired += 1
+    counts.repaired += 1
     return repaired
 
 
-def _part(rings: Any, seen: _Seen) -> Polygon | None:
-    """One polygon of its exterior and its holes, ``None`` where the exterior is empty."""
+def _part(rings: Any, counts: _Counts) -> Polygon | None:
+    """Build one polygon with its holes, or ``None`` where the exterior has no area."""
     import shapely
 
     exterior, *holes = [_ring(ring) for ring in _list(rings, "a polygon")] or [np.empty((0, 2))]
     full = [hole for hole in holes if _has_area(hole)]
-    seen.empty_rings += len(holes) - len(full)
+    counts.empty_rings += len(holes) - len(full)
     if not _has_area(exterior):
-        seen.empty_rings += 1
+        counts.empty_rings += 1
         return None
     return shapely.Polygon(exterior, full)
 
 
-def _ring(places: Any) -> NDArray[np.float64]:
-    """``(N, 2)``; a third number, a height, is passed over."""
-    pairs = [_list(place, "a place")[:2] for place in _list(places, "a ring")]
+def _ring(points: Any) -> NDArray[np.float64]:
+    """Convert a ring to ``(N, 2)``; a third number, a height, is dropped."""
+    pairs = [_list(point, "a point")[:2] for point in _list(points, "a ring")]
     for pair in pairs:
         if len(pair) != 2 or not all(_is_number(value) for value in pair):
-            raise _Wrong(f"expected places of two finite numbers, got {json.dumps(pair)[:80]}")
+            raise _FeatureError(f"expected points of two finite numbers, got {json.dumps(pair)[:80]}")
     return np.array(pairs, np.float64).reshape(-1, 2)
 
 
 def _has_area(ring: NDArray[np.float64]) -> bool:
-    """Whether it has three places that lie on no common line; the ring may be open."""
-    places = np.unique(ring, axis=0)
-    if len(places) < _FEWEST_PLACES - 1:
+    """Return whether three points of a ring, closed or not, are on no common line."""
+    points = np.unique(ring, axis=0)
+    if len(points) < 3:
         return False
-    x, y = (places[1:] - places[0]).T
+    x, y = (points[1:] - points[0]).T
     return bool((x[0] * y != y[0] * x).any())
 
 
@@ -340,7 +337,7 @@ def _classification(value: Any) -> tuple[str | None, RGB | None]:
         return value or None, None
     entry = _object(value, "classification")
     packed, listed = entry.get("colorRGB"), entry.get("color")
-    rgb = _unpacked(packed if listed is None else listed)
+    rgb = _unpack_colour(packed if listed is None else listed)
     if entry.get("names") is not None:
         names = [_text(name, "a name") for name in _list(entry["names"], "names")]
     else:
@@ -349,20 +346,20 @@ def _classification(value: Any) -> tuple[str | None, RGB | None]:
     return ": ".join([parent, *names] if parent else names) or None, rgb
 
 
-def _unpacked(colour: Any) -> RGB | None:
-    """``[r, g, b]`` or Java's packed ``0xAARRGGBB``, which may be negative."""
+def _unpack_colour(colour: Any) -> RGB | None:
+    """Convert ``[r, g, b]`` or Java's packed ``0xAARRGGBB``, which may be negative."""
     if colour is None:
         return None
     if isinstance(colour, int) and not isinstance(colour, bool):
         return colour >> 16 & 255, colour >> 8 & 255, colour & 255
     parts = _list(colour, "a colour")
     if len(parts) != 3 or not all(_is_number(part) and 0 <= part <= 255 for part in parts):
-        raise _Wrong(f"expected a colour of three numbers of 0 to 255, got {json.dumps(colour)[:80]}")
+        raise _FeatureError(f"expected a colour of three numbers of 0 to 255, got {json.dumps(colour)[:80]}")
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def _measurements(value: Any) -> dict[str, float]:
-    """An object, or a list of names and values as before QuPath 0.4; what is not finite is left out."""
+    """Convert an object, or a list of names and values as before QuPath 0.4; keep finite values only."""
     if isinstance(value, list):
         entries = [_object(entry, "a measurement") for entry in value]
         pairs: list[tuple[str, Any]] = [
@@ -384,21 +381,21 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _Wrong(f"expected an object for {what}, got {_what(value)}")
+        raise _FeatureError(f"expected an object for {what}, got {_shorten(value)}")
     return value
 
 
 def _list(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise _Wrong(f"expected a list for {what}, got {_what(value)}")
+        raise _FeatureError(f"expected a list for {what}, got {_shorten(value)}")
     return value
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise _Wrong(f"expected text for {what}, got {_what(value)}")
+        raise _FeatureError(f"expected text for {what}, got {_shorten(value)}")
     return value
 
 
-def _what(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return json.dumps(value)[:80]

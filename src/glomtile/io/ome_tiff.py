@@ -1,10 +1,9 @@
 """Writing of pyramidal OME-TIFF label masks.
 
-The pixels are the class numbers, photometric *palette*, and the palette's colours are the TIFF's colour
-table. tifffile reads the class numbers of every level, OpenSlide the colours of level 0 (it knows no
-SubIFD levels), Pillow and so `files.masks.read_mask` either. Grey would open black, since class 1 of
-255 is hardly a colour; RGB would hold three bytes where one will do, and numbers would have to be
-guessed back from colours.
+The pixels are class numbers, photometric *palette*, and the palette's colours are the TIFF's colour table.
+tifffile reads the class numbers of every level, OpenSlide the colours of level 0 (it reads no SubIFD levels),
+Pillow and `glomtile.io.masks.read_mask` either. A grey image would appear black; RGB would take three bytes a
+pixel, and class numbers would have to be derived from colours.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from glomtile.palette import Palette
 from glomtile.types import Box, UInt8
 
 TILE_PX = 512
-"""Side of a tile of the TIFF, and so of the largest piece of a level held at a time."""
+"""Side of a tile of the TIFF, and of the largest piece of a level in memory."""
 
 _CLASSIC_BYTES = 2**32 - 2**25
 _DEFLATE_LEVEL = 6
@@ -34,7 +33,7 @@ _BYTE_TO_WORD = 257
 
 
 class LabelPlane(Protocol):
-    """Class numbers ``(H, W) uint8`` read by slices: an array in memory or on disk."""
+    """Class numbers ``(H, W) uint8`` that are read by slices, in memory or on disk."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,29 +41,29 @@ class LabelPlane(Protocol):
         ...
 
     def __getitem__(self, key: tuple[slice, slice], /) -> Any:
-        """The pixels of rows and columns."""
+        """Return the pixels of rows and columns."""
         ...
 
 
 @runtime_checkable
 class SupportsIsBlank(Protocol):
-    """A plane that knows, without reading, where it holds nothing but background."""
+    """A plane that can state, without reading, where it is background only."""
 
     def is_blank(self, box: Box) -> bool:
-        """Whether all of a box is surely 0; False where that is not known."""
+        """Return whether all of a box is certainly 0."""
         ...
 
 
 class WritablePlane(LabelPlane, Protocol):
-    """A `LabelPlane` that also takes pixels."""
+    """A `LabelPlane` that can be written."""
 
     def __setitem__(self, key: tuple[slice, slice], value: UInt8, /) -> None:
-        """Put pixels at rows and columns."""
+        """Write the pixels of rows and columns."""
         ...
 
 
 def level_sizes(size_px: tuple[int, int], smallest: int = 512) -> list[tuple[int, int]]:
-    """The sizes of a pyramid's levels, each half of the last and rounded up.
+    """Compute the sizes of a pyramid's levels, each half of the last and rounded up.
 
     Parameters
     ----------
@@ -76,7 +75,7 @@ def level_sizes(size_px: tuple[int, int], smallest: int = 512) -> list[tuple[int
     Returns
     -------
     list of (int, int)
-        Begins with `size_px`.
+        The first is `size_px`.
 
     Raises
     ------
@@ -106,7 +105,7 @@ def halve(source: LabelPlane, target: WritablePlane, band_px: int = 2048) -> Non
     target : WritablePlane
         ``(ceil(H / 2), ceil(W / 2))``; every pixel is written.
     band_px : int
-        Side of the squares of `source` that are read, even; the memory it takes is its square.
+        Side of the squares of `source` that are read at once, even.
 
     Raises
     ------
@@ -115,8 +114,7 @@ def halve(source: LabelPlane, target: WritablePlane, band_px: int = 2048) -> Non
 
     Notes
     -----
-    No class is averaged away or made up, and pixel ``(r, c)`` of level n is pixel ``(2^n r, 2^n c)`` of
-    level 0: whoever looks at a small level looks at true labels.
+    No new class appears, and pixel ``(r, c)`` of level n is pixel ``(2^n r, 2^n c)`` of level 0.
     """
     height, width = source.shape
     if tuple(target.shape) != _half((height, width)):
@@ -133,7 +131,7 @@ def halve(source: LabelPlane, target: WritablePlane, band_px: int = 2048) -> Non
 
 
 def checked_sizes(levels: Sequence[LabelPlane]) -> list[tuple[int, int]]:
-    """The sizes ``(H, W)`` of a pyramid's levels.
+    """Return the sizes ``(H, W)`` of a pyramid's levels.
 
     Raises
     ------
@@ -163,17 +161,17 @@ def write_mask_pyramid(
     Parameters
     ----------
     path : Path
-        Ends in ``.ome.tif`` or ``.ome.tiff``, or other programs will not take it for one.
+        Ends in ``.ome.tif`` or ``.ome.tiff``, by which other programs recognise it.
     levels : sequence of LabelPlane
         Class numbers below K, ``(H, W) uint8``; each level half the size of the last, rounded up.
     palette : Palette
         Its colours become the colour table, its names an annotation of the OME-XML.
     mpp : float or None
-        Micrometres per pixel of level 0; without it the file says nothing about size.
+        Micrometres per pixel of level 0; without it the file states no size.
     name : str
-        The picture's name in the OME-XML.
+        The image's name in the OME-XML.
     identity : str
-        What decides the pixels. The file's UUID follows from it: the same input gives the same bytes.
+        Text from which the file's UUID is derived: the same input gives the same bytes.
 
     Raises
     ------
@@ -194,7 +192,7 @@ def write_mask_pyramid(
     sizes = checked_sizes(levels)
     if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
         raise UsageError(path, f"expected micrometres per pixel above 0, got {mpp}")
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "dtype": np.uint8,
         "photometric": "palette",
         "colormap": _colour_table(palette),
@@ -210,13 +208,13 @@ def write_mask_pyramid(
         for number, (level, size) in enumerate(zip(levels, sizes, strict=True)):
             first = number == 0
             tiff.write(
-                _packed_tiles(level, palette, path),
+                _deflated_tiles(level, palette, path),
                 shape=size,
                 subifds=len(levels) - 1 if first and len(levels) > 1 else None,
                 subfiletype=0 if first else 1,
                 metadata=_ome(palette, mpp, name, identity) if first else None,
                 **_resolution(mpp, 2**number),
-                **how,
+                **options,
             )
 
 
@@ -224,46 +222,46 @@ def _half(size_px: tuple[int, int]) -> tuple[int, int]:
     return -(-size_px[0] // 2), -(-size_px[1] // 2)
 
 
-def _packed_tiles(level: LabelPlane, palette: Palette, path: Path) -> Iterator[bytes]:
-    """The tiles in reading order, deflated, those at the edge filled up with background."""
+def _deflated_tiles(level: LabelPlane, palette: Palette, path: Path) -> Iterator[bytes]:
+    """Yield deflated tiles in reading order, padded with background at the edge."""
     height, width = level.shape
-    glass = _packed(np.zeros((TILE_PX, TILE_PX), np.uint8))
+    blank = _deflate(np.zeros((TILE_PX, TILE_PX), np.uint8))
     for top in range(0, height, TILE_PX):
         for left in range(0, width, TILE_PX):
             box = Box(top, left, min(top + TILE_PX, height), min(left + TILE_PX, width))
             if isinstance(level, SupportsIsBlank) and level.is_blank(box):
-                yield glass
+                yield blank
                 continue
             piece = _piece(level, box)
             palette.require_known(piece, where=path)
             tile = np.zeros((TILE_PX, TILE_PX), np.uint8)
             tile[: piece.shape[0], : piece.shape[1]] = piece
-            yield _packed(tile) if tile.any() else glass
+            yield _deflate(tile) if tile.any() else blank
 
 
-def _packed(tile: UInt8) -> bytes:
-    """As tifffile packs it; it takes tiles that are packed already, so that glass is packed once."""
+def _deflate(tile: UInt8) -> bytes:
+    """Compress a tile as tifffile does."""
     import imagecodecs
 
     return bytes(imagecodecs.deflate_encode(tile.tobytes(), level=_DEFLATE_LEVEL))
 
 
 def _piece(plane: LabelPlane, box: Box, step: int = 1) -> UInt8:
-    """Every pixel of a box, or every second; glass that is known as such is not read."""
+    """Return every pixel of a box, or every second one."""
     if isinstance(plane, SupportsIsBlank) and plane.is_blank(box):
         return np.broadcast_to(np.uint8(0), (-(-box.height // step), -(-box.width // step)))
     return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)[::step, ::step]
 
 
 def _colour_table(palette: Palette) -> NDArray[np.uint16]:
-    """``(3, 256)``: the classes' colours as 16-bit words, black elsewhere."""
+    """Return ``(3, 256)``: the classes' colours as 16-bit words, black elsewhere."""
     table = np.zeros((3, 256), np.uint16)
     table[:, : palette.num_classes] = np.array([entry.rgb for entry in palette.classes]).T * _BYTE_TO_WORD
     return table
 
 
 def _needs_bigtiff(sizes: Sequence[tuple[int, int]]) -> bool:
-    """Judged by uncompressed tiles: what the pixels are must not decide the file's kind."""
+    """Decide by the uncompressed size, so that the format does not depend on the pixels."""
     return sum(-(-h // TILE_PX) * -(-w // TILE_PX) for h, w in sizes) * TILE_PX**2 >= _CLASSIC_BYTES
 
 

@@ -15,7 +15,7 @@ from glomtile.palette import Palette
 from glomtile.types import Box
 
 CHUNK_PX = 1024
-"""Side of a chunk; one is read and written at a time, and one without a label takes no space."""
+"""Side of a chunk; one without a label takes no space."""
 
 _VERSION = "0.5"
 _ZSTD_LEVEL = 5
@@ -29,17 +29,16 @@ def write_label_zarr(
     Parameters
     ----------
     path : Path
-        The folder, usually ``<stem>.ome.zarr``. One that stands there is replaced: callers make sure that
-        it is theirs.
+        The folder, usually ``<stem>.ome.zarr``; see `replace_folder` for an existing one.
     levels : sequence of LabelPlane
         Class numbers below K, ``(H, W) uint8``; each level half the size of the last, rounded up, its
-        pixel ``(r, c)`` pixel ``(2r, 2c)`` of the last (`pyramid.halve`).
+        pixel ``(r, c)`` pixel ``(2r, 2c)`` of the last (`glomtile.io.ome_tiff.halve`).
     palette : Palette
         Its colours and names are the label's.
     mpp : float or None
         Micrometres per pixel of level 0; without it the axes have no unit and the scale counts pixels.
     name : str
-        The multiscale picture's name.
+        The multiscale image's name.
 
     Raises
     ------
@@ -52,7 +51,7 @@ def write_label_zarr(
 
     Notes
     -----
-    The group is multiscale and image-label in one, and names no source image: it stands alone.
+    The group is multiscale and image-label in one, and names no source image.
     Metadata as in https://ngff.openmicroscopy.org/0.5/.
     """
     import zarr
@@ -87,11 +86,11 @@ def _copy(level: LabelPlane, plane: Any, palette: Palette, path: Path) -> None:
         for left in range(0, width, CHUNK_PX):
             box = Box(top, left, min(top + CHUNK_PX, height), min(left + CHUNK_PX, width))
             if isinstance(level, SupportsIsBlank) and level.is_blank(box):
-                continue  # nothing but background, as the new array has it
-            place = slice(box.top, box.bottom), slice(box.left, box.right)
-            piece = np.asarray(level[place], np.uint8)
+                continue  # the new array's fill value
+            key = slice(box.top, box.bottom), slice(box.left, box.right)
+            piece = np.asarray(level[key], np.uint8)
             palette.require_known(piece, where=path)
-            plane[place] = piece
+            plane[key] = piece
 
 
 def _metadata(count: int, palette: Palette, mpp: float | None, name: str) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def require_store(address: str) -> None:
     MissingExtraError
         The package that they need is not installed.
     InputError
-        fsspec does not know this kind.
+        fsspec does not support this kind.
     """
     extra = "pip install 'glomtile[remote]'"
     if find_spec("fsspec") is None:
@@ -157,7 +157,7 @@ def require_store(address: str) -> None:
         ) from problem
     except ValueError as problem:
         raise InputError(
-            address, f"expected an address that fsspec knows, as s3://, gs:// or https://, got {scheme}://"
+            address, f"expected an address that fsspec supports, as s3://, gs:// or https://, got {scheme}://"
         ) from problem
 
 

@@ -36,7 +36,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]])
     Raises
     ------
     ValueError
-        When a row has another number of cells than the header.
+        A row has another number of cells than the header.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -53,13 +53,13 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read a table as one dictionary a row.
 
     Spaces behind commas, a byte order mark, blank lines and the trailing comma of the reference's
-    metric tables (reference §4) are all taken as if they were not there.
+    metric tables (reference §4) are ignored.
 
     Parameters
     ----------
     path : Path
     required : sequence of str
-        Columns that must be in the header; others may be.
+        Columns that the header must have.
 
     Returns
     -------
@@ -69,8 +69,8 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
     Raises
     ------
     InputError
-        When the file cannot be read, is not UTF-8, has no header, names a column twice, lacks a required
-        column or has a row of another length.
+        The file cannot be read, is not UTF-8, has no header, repeats a column, lacks a required column or
+        has a row of another length.
     """
     lines = list(_lines(path))
     if not lines:
@@ -96,18 +96,18 @@ def read_csv(path: Path, required: Sequence[str] = ()) -> list[dict[str, str]]:
 def require_numbers(
     path: Path, rows: Sequence[Mapping[str, str]], columns: Iterable[str], *, whole: bool = False
 ) -> None:
-    """See that columns of a table hold what `write_csv` writes of numbers.
+    """Check that columns of a table hold numbers as `write_csv` writes them.
 
     Parameters
     ----------
     path : Path
-        Of the table, for the error.
+        Named in the error.
     rows : sequence of mapping
         From `read_csv`.
     columns : iterable of str
-        Those that the table lacks are passed over.
+        Columns that the table lacks are skipped.
     whole : bool
-        Whole numbers only, and no empty cell.
+        Accept whole numbers only, and no empty cell.
 
     Raises
     ------

@@ -13,19 +13,19 @@ from glomtile.tiling.grid import Axis, Plan, Span
 from glomtile.types import Float32
 
 Blend = Literal["hann", "linear", "none"]
-"""How a window fades into its neighbour; "none" cuts where ownership changes."""
+"""Shape of the transition between windows; "none" cuts where ownership changes."""
 
 
 @dataclass(frozen=True)
 class AxisWeights:
-    """What one window gives to the pixels of an axis.
+    """Weights of one window on the pixels of an axis.
 
     Attributes
     ----------
     span : Span
-        The pixels of the picture with a weight above 0.
+        The pixels of the image with a weight above 0.
     inside : slice
-        The same pixels counted from the window's own start.
+        The same pixels counted from the window's start.
     weights : (span.length,) float32 ndarray
         In (0, 1]; over all windows they sum to 1 at every pixel.
     """
@@ -38,16 +38,16 @@ class AxisWeights:
 def window_profile(
     window_px: int, overlap_px: int, context_px: int, blend: Blend = "hann"
 ) -> NDArray[np.float64]:
-    """Weights along one window, both ends falling.
+    """Compute the weights along one window, which fall at both ends.
 
     Parameters
     ----------
     window_px, overlap_px : int
         Length of the window and its margin per side, ``window_px > 2 * overlap_px``.
     context_px : int
-        How far the network sees. Where the overlap is at least that, pixels nearer to the window's end get
-        exactly 0, because the network's view of them was cut. Where it is less, no window of this size can
-        avoid cut views, and the fall takes the whole shared stretch of ``2 * overlap_px``.
+        Context of the network. Where the overlap is at least that, pixels nearer to the window's end get
+        exactly 0, because their context was cut. Where it is less, cut context cannot be avoided, and the
+        weights fall over the whole shared stretch of ``2 * overlap_px``.
     blend : {"hann", "linear", "none"}
         Shape of the fall. "none" is 1 on the window's own pixels and 0 elsewhere.
 
@@ -59,7 +59,7 @@ def window_profile(
     Raises
     ------
     UsageError
-        When `blend` is none of the three.
+        `blend` is none of the three.
     """
     if blend not in get_args(Blend):
         raise UsageError("blend", f"expected one of {', '.join(get_args(Blend))}, got {blend!r}")
@@ -78,10 +78,10 @@ def window_profile(
 
 
 def axis_weights(axis: Axis, context_px: int, blend: Blend = "hann") -> list[AxisWeights]:
-    """Normalised weights of all windows of an axis.
+    """Compute the normalised weights of all windows of an axis.
 
     Windows fill a whole grid, so the total at a pixel is the product of the totals of its row and of its
-    column: dividing here, axis by axis, spares a second accumulator for the weights.
+    column: they are divided here, axis by axis, and need no second accumulator.
 
     Parameters
     ----------
@@ -113,27 +113,27 @@ def axis_weights(axis: Axis, context_px: int, blend: Blend = "hann") -> list[Axi
     return result
 
 
-def overlapping(along: list[AxisWeights], wanted: Span) -> range:
-    """Numbers of the windows of an axis that give anything to the pixels of `wanted`."""
+def overlapping(windows: list[AxisWeights], wanted: Span) -> range:
+    """Return the numbers of the windows of an axis with a weight on the pixels of `wanted`."""
     touched = [
-        k for k, share in enumerate(along) if share.span.start < wanted.stop > wanted.start < share.span.stop
+        k for k, one in enumerate(windows) if one.span.start < wanted.stop > wanted.start < one.span.stop
     ]
     return range(touched[0], touched[-1] + 1) if touched else range(0)
 
 
-def crop_weights(share: AxisWeights, wanted: Span) -> AxisWeights:
-    """The part of a share that falls on the pixels of `wanted`, counted from where those begin."""
-    start, stop = max(share.span.start, wanted.start), min(share.span.stop, wanted.stop)
-    before, length = start - share.span.start, stop - start
-    inside = slice(share.inside.start + before, share.inside.start + before + length)
+def crop_weights(window: AxisWeights, wanted: Span) -> AxisWeights:
+    """Crop weights to the pixels of `wanted`, counted from its start."""
+    start, stop = max(window.span.start, wanted.start), min(window.span.stop, wanted.stop)
+    before, length = start - window.span.start, stop - start
+    inside = slice(window.inside.start + before, window.inside.start + before + length)
     span = Span(start - wanted.start, stop - wanted.start)
-    return AxisWeights(span, inside, share.weights[before : before + length])
+    return AxisWeights(span, inside, window.weights[before : before + length])
 
 
 class RowAccumulator:
-    """The rows of a picture that some window may still touch; all others have been given away.
+    """Sum of blended probabilities in the rows that later windows may still touch.
 
-    Memory is (rows of one window) x (width of the panel) x classes, whatever the picture's height.
+    Memory is (rows of one window) x (width of the panel) x classes, whatever the image's height.
 
     Parameters
     ----------
@@ -143,19 +143,19 @@ class RowAccumulator:
         See `window_profile`.
     blend : {"hann", "linear", "none"}
     panel : Span, optional
-        The columns of pixels that are wanted; all by default.
+        The columns of pixels to compute; all by default.
     from_row_px : int
-        Rows above this one are not wanted.
+        The first row of pixels to compute.
 
     Attributes
     ----------
     rows, columns : range
-        Numbers of the windows that give anything to the wanted pixels: those to be added, row by row.
+        Numbers of the windows to add, row by row.
 
     Notes
     -----
-    A pixel's sum is the same to the bit whatever panel and first row it is asked in: it has the same
-    terms in the same order.
+    A pixel's sum does not depend, to the bit, on the panel and the first row: it has the same terms in the
+    same order.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class RowAccumulator:
         self.rows = overlapping(self._rows, Span(from_row_px, self._height))
         self.columns = overlapping(columns, panel)
         self._columns = {k: crop_weights(columns[k], panel) for k in self.columns}
-        self._across = {k: np.repeat(share.weights, num_classes) for k, share in self._columns.items()}
+        self._across = {k: np.repeat(one.weights, num_classes) for k, one in self._columns.items()}
         self._width = panel.length
         self._classes = num_classes
         self._window_px = plan.window_px
@@ -187,7 +187,7 @@ class RowAccumulator:
         """Blend in the probabilities ``(h, w, K)`` of the window at ``(row, column)``."""
         k = self._classes
         down, across = self._rows[row], self._columns[column]
-        # Rows of interleaved classes are one long line each: NumPy's inner loop then runs over w * K values.
+        # One long line of interleaved classes a row: NumPy's inner loop then runs over w * K values.
         lines = probs.reshape(self._window_px[0], self._window_px[1] * k)
         part = lines[down.inside, across.inside.start * k : across.inside.stop * k] * self._across[column]
         part *= down.weights[:, None]
@@ -195,21 +195,21 @@ class RowAccumulator:
         target[:, across.span.start * k : across.span.stop * k] += part
 
     def add_background(self, row: int, column: int) -> None:
-        """Blend in a window that is background without doubt, which nobody had to predict."""
+        """Blend in a window that is background with probability 1."""
         down, across = self._rows[row], self._columns[column]
         target = self._target(row, down.span).reshape(down.span.length, self._width, self._classes)
         target[:, across.span.start : across.span.stop, 0] += down.weights[:, None] * across.weights
 
     def finish(self, row: int) -> tuple[int, Float32]:
-        """Say that all windows of `row` are in, and take the rows that no later window touches.
+        """Return the rows that are final after all windows of `row` have been added.
 
         Returns
         -------
         top : int
-            The picture's row at which they begin, where the rows before them ended.
+            Their first row in the image.
         probs : (h, W, K) float32 ndarray
-            W is the panel's width; never touched again. h can be 0 where the next window reaches back to
-            the same row.
+            W is the panel's width; the array is not changed later. h can be 0 where the next window reaches
+            back to the same row.
         """
         self._target(row, self._rows[row].span)
         last = row == len(self._rows) - 1
@@ -222,10 +222,7 @@ class RowAccumulator:
         return top, done.reshape(done.shape[0], self._width, self._classes)
 
     def _target(self, row: int, span: Span) -> Float32:
-        """The accumulator's lines for `span`; a new row of windows gets a new accumulator.
-
-        New, so that what `finish` gave away belongs to the taker.
-        """
+        """Return the lines for `span`, in a new array for each row of windows: `finish` returns the old."""
         if row != self._row:
             kept = self._sums
             self._sums = np.zeros((span.stop - self._top, self._width * self._classes), np.float32)

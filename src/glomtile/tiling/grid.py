@@ -1,10 +1,10 @@
 """Windows over an image: positions, owned areas and overlaps.
 
-One axis is planned at a time and two axes are multiplied. On an axis, window `k` reads
+A plan is the product of two axes. On an axis, window `k` reads
 ``[start + k * core, start + k * core + window)`` and owns the middle ``core = window - 2 * overlap`` of it.
-The first window begins `overlap` before the picture and the last hangs over its end: what lies outside is
-mirrored by the reader. So every pixel of the picture has at least `overlap` pixels of surroundings in the
-window that owns it, at the edge as in the middle, however the grid is moved.
+The first window starts `overlap` before the image and the last extends over its end; the reader mirrors
+tissue there. So every pixel has at least `overlap` pixels of surroundings in the window that owns it, at the
+edge too, however the grid is moved.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Axis:
     Parameters
     ----------
     length_px : int
-        Length of the picture, at least 1.
+        Length of the image, at least 1.
     window_px : int
         Length of a window, more than twice the overlap.
     overlap_px : int
-        What a window reads beyond its own pixels, per side.
+        Margin that a window reads around its own pixels, per side.
     offset_px : int
-        How far the grid is moved; only its remainder by ``core_px`` matters.
+        Shift of the grid; only its remainder by ``core_px`` matters.
     """
 
     length_px: int
@@ -51,19 +51,19 @@ class Axis:
 
     @property
     def core_px(self) -> int:
-        """Distance from one window to the next, which is what a window owns."""
+        """Distance between windows, and number of pixels that a window owns."""
         return self.window_px - 2 * self.overlap_px
 
     def __len__(self) -> int:
         return -(-(self.length_px - self._first_core) // self.core_px)
 
     def read(self, k: int) -> Span:
-        """What window `k` reads; it may begin before the picture and end behind it."""
+        """Return the pixels that window `k` reads, which may extend over both ends of the image."""
         start = self._first_core + k * self.core_px - self.overlap_px
         return Span(start, start + self.window_px)
 
     def own(self, k: int) -> Span:
-        """The pixels of the picture that belong to window `k`; never empty, never shared."""
+        """Return the pixels of the image that window `k` owns; never empty, never shared."""
         start = self._first_core + k * self.core_px
         return Span(max(start, 0), min(start + self.core_px, self.length_px))
 
@@ -74,7 +74,7 @@ class Axis:
 
 
 class Window(NamedTuple):
-    """One window of a plan: its place on the grid, what it reads and what it owns."""
+    """One window of a plan: its position on the grid, the box it reads and the box it owns."""
 
     row: int
     column: int
@@ -84,7 +84,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Windows over ``(H, W)``, without pixels: iterate to have them row by row, print to read it."""
+    """Windows over ``(H, W)``, without pixels; iterates over them row by row."""
 
     rows: Axis
     columns: Axis
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """``(H, W)`` of the picture."""
+        """``(H, W)`` of the image."""
         return self.rows.length_px, self.columns.length_px
 
     @property
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def core_px(self) -> tuple[int, int]:
-        """``(h, w)`` from one window to the next."""
+        """``(h, w)`` between windows."""
         return self.rows.core_px, self.columns.core_px
 
     @property
@@ -112,7 +112,7 @@ class Plan:
 
     @property
     def overhead(self) -> float:
-        """Pixels read per pixel of the picture, at least 1."""
+        """Pixels read per pixel of the image, at least 1."""
         read = len(self) * self.rows.window_px * self.columns.window_px
         return read / (self.rows.length_px * self.columns.length_px)
 
@@ -125,7 +125,7 @@ class Plan:
                 yield self.window(row, column)
 
     def window(self, row: int, column: int) -> Window:
-        """The window at one place of the grid."""
+        """Return the window at a position of the grid."""
         reads = self.rows.read(row), self.columns.read(column)
         owns = self.rows.own(row), self.columns.own(column)
         return Window(row, column, _box(*reads), _box(*owns))
@@ -146,20 +146,20 @@ def plan_windows(
     align_px: int = 1,
     offset_px: tuple[int, int] = (0, 0),
 ) -> Plan:
-    """Cover a picture with windows.
+    """Cover an image with windows.
 
     Parameters
     ----------
     size_px : (int, int)
-        ``(H, W)`` of the picture, each at least 1.
+        ``(H, W)`` of the image, each at least 1.
     window_px : int or (int, int)
         Side or ``(h, w)`` of a window, rounded up to a multiple of `align_px`.
     overlap_px : int
         Margin per side, rounded up to a multiple of `align_px`; twice that must be less than the window.
     align_px : int
-        Stride of the network: every window begins at a multiple of it.
+        Stride of the network: every window starts at a multiple of it.
     offset_px : (int, int)
-        Moves the whole grid down and right; multiples of `align_px`, any sign.
+        Shift of the whole grid down and right; multiples of `align_px`, any sign.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def plan_windows(
     Raises
     ------
     UsageError
-        When a length is not positive, the margins leave nothing of the window, or the offset is not aligned.
+        A length is not positive, the margins leave nothing of the window, or the offset is not aligned.
 
     Examples
     --------
@@ -204,7 +204,7 @@ def plan_windows(
 
 
 def round_up(length_px: int, multiple_px: int) -> int:
-    """The least multiple of `multiple_px` that is not below `length_px`."""
+    """Round up to a multiple of `multiple_px`."""
     return -(-length_px // multiple_px) * multiple_px
 
 

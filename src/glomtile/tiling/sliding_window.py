@@ -20,16 +20,16 @@ from glomtile.types import SILENT, Float32, Predictor, Progress, Reader, RowSink
 
 @dataclass(frozen=True)
 class TiledRun:
-    """What a run did and where its time went.
+    """Counts and times of a prediction.
 
     Attributes
     ----------
     windows, skipped : int
-        Windows of the plan, and how many of them were taken for background unseen.
+        Windows of the plan, and those taken for background without prediction.
     batches : int
         Calls of the network.
     network_s, wall_s : float
-        Seconds inside the network, and from start to end.
+        Seconds in the network, and in total.
     """
 
     windows: int
@@ -53,34 +53,32 @@ def predict_tiled(
     from_row_px: int = 0,
     progress: Progress = SILENT,
 ) -> TiledRun:
-    """Predict a picture window by window and hand on its rows, once each, top to bottom.
+    """Predict an image window by window and pass its rows to `sink`, once each, top to bottom.
 
     Parameters
     ----------
     reader : Reader
-        Must allow `read` from several threads.
+        Its `read` must be safe from several threads.
     predictor : Predictor
-        Always called with arrays of one shape, ``(min(batch_size, windows), h, w, 3)``; the last batch is
-        filled up with repeats whose answers are dropped. A run that begins further down shows the network
-        the same batches as the whole run does there.
+        Called with arrays of one shape, ``(min(batch_size, windows), h, w, 3)``; the last batch is padded
+        with repeats. A run that starts further down has the same batches as the whole run has there.
     plan : Plan
         Of the reader's size, aligned to a multiple of the predictor's stride.
     sink : callable
         ``sink(top, probs)`` with probs ``(h, W, K) float32``, W the panel's width, called in the caller's
-        thread; the array is the sink's to keep.
+        thread; the array may be kept.
     blend : {"hann", "linear", "none"}
-        How windows fade into each other, see `glomtile.tiling.blending.window_profile`.
+        See `glomtile.tiling.blending.window_profile`.
     batch_size, read_threads : int
         Windows for each call of the network, and threads that read them; at least 1.
     skip : callable, optional
-        Asked once for each window, before the first is read: where true, the window is not read and counts as
-        background with probability 1.
+        Called once for each window, before the first is read: where true, the window is not read and counts
+        as background with probability 1.
     panel : Span, optional
-        Only these columns of pixels are wanted; all by default. Panels side by side give, to the bit, what
-        one over all of them gives, and each takes only its own width of memory; windows on the border of
-        two are predicted in both.
+        The columns of pixels to predict; all by default. Panels side by side give the same result to the bit,
+        with less memory each; windows on their border are predicted in both.
     from_row_px : int
-        Only rows from this one on are wanted: a run that was stopped goes on where its rows ended.
+        The first row of pixels to predict: a stopped run continues where its rows ended.
     progress : Progress
 
     Returns
@@ -90,14 +88,14 @@ def predict_tiled(
     Raises
     ------
     UsageError
-        When plan, reader and predictor do not fit each other.
+        Plan, reader and predictor do not fit each other.
     GlomtileError
-        When the reader or the predictor returns another shape than it must.
+        The reader or the predictor returns a wrong shape.
 
     Notes
     -----
-    What the reader, the predictor, the sink or `skip` raises comes out of this function; reading that has not
-    begun is cancelled, reading under way is waited for, and no further rows are handed on.
+    Errors of the reader, the predictor, the sink or `skip` are raised; reads that have not started are
+    cancelled, reads in progress are waited for, and no further rows are passed on.
 
     Memory is one strip of rows as high as a window, and at most ``2 * batch_size + read_threads`` windows
     read ahead; it grows with the width of the panel times the window, never with the height.
@@ -108,25 +106,25 @@ def predict_tiled(
     wanted = _wanted(plan, strip.columns, skip)
     batch_size = min(batch_size, max(int(wanted.sum()), 1))
     before = int(wanted[: strip.rows.start].sum())
-    begin = before - before % batch_size
-    asked = (plan.window(*at) for at in _places(wanted, strip.columns, begin))
+    first = before - before % batch_size
+    queue = (plan.window(*at) for at in _positions(wanted, strip.columns, first))
     clock, windows = _Clock(), len(strip.rows) * len(strip.columns)
-    seen = int(wanted[strip.rows.start :].sum())
-    skipped = windows - seen
-    told = {"glass": f"{skipped:,} skipped"} if skipped else {}
-    progress.start("windows", seen)
+    predicted = int(wanted[strip.rows.start :].sum())
+    skipped = windows - predicted
+    figures = {"glass": f"{skipped:,} skipped"} if skipped else {}
+    progress.start("windows", predicted)
     with ExitStack() as stack:
         readers = _pool(stack, read_threads, "glomtile-read")
         network = _pool(stack, 1, "glomtile-network")
-        read = _read_ahead(readers, reader, asked, 2 * batch_size + read_threads)
-        answers = _predict_ahead(network, predictor, _batches(read, batch_size, plan), clock)
-        for _ in range(before - begin):
-            next(answers)
+        read = _read_ahead(readers, reader, queue, 2 * batch_size + read_threads)
+        results = _predict_ahead(network, predictor, _batches(read, batch_size, plan), clock)
+        for _ in range(before - first):
+            next(results)
         for row in strip.rows:
-            for column, is_seen in zip(strip.columns, wanted[row], strict=True):
-                if is_seen:
-                    strip.add(row, column, next(answers))
-                    progress.advance(1, **told)
+            for column, is_wanted in zip(strip.columns, wanted[row], strict=True):
+                if is_wanted:
+                    strip.add(row, column, next(results))
+                    progress.advance(1, **figures)
                 else:
                     strip.add_background(row, column)
             top, rows = strip.finish(row)
@@ -137,7 +135,7 @@ def predict_tiled(
 
 
 def _wanted(plan: Plan, columns: range, skip: Callable[[Window], bool] | None) -> NDArray[np.bool_]:
-    """Which windows of a panel the network is asked about, ``(rows, columns)``."""
+    """Return the windows of a panel to predict, ``(rows, columns) bool``."""
     wanted = np.ones((len(plan.rows), len(columns)), np.bool_)
     if skip is not None:
         for row in range(len(plan.rows)):
@@ -145,11 +143,11 @@ def _wanted(plan: Plan, columns: range, skip: Callable[[Window], bool] | None) -
     return wanted
 
 
-def _places(wanted: NDArray[np.bool_], columns: range, begin: int) -> Iterator[tuple[int, int]]:
-    """``(row, column)`` of the wanted windows in the order of the grid, the first `begin` left out."""
-    for flat in np.flatnonzero(wanted)[begin:]:
-        row, place = divmod(int(flat), len(columns))
-        yield row, columns[place]
+def _positions(wanted: NDArray[np.bool_], columns: range, first: int) -> Iterator[tuple[int, int]]:
+    """Yield ``(row, column)`` of the wanted windows in the order of the grid, from number `first` on."""
+    for flat in np.flatnonzero(wanted)[first:]:
+        row, column = divmod(int(flat), len(columns))
+        yield row, columns[column]
 
 
 @dataclass
@@ -193,7 +191,7 @@ def _pool(stack: ExitStack, threads: int, name: str) -> ThreadPoolExecutor:
 def _read_ahead(
     pool: ThreadPoolExecutor, reader: Reader, windows: Iterable[Window], depth: int
 ) -> Iterator[UInt8]:
-    """The windows' pixels in order, never more than `depth` of them read or being read."""
+    """Yield the windows' pixels in order, with at most `depth` of them read ahead."""
     waiting: deque[Future[UInt8]] = deque()
     for window in windows:
         waiting.append(pool.submit(_read, reader, window))
@@ -215,7 +213,7 @@ def _read(reader: Reader, window: Window) -> UInt8:
 
 
 def _batches(pixels: Iterator[UInt8], size: int, plan: Plan) -> Iterator[tuple[int, UInt8]]:
-    """``(how many are real, batch)``; all batches have one shape, for networks that compile by shape."""
+    """Yield ``(number of windows, batch)``; all batches have one shape, for networks compiled by shape."""
     batch = np.empty((size, *plan.window_px, 3), np.uint8)
     filled = 0
     for window in pixels:
@@ -223,7 +221,7 @@ def _batches(pixels: Iterator[UInt8], size: int, plan: Plan) -> Iterator[tuple[i
         filled += 1
         if filled == size:
             yield filled, batch
-            # A new array: the network may still be busy with the old one.
+            # The network may still use the old array.
             batch, filled = np.empty_like(batch), 0
     if filled:
         batch[filled:] = batch[filled - 1]
@@ -233,17 +231,17 @@ def _batches(pixels: Iterator[UInt8], size: int, plan: Plan) -> Iterator[tuple[i
 def _predict_ahead(
     pool: ThreadPoolExecutor, predictor: Predictor, batches: Iterator[tuple[int, UInt8]], clock: _Clock
 ) -> Iterator[Float32]:
-    """Answers for one window each, in order; the next batch is in the network while one is blended."""
+    """Yield the probabilities of each window in order; one batch is predicted while another is blended."""
     busy: deque[tuple[int, tuple[int, ...], Future[Float32]]] = deque()
     for filled, batch in batches:
         busy.append((filled, batch.shape, pool.submit(clock.timed, predictor, batch)))
         if len(busy) == 2:
-            yield from _answers(*busy.popleft(), predictor.num_classes)
+            yield from _split_batch(*busy.popleft(), predictor.num_classes)
     while busy:
-        yield from _answers(*busy.popleft(), predictor.num_classes)
+        yield from _split_batch(*busy.popleft(), predictor.num_classes)
 
 
-def _answers(
+def _split_batch(
     filled: int, shape: tuple[int, ...], future: Future[Float32], num_classes: int
 ) -> Iterator[Float32]:
     probs = future.result()
