@@ -145,7 +145,7 @@ def test_what_cannot_be_averaged_is_refused_and_leaves_nothing(
         with pytest.raises(kind, match=told):
             ensemble(models, tmp_path / "mean")
         assert not (tmp_path / "mean").exists()
-    with pytest.raises(UsageError, match="expected a name that is free"):
+    with pytest.raises(UsageError, match="expected a new name"):
         ensemble([one, write_model(seed=4)], copy)
 
 

@@ -20,6 +20,7 @@ from glomtile.inference.ood import (
     scale_distance,
     scale_offset,
 )
+from glomtile.objects.extraction import LARGEST_PX
 from glomtile.slides.tissue import SlideLike, TissueMap
 from glomtile.types import Box, crop
 
@@ -74,6 +75,7 @@ def assess_quality(
     confidence: Any,
     *,
     masked: bool = False,
+    too_large: int = 0,
 ) -> QualityFlags:
     """Compare a segmented image with the training images of its model.
 
@@ -91,6 +93,8 @@ def assess_quality(
         Class numbers, and confidence 0 to 255 of being foreground.
     masked : bool
         Only tissue was predicted.
+    too_large : int
+        Regions too large for an object.
 
     Returns
     -------
@@ -101,6 +105,9 @@ def assess_quality(
     if not tissue.tissue.any():
         hint = ", so nothing was predicted; --no-tissue-mask predicts everywhere" if masked else ""
         warnings.append(f"tissue: none found{hint}")
+    if too_large:
+        regions = f"{too_large} region{'s' if too_large > 1 else ''} of more than {LARGEST_PX / 1e6:.0f}"
+        warnings.append(f"size: {regions} million pixels, in the mask without outline and measurements")
     statistics = card.reference_statistics
     if statistics is None or statistics.feature_version != FEATURE_VERSION or slide.mpp is None:
         return QualityFlags(warnings=tuple(warnings))

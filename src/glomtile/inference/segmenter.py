@@ -19,7 +19,7 @@ from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, InputError, UsageError
 from glomtile.inference.image import as_confidence, choose_class, resized_probs, segment_image
 from glomtile.inference.label_store import LabelStore, panels_of
-from glomtile.inference.predictor import PredictionSettings, override_settings
+from glomtile.inference.predictor import KerasPredictor, PredictionSettings, override_settings
 from glomtile.inference.quality_control import QualityFlags, assess_quality
 from glomtile.inference.result import Segmentation, Timing
 from glomtile.inference.window_size import (
@@ -30,264 +30,43 @@ from glomtile.inference.window_size import (
     panel_px,
     slide_plan,
 )
-from glomtile.io import atomic
-from glomtile.io.atomic import TemporaryFolder
+from glomtile.io.atomic import TemporaryFolder, storage_errors
 from glomtile.io.ome_tiff import halve, level_sizes
 from glomtile.io.resolution import PLAUSIBLE_MPP
-from glomtile.objects.extraction import LARGEST_PX, FoundObject, paint_objects
+from glomtile.models import folder as model_folder
+from glomtile.objects.extraction import FoundObject, paint_objects
 from glomtile.objects.postprocessing import ShapingRules
 from glomtile.slides.slide import Slide, open_slide, slide_name
 from glomtile.slides.tissue import SlideLike, SlideOverview, TissueMap, make_overview
-from glomtile.tiling.grid import Plan, Span, Window
+from glomtile.tiling.grid import Plan, Span
 from glomtile.tiling.sliding_window import predict_tiled
 from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
 from glomtile.validation import number_argument, path_argument, typed_argument
 
+_COARSER = 2.0
+"""Limit of a slide's resolution, as a multiple of the coarsest in training."""
+
 _BLOCK_PX = 512
 _SURELY_BACKGROUND = np.float32(1 - 0.4 / 255)
-"""From here on no other class is the likelier, and confidence rounds to 0."""
+"""From this background probability on no other class is more probable, and confidence rounds to 0."""
+
+_SAME_MPP = 1e-6
+_READ_PX = 16 * 2**20
+"""Pixels that are read at once for a digest of all."""
 
 
 @dataclass(frozen=True, eq=False)
-class PictureAnswer:
-    """A picture labelled at its own size.
+class _Labelled:
+    """Labels of one image or slide, with their objects."""
 
-    Attributes
-    ----------
-    labels, confidence : (H, W) uint8 ndarray
-        Class numbers, and how probable the most probable class above 0 is, 0 to 255.
-    look : Look
-    effort : Effort
-    """
-
-    labels: UInt8
-    confidence: UInt8
-    look: SlideOverview
-    effort: Timing
-
-
-def answer_picture(
-    slide: SlideLike, scale: float, predictor: Predictor, tiling: TilingSettings, progress: Progress = SILENT
-) -> PictureAnswer:
-    """Label a picture that fits the memory.
-
-    Parameters
-    ----------
-    slide : SlideLike
-        Read whole.
-    scale : float
-        Its micrometres per pixel.
-    predictor : Predictor
-    tiling : Tiling
-    progress : Progress
-
-    Raises
-    ------
-    InputError
-        The picture cannot be read.
-    """
-    began = perf_counter()
-    look = make_overview(slide, scale, 1.0)
-    tissue_s = perf_counter() - began
-    image = slide.at(scale).read(Box(0, 0, *slide.size_px))
-    seen = segment_image(image, predictor, tiling, scale, keep_probs=True, progress=progress)
-    assert seen.probs is not None
-    confidence = np.empty(slide.size_px, np.uint8)
-    for top, rows in resized_probs(seen.probs, slide.size_px):
-        confidence[top : top + rows.shape[0]] = as_confidence(rows)
-    run = seen.run
-    effort = Timing(run.windows, run.skipped, run.network_s, run.wall_s, tissue_s)
-    return PictureAnswer(seen.labels, confidence, look, effort)
-
-
-def fill_store(
-    store: LabelStore,
-    reader: Reader,
-    predictor: Predictor,
-    plan: Plan,
-    tissue: TissueMap,
-    settings: TilingSettings,
-    progress: Progress = SILENT,
-    only: int | None = None,
-) -> Timing:
-    """Label what is missing of a slide, panel by panel, each from where its rows ended.
-
-    Parameters
-    ----------
-    store : LabelStore
-    reader : Reader
-        The slide at the predictor's scale.
-    predictor : Predictor
-    plan : Plan
-        The windows.
-    tissue : TissueMap
-        Windows away from it are not read, unless the settings say otherwise.
-    settings : Settings
-    progress : Progress
-    only : int or None
-        The panel that is wanted; all of them where ``None``.
-
-    Returns
-    -------
-    Effort
-        Of this run alone.
-
-    Raises
-    ------
-    InputError
-        The slide cannot be read; rows that were finished stay on disk.
-    StorageError
-        Rows cannot be written.
-    """
-
-    def is_glass(window: Window) -> bool:
-        return not tissue.near_tissue(window.own)
-
-    total = Timing()
-    for number, (left, right) in enumerate(store.panels):
-        done = store.rows_done[number]
-        if done == reader.size_px[0] or only not in (None, number):
-            continue
-
-        def take(top: int, probs: Float32, panel: int = number) -> None:
-            store.append(panel, *classes_and_confidence(probs))
-
-        run = predict_tiled(
-            reader,
-            predictor,
-            plan,
-            take,
-            batch_size=settings.batch_size,
-            read_threads=settings.read_threads,
-            skip=is_glass if settings.tissue_mask else None,
-            panel=Span(left, right),
-            from_row_px=done,
-            progress=progress,
-        )
-        total = Timing(
-            total.windows + run.windows,
-            total.skipped + run.skipped,
-            total.network_s + run.network_s,
-            total.tiled_s + run.wall_s,
-        )
-    return total
-
-
-def classes_and_confidence(probs: Float32) -> tuple[UInt8, UInt8]:
-    """Class numbers and `as_confidence` of rows that may be wide and mostly glass.
-
-    Parameters
-    ----------
-    probs : (h, W, K) float32 ndarray
-
-    Returns
-    -------
-    labels, confidence : (h, W) uint8 ndarray
-    """
-    labels, confidence = (np.zeros(probs.shape[:2], np.uint8) for _ in range(2))
-    for left in range(0, probs.shape[1], _BLOCK_PX):
-        part = probs[:, left : left + _BLOCK_PX]
-        if part[..., 0].min() < _SURELY_BACKGROUND:
-            labels[:, left : left + _BLOCK_PX] = choose_class(part)
-            confidence[:, left : left + _BLOCK_PX] = as_confidence(part)
-    return labels, confidence
-
-
-_SAME = 1e-6
-_READ_PX = 16 * 2**20
-"""Pixels that are read at once for a digest of them all."""
-
-
-@contextmanager
-def opened(
-    source: str | Path | SlideLike, mpp: float | None = None, progress: Progress = SILENT
-) -> Iterator[SlideLike]:
-    """The slide that is meant; closed in the end where it was opened here.
-
-    Parameters
-    ----------
-    source : path or slide
-    mpp : float or None
-        Micrometres per pixel at full resolution, in place of what the file says.
-    progress : Progress
-
-    Raises
-    ------
-    ArgumentError
-        `source` is neither a path nor a slide, or `mpp` is not plausible, or is another than a slide was
-        opened with or, being none of ours, has.
-    InputError
-        The slide cannot be read.
-    """
-    if not all(hasattr(source, name) for name in ("at", "thumbnail", "size_px", "mpp")):
-        if not isinstance(source, str | PathLike):
-            raise ArgumentError("source", "a path or a slide", source)
-        with open_slide(source, mpp=mpp, progress=progress) as slide:
-            yield slide
-        return
-    given = cast(SlideLike, source)
-    if mpp is None or _has_scale(given, number_argument("mpp", mpp, *PLAUSIBLE_MPP, "µm per pixel")):
-        yield given
-    elif isinstance(given, Slide) and given.mpp_source != "given":
-        with open_slide(given.path, mpp=mpp, progress=progress) as slide:
-            yield slide
-    else:
-        wanted = (
-            "none, as this slide has no scale"
-            if given.mpp is None
-            else f"the {given.mpp:g} µm per pixel that this slide has"
-        )
-        raise ArgumentError("mpp", wanted, mpp, "open_slide(path, mpp=...) opens a slide at another")
-
-
-def _has_scale(slide: SlideLike, mpp: float) -> bool:
-    return slide.mpp is not None and abs(mpp / slide.mpp - 1) <= _SAME
-
-
-def slide_label(slide: SlideLike) -> str:
-    """Name of the file that a slide is from; ``"slide"`` where it is from none."""
-    path = getattr(slide, "path", None)
-    return Path(path).name if isinstance(path, str | PathLike) else "slide"
-
-
-def digest_json(name: str, told: Mapping[str, Any]) -> str:
-    """SHA-256 of a mapping, the same in any order; an ArgumentError names it where JSON cannot hold it."""
-    try:
-        text = json.dumps(told, sort_keys=True)
-    except (TypeError, ValueError) as problem:
-        raise ArgumentError(name, "a mapping that JSON can hold", told) from problem
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprint(slide: SlideLike, mpp: float | None) -> dict[str, Any]:
-    """What tells a slide from others, as JSON has it.
-
-    Parameters
-    ----------
-    slide : SlideLike
-    mpp : float or None
-        Micrometres per pixel at which it is looked at.
-
-    Returns
-    -------
-    dict
-        Place, size and time of its file; where it is from none, a digest of its pixels, which are all read.
-    """
-    path = getattr(slide, "path", None)
-    if isinstance(path, str | PathLike) and Path(path).is_file():
-        facts = Path(path).stat()
-        return {"path": str(Path(path).resolve()), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
-    reader = slide.at(mpp)
-    height, width = reader.size_px
-    digest, rows = hashlib.sha256(), max(1, _READ_PX // width)
-    for top in range(0, height, rows):
-        band = reader.read(Box(top, 0, min(top + rows, height), width))
-        digest.update(np.ascontiguousarray(band).data)
-    return {"pixels": digest.hexdigest()}
-
-
-_COARSER = 2.0
-"""How many times coarser than anything seen in training a slide may be."""
+    mpp: float
+    zoom: float
+    levels: Sequence[Any]
+    objects: tuple[FoundObject, ...]
+    overview: SlideOverview
+    timing: Timing
+    quality: QualityFlags
+    confidence: UInt8 | None = None
 
 
 class Segmenter:
@@ -296,17 +75,17 @@ class Segmenter:
     Parameters
     ----------
     predictor : Predictor
-        Must know its scale.
+        Of known micrometres per pixel.
     card : ModelCard
-        Of the same model: classes, scales, and how objects are made of labels.
-    settings : Settings
+        Of the same model: classes, scales, and rules for objects.
+    settings : TilingSettings
     """
 
     def __init__(self, predictor: Predictor, card: ModelCard, settings: TilingSettings | None = None) -> None:
         self._predictor = predictor
-        self._card = card
-        self._settings = settings or TilingSettings()
-        self._window = choose_window(predictor, self._settings, card)
+        self.card = card
+        self.settings = settings or TilingSettings()
+        self._window = choose_window(predictor, self.settings, card)
 
     @classmethod
     def load(
@@ -325,18 +104,18 @@ class Segmenter:
         Parameters
         ----------
         folder : path, optional
-            ``best/`` or ``last/`` of a training run; the model that comes with the package by default.
-        settings : Settings, optional
+            ``best/`` or ``last/`` of a training run; the bundled model by default.
+        settings : TilingSettings, optional
         tta : {"none", "flips", "rotations", "all"}, optional
-            Over which turned copies of a window the answer is averaged; the model's own choice by default.
+            Test-time augmentation; the model's own by default.
         threshold : float, optional
-            Probability from which a pixel is no background; the model's own by default.
+            Foreground threshold of the probabilities; the model's own by default.
         smoothing_px : float, optional
             Standard deviation of the Gaussian over windows, in px of the network; the model's own by default.
         min_expected_dice : float, optional
             Results with a lower expected Dice are flagged; the model's own by default.
         runtime : {"auto", "openvino", "keras"}
-            What computes the network: the exported file with OpenVINO where the folder has one, else Keras.
+            By default OpenVINO if the folder has an exported file and it is installed, else Keras.
 
         Raises
         ------
@@ -348,55 +127,46 @@ class Segmenter:
             The runtime is not installed.
         """
         from glomtile.inference.runtime import OpenVinoPredictor, chosen_runtime
-        from glomtile.models import folder as model_folder
 
         if settings is not None:
-            typed_argument("settings", settings, TilingSettings, "Settings")
-        named = model_folder.model_folder(None if folder is None else path_argument("folder", folder))
+            typed_argument("settings", settings, TilingSettings, "TilingSettings")
 
         def read(place: Path) -> Segmenter:
             card = model_folder.read_card(place)
             card = override_settings(card, tta, threshold, smoothing_px, min_expected_dice)
+            predictor: Predictor
             if chosen_runtime(card, runtime, place) == "openvino":
                 assert card.runtime is not None
-                light = OpenVinoPredictor(place, card, settings.network_threads if settings else None)
-                return cls(light, _of_file(card, card.runtime.name), settings)
-            from glomtile.inference.predictor import KerasPredictor
+                name = card.runtime.name
+                predictor = OpenVinoPredictor(place, card, settings.network_threads if settings else None)
+            else:
+                name, loaded = model_folder.NETWORK, model_folder.load_model_folder(place)
+                prediction = PredictionSettings.of_card(card)
+                predictor = KerasPredictor(loaded.model, loaded.geometry, card.mpp, prediction)
+            # Only the digest of the file in use: others beside it do not matter.
+            card = card.model_copy(update={"sha256": {name: card.sha256[name]}})
+            return cls(predictor, card, settings)
 
-            loaded = model_folder.load_model_folder(place)
-            predictor = KerasPredictor(
-                loaded.model, loaded.geometry, card.mpp, PredictionSettings.of_card(card)
-            )
-            return cls(predictor, _of_file(card, model_folder.NETWORK), settings)
-
+        named = model_folder.model_folder(None if folder is None else path_argument("folder", folder))
         return model_folder.read_whole(named, read)
 
     @property
-    def card(self) -> ModelCard:
-        """What the model says of itself."""
-        return self._card
-
-    @property
-    def settings(self) -> TilingSettings:
-        """How slides are segmented, apart from the model."""
-        return self._settings
-
-    @property
     def identity(self) -> dict[str, Any]:
-        """What decides the pixels besides the slide, as JSON has it."""
+        """Everything that determines the pixels besides the slide, as JSON."""
+        card = self.card
         return {
-            "model": self._card.sha256,
-            "card": self._card.deciding_digest,
+            "model": card.sha256,
+            "card": card.deciding_digest,
             "runtime": getattr(self._predictor, "runtime", None),
             "precision": getattr(self._predictor, "precision", None),
-            "tta": self._card.tta,
-            "threshold": self._card.threshold,
-            "smoothing_px": self._card.smoothing_px,
-            "objects": self._card.objects.model_dump(mode="json"),
+            "tta": card.tta,
+            "threshold": card.threshold,
+            "smoothing_px": card.smoothing_px,
+            "objects": card.objects.model_dump(mode="json"),
             "window_px": self._window[0],
             "overlap_px": self._window[1],
-            "batch_size": self._settings.batch_size,
-            "tissue_mask": self._settings.tissue_mask,
+            "batch_size": self.settings.batch_size,
+            "tissue_mask": self.settings.tissue_mask,
         }
 
     def segment(
@@ -408,20 +178,20 @@ class Segmenter:
         identity: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> Segmentation:
-        """Segment one slide or picture.
+        """Segment one slide or image.
 
         Parameters
         ----------
         source : path or slide
-            Results are called after its file, ``slide`` where it is from none.
+            Results are named after its file, ``slide`` where it has none.
         mpp : float, optional
-            Micrometres per pixel at full resolution, in place of what the file says.
+            Micrometres per pixel at full resolution, in place of the file's.
         work : Path, optional
-            Folder for unfinished rows: the same call goes on from those that an earlier one left there.
-            Left out, a temporary one that lives as long as the result or one of its planes.
+            Folder for unfinished rows: the same call continues rows of an earlier one. Without it a temporary
+            folder is used, which exists as long as the result or one of its planes.
         identity : mapping, optional
-            What tells the slide from others, as JSON has it; rows of another one in `work` are not taken up.
-            By default place, size and time of its file; of a slide from none, a digest of all its pixels.
+            Identity of the slide, as JSON; rows of another one in `work` are not continued. By default path,
+            size and time of its file; of a slide without file, a digest of all its pixels.
         progress : Progress
 
         Returns
@@ -439,17 +209,41 @@ class Segmenter:
             Rows cannot be written.
         """
         work = None if work is None else path_argument("work", work)
-        told = {**(identity or {}), **self.identity}
         with opened(source, mpp, progress) as slide:
-            # The same ids at any size where the pixels are the same; a picture's margin goes by the window.
+            name, deciding = slide_label(slide), {**(identity or {}), **self.identity}
+            # Ids do not depend on the window where pixels do not; an image's margin depends on it.
             if not slide.plain and not depends_on_window(self._predictor, self._window[1]):
-                del told["window_px"]
-            settings = digest_json("identity", told)
-            found = self._segment(slide_label(slide), slide, work, identity, progress)
-        return replace(found, settings=settings)
+                del deciding["window_px"]
+            digest = digest_json("identity", deciding)
+            scale = self._require_scale(slide, name)
+            if slide.plain:
+                found = self._segment_image(slide, scale, progress)
+            else:
+                found = self._segment_slide(slide, scale, work, identity, progress)
+            assert slide.mpp is not None
+            return Segmentation(
+                name=slide_name(name),
+                kind=slide.kind,
+                size_px=slide.size_px,
+                mpp_l0=slide.mpp,
+                mpp_source=slide.mpp_source or "given",
+                mpp=found.mpp,
+                zoom=found.zoom,
+                palette=self.card.palette(),
+                levels=found.levels,
+                objects=found.objects,
+                tissue=found.overview.tissue,
+                overview=found.overview.overview,
+                overview_zoom=found.overview.overview_zoom,
+                effort=found.timing,
+                quality=found.quality,
+                model=",".join(sorted(self.card.sha256.values())),
+                settings=digest,
+                confidence=found.confidence,
+            )
 
     def plan(self, slide: SlideLike, where: str | Path = "slide") -> tuple[Plan, TissueMap]:
-        """The windows over a slide and where its tissue is, before the network sees anything.
+        """Return the windows over a slide and its tissue, without predicting.
 
         Raises
         ------
@@ -458,214 +252,133 @@ class Segmenter:
         """
         scale = self._require_scale(slide, where)
         reader = slide.at(self._predictor.mpp)
-        return self._plan(reader.size_px), make_overview(slide, scale, reader.zoom).tissue
+        plan = slide_plan(reader.size_px, *self._window, self._predictor.stride_px)
+        return plan, make_overview(slide, scale, reader.zoom).tissue
 
-    def _segment(
+    def _segment_image(self, slide: SlideLike, scale: float, progress: Progress) -> _Labelled:
+        """Label an image in memory, at its own size."""
+        started = perf_counter()
+        overview = make_overview(slide, scale, 1.0)
+        tissue_s = perf_counter() - started
+        margin = image_margin(
+            slide.at(self._predictor.mpp).size_px, self._window, self.settings, self._predictor.stride_px
+        )
+        tiling = replace(self.settings, window_px=self._window[0], tile_px=None, overlap_px=margin)
+        image = slide.at(scale).read(Box(0, 0, *slide.size_px))
+        seen = segment_image(image, self._predictor, tiling, scale, keep_probs=True, progress=progress)
+        assert seen.probs is not None
+        confidence = np.empty(slide.size_px, np.uint8)
+        for top, rows in resized_probs(seen.probs, slide.size_px):
+            confidence[top : top + rows.shape[0]] = as_confidence(rows)
+        timing = Timing(seen.run.windows, seen.run.skipped, seen.run.network_s, seen.run.wall_s, tissue_s)
+        planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
+        return self._labelled(slide, scale, 1.0, seen.labels, confidence, planes, overview, timing, progress)
+
+    def _segment_slide(
         self,
-        name: str,
         slide: SlideLike,
+        scale: float,
         work: Path | None,
         identity: Mapping[str, Any] | None,
         progress: Progress,
-    ) -> Segmentation:
-        scale = self._require_scale(slide, name)
-        if slide.plain:
-            return self._picture(name, slide, scale, progress)
+    ) -> _Labelled:
+        """Label a slide at the model's scale, with finished rows on disk."""
         keep = TemporaryFolder() if work is None else None
         folder = work if keep is None else keep.folder / "work"
         assert folder is not None
         if identity is None:
-            identity = fingerprint(slide, self._predictor.mpp) if keep is None else {}
-        return self._streamed(name, slide, scale, folder, keep, identity, progress)
-
-    def _picture(self, name: str, slide: SlideLike, scale: float, progress: Progress) -> Segmentation:
-        """A picture in memory, labelled at its own size."""
-        window = self._window[0]
-        size = slide.at(self._predictor.mpp).size_px
-        overlap = image_margin(size, self._window, self._settings, self._predictor.stride_px)
-        tiling = replace(self._settings, window_px=window, tile_px=None, overlap_px=overlap)
-        said = answer_picture(slide, scale, self._predictor, tiling, progress)
-        began = perf_counter()
-        planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
-        objects, too_large = self._objects(
-            said.labels, said.confidence, planes[0], scale, said.look, progress
-        )
-        for upper, lower in itertools.pairwise(planes):
-            halve(upper, lower)
-        effort = replace(said.effort, objects_s=perf_counter() - began)
-        quality = assess_quality(self._card, slide, said.look.tissue, 1.0, said.labels, said.confidence)
-        return self._segmentation(
-            name, slide, mpp=scale, zoom=1.0, levels=planes, objects=objects, look=said.look, effort=effort,
-            quality=with_too_large(quality, too_large), confidence=said.confidence,
-        )  # fmt: skip
-
-    def _streamed(
-        self,
-        name: str,
-        slide: SlideLike,
-        scale: float,
-        folder: Path,
-        keep: TemporaryFolder | None,
-        identity: Mapping[str, Any],
-        progress: Progress,
-    ) -> Segmentation:
-        """A slide at the model's scale, its finished rows on disk."""
-        began = perf_counter()
+            identity = {} if keep is not None else fingerprint(slide, self._predictor.mpp)
+        started = perf_counter()
         reader = slide.at(self._predictor.mpp)
-        look = make_overview(slide, scale, reader.zoom)
-        tissue_s = perf_counter() - began
-        plan, mpp = self._plan(reader.size_px), reader.mpp
-        assert mpp is not None
-        store = self._store(folder, reader.size_px, plan, scale, identity, keep=keep)
+        overview = make_overview(slide, scale, reader.zoom)
+        tissue_s = perf_counter() - started
+        plan = slide_plan(reader.size_px, *self._window, self._predictor.stride_px)
+        panels = panels_of(reader.size_px[1], panel_px(plan, self._predictor.num_classes))
+        store = LabelStore(folder, reader.size_px, panels, {**self.identity, **identity, "mpp": scale}, keep)
         planes = store.fresh_planes(level_sizes(reader.size_px))
-        canvas, labels, confidence = planes[0], store.labels, store.confidence
-        effort = fill_store(store, reader, self._predictor, plan, look.tissue, self._settings, progress)
-        began = perf_counter()
-        with atomic.storage_errors(folder):
-            objects, too_large = self._objects(labels, confidence, canvas, mpp, look, progress)
-            for upper, lower in itertools.pairwise(planes):
-                halve(upper, lower)
-        effort = replace(effort, tissue_s=tissue_s, objects_s=perf_counter() - began)
-        quality = assess_quality(
-            self._card, slide, look.tissue, reader.zoom, labels, confidence, masked=self._settings.tissue_mask
-        )
-        return self._segmentation(
-            name, slide, mpp=mpp, zoom=reader.zoom, levels=planes, objects=objects, look=look, effort=effort,
-            quality=with_too_large(quality, too_large),
-        )  # fmt: skip
-
-    def _store(
-        self,
-        folder: Path,
-        size_px: tuple[int, int],
-        plan: Plan,
-        scale: float,
-        identity: Mapping[str, Any],
-        widest_px: int | None = None,
-        keep: object = None,
-    ) -> LabelStore:
-        """The rows of a slide on disk, begun or taken up."""
-        widest = panel_px(plan, self._predictor.num_classes)
-        panels = panels_of(size_px[1], min(widest, widest_px) if widest_px else widest)
-        return LabelStore(folder, size_px, panels, {**self.identity, **identity, "mpp": scale}, keep)
-
-    def split(
-        self, source: Path, *, mpp: float | None, work: Path, identity: Mapping[str, Any], widest_px: int
-    ) -> list[int]:
-        """Begin a slide so that several processes can `fill` it.
-
-        Parameters
-        ----------
-        source, mpp, work, identity
-            See `segment`.
-        widest_px : int
-            Width of a panel at the model's scale, at most.
-
-        Returns
-        -------
-        list of int
-            The panels to be filled; none where there is only one, or the slide is a picture, which is
-            segmented as a whole.
-
-        Raises
-        ------
-        InputError, StorageError
-            See `segment`.
-        """
-        with open_slide(source, mpp=mpp) as slide:
-            scale = self._require_scale(slide, source.name)
-            if slide.plain:
-                return []
-            size = slide.at(self._predictor.mpp).size_px
-            store = self._store(work, size, self._plan(size), scale, identity, widest_px)
-        left = [n for n in range(len(store.panels)) if store.rows_done[n] < size[0]]
-        return left if len(left) > 1 else []
-
-    def fill(
-        self,
-        source: Path,
-        panel: int,
-        *,
-        mpp: float | None,
-        work: Path,
-        identity: Mapping[str, Any],
-        progress: Progress = SILENT,
-    ) -> None:
-        """Label one panel of a slide that was `split`; `segment` goes on from there.
-
-        Parameters
-        ----------
-        source, mpp, work, identity, progress
-            See `segment`.
-        panel : int
-
-        Raises
-        ------
-        InputError, StorageError
-            See `segment`.
-        """
-        with open_slide(source, mpp=mpp, progress=progress) as slide:
-            scale = self._require_scale(slide, source.name)
-            reader = slide.at(self._predictor.mpp)
-            plan = self._plan(reader.size_px)
-            store = self._store(work, reader.size_px, plan, scale, identity)
-            look = make_overview(slide, scale, reader.zoom)
-            fill_store(
-                store, reader, self._predictor, plan, look.tissue, self._settings, progress, panel,
+        timing = replace(self._fill(store, reader, plan, overview.tissue, progress), tissue_s=tissue_s)
+        assert reader.mpp is not None
+        with storage_errors(folder):
+            return self._labelled(
+                slide, reader.mpp, reader.zoom, store.labels, store.confidence, planes, overview, timing,
+                progress,
             )  # fmt: skip
 
-    def _objects(
-        self, labels: Any, confidence: Any, canvas: Any, mpp: float, look: SlideOverview, progress: Progress
-    ) -> tuple[tuple[FoundObject, ...], int]:
-        rules = ShapingRules(**self._card.objects.model_dump())
-        glass = look.tissue.glass if self._settings.tissue_mask else None
-        progress.start("objects", None)
-        return paint_objects(
-            labels, confidence, canvas, self._predictor.num_classes, mpp, rules, glass, progress
-        )
+    def _fill(
+        self, store: LabelStore, reader: Reader, plan: Plan, tissue: TissueMap, progress: Progress
+    ) -> Timing:
+        """Label the missing rows of a slide, panel by panel."""
+        total = Timing()
+        for number, (left, right) in enumerate(store.panels):
+            if store.rows_done[number] == reader.size_px[0]:
+                continue
 
-    def _segmentation(
+            def take(top: int, probs: Float32, panel: int = number) -> None:
+                store.append(panel, *classes_and_confidence(probs))
+
+            run = predict_tiled(
+                reader,
+                self._predictor,
+                plan,
+                take,
+                blend=self.settings.blend,
+                batch_size=self.settings.batch_size,
+                read_threads=self.settings.read_threads,
+                skip=(lambda window: not tissue.near_tissue(window.own))
+                if self.settings.tissue_mask
+                else None,
+                panel=Span(left, right),
+                from_row_px=store.rows_done[number],
+                progress=progress,
+            )
+            total = Timing(
+                total.windows + run.windows,
+                total.skipped + run.skipped,
+                total.network_s + run.network_s,
+                total.tiled_s + run.wall_s,
+            )
+        return total
+
+    def _labelled(
         self,
-        name: str,
         slide: SlideLike,
-        *,
         mpp: float,
         zoom: float,
+        labels: Any,
+        confidence: Any,
         levels: Sequence[Any],
-        objects: tuple[FoundObject, ...],
-        look: SlideOverview,
-        effort: Timing,
-        quality: QualityFlags,
-        confidence: UInt8 | None = None,
-    ) -> Segmentation:
-        assert slide.mpp is not None
-        return Segmentation(
-            name=slide_name(name),
-            kind=slide.kind,
-            size_px=slide.size_px,
-            mpp_l0=slide.mpp,
-            mpp_source=slide.mpp_source or "given",
-            mpp=mpp,
-            zoom=zoom,
-            palette=self._card.palette(),
-            levels=levels,
-            objects=objects,
-            tissue=look.tissue,
-            overview=look.overview,
-            overview_zoom=look.overview_zoom,
-            effort=effort,
-            quality=quality,
-            model=",".join(sorted(self._card.sha256.values())),
-            confidence=confidence,
+        overview: SlideOverview,
+        timing: Timing,
+        progress: Progress,
+    ) -> _Labelled:
+        """Paint the objects of labels on empty levels, and assess the result."""
+        started = perf_counter()
+        progress.start("objects", None)
+        masked = self.settings.tissue_mask
+        objects, too_large = paint_objects(
+            labels,
+            confidence,
+            levels[0],
+            self._predictor.num_classes,
+            mpp,
+            ShapingRules(**self.card.objects.model_dump()),
+            overview.tissue.glass if masked else None,
+            progress,
         )
-
-    def _plan(self, size_px: tuple[int, int]) -> Plan:
-        return slide_plan(size_px, *self._window, self._predictor.stride_px)
+        for upper, lower in itertools.pairwise(levels):
+            halve(upper, lower)
+        timing = replace(timing, objects_s=perf_counter() - started)
+        quality = assess_quality(
+            self.card, slide, overview.tissue, zoom, labels, confidence,
+            masked=masked and not slide.plain, too_large=too_large,
+        )  # fmt: skip
+        kept = confidence if slide.plain else None
+        return _Labelled(mpp, zoom, levels, objects, overview, timing, quality, kept)
 
     def _require_scale(self, slide: SlideLike, where: str | Path) -> float:
         if self._predictor.mpp is None:
             raise UsageError(
-                "model", "expected a model that knows its micrometres per pixel, got one without [model] mpp"
+                "model", "expected a model of known micrometres per pixel, got one without [model] mpp"
             )
         if slide.mpp is None:
             raise InputError(
@@ -673,26 +386,116 @@ class Segmenter:
                 "expected micrometres per pixel in the file, found none",
                 "give --mpp: 20x is usually about 0.5, 40x about 0.25",
             )
-        coarsest = self._card.mpp_range[1] if self._card.mpp_range else self._predictor.mpp
-        if slide.mpp > _COARSER * coarsest and not self._settings.force:
+        coarsest = self.card.mpp_range[1] if self.card.mpp_range else self._predictor.mpp
+        if slide.mpp > _COARSER * coarsest and not self.settings.force:
             raise InputError(
                 where,
-                f"expected at most {_COARSER * coarsest:.3g} µm per pixel, twice the coarsest that the model "
-                f"was trained on, got {slide.mpp:.3g}",
-                "--force segments it all the same",
+                f"expected at most {_COARSER * coarsest:.3g} µm per pixel, twice the coarsest in training, "
+                f"got {slide.mpp:.3g}",
+                "--force segments it nevertheless",
             )
         return slide.mpp
 
 
-def with_too_large(flags: QualityFlags, regions: int) -> QualityFlags:
-    """Add a warning where regions were too large to become objects."""
-    if not regions:
-        return flags
-    what = f"{regions} region{'s' if regions > 1 else ''} of more than {LARGEST_PX / 1e6:.0f} million pixels"
-    text = f"size: {what}, kept in the mask without outline and measurements"
-    return replace(flags, warnings=(*flags.warnings, text))
+def classes_and_confidence(probs: Float32) -> tuple[UInt8, UInt8]:
+    """Return class numbers and confidence of rows that may be wide and mostly background.
+
+    Parameters
+    ----------
+    probs : (h, W, K) float32 ndarray
+
+    Returns
+    -------
+    labels, confidence : (h, W) uint8 ndarray
+    """
+    labels, confidence = (np.zeros(probs.shape[:2], np.uint8) for _ in range(2))
+    for left in range(0, probs.shape[1], _BLOCK_PX):
+        part = probs[:, left : left + _BLOCK_PX]
+        if part[..., 0].min() < _SURELY_BACKGROUND:
+            labels[:, left : left + _BLOCK_PX] = choose_class(part)
+            confidence[:, left : left + _BLOCK_PX] = as_confidence(part)
+    return labels, confidence
 
 
-def _of_file(card: ModelCard, name: str) -> ModelCard:
-    """The card with the digest of that file only which computes: others beside it decide nothing."""
-    return card.model_copy(update={"sha256": {name: card.sha256[name]}})
+@contextmanager
+def opened(
+    source: str | Path | SlideLike, mpp: float | None = None, progress: Progress = SILENT
+) -> Iterator[SlideLike]:
+    """Yield a slide; close it afterwards if it was opened here.
+
+    Parameters
+    ----------
+    source : path or slide
+    mpp : float or None
+        Micrometres per pixel at full resolution, in place of the file's.
+    progress : Progress
+
+    Raises
+    ------
+    ArgumentError
+        `source` is neither a path nor a slide, or `mpp` is not plausible, or is another than a slide was
+        opened with or, not being a `Slide`, has.
+    InputError
+        The slide cannot be read.
+    """
+    if not all(hasattr(source, name) for name in ("at", "thumbnail", "size_px", "mpp")):
+        if not isinstance(source, str | PathLike):
+            raise ArgumentError("source", "a path or a slide", source)
+        with open_slide(source, mpp=mpp, progress=progress) as slide:
+            yield slide
+        return
+    given = cast(SlideLike, source)
+    if mpp is not None:
+        number_argument("mpp", mpp, *PLAUSIBLE_MPP, "µm per pixel")
+    if mpp is None or (given.mpp is not None and abs(mpp / given.mpp - 1) <= _SAME_MPP):
+        yield given
+    elif isinstance(given, Slide) and given.mpp_source != "given":
+        with open_slide(given.path, mpp=mpp, progress=progress) as slide:
+            yield slide
+    else:
+        wanted = "none, as this slide has no scale"
+        if given.mpp is not None:
+            wanted = f"the {given.mpp:g} µm per pixel that this slide has"
+        raise ArgumentError("mpp", wanted, mpp, "open_slide(path, mpp=...) opens a slide at another")
+
+
+def slide_label(slide: SlideLike) -> str:
+    """Return the name of a slide's file; ``"slide"`` if it has none."""
+    path = getattr(slide, "path", None)
+    return Path(path).name if isinstance(path, str | PathLike) else "slide"
+
+
+def digest_json(name: str, value: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a mapping in any order; an ArgumentError names it if JSON cannot hold it."""
+    try:
+        text = json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError) as problem:
+        raise ArgumentError(name, "a mapping that JSON can hold", value) from problem
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(slide: SlideLike, mpp: float | None) -> dict[str, Any]:
+    """Return an identity of a slide, as JSON.
+
+    Parameters
+    ----------
+    slide : SlideLike
+    mpp : float or None
+        Micrometres per pixel at which it is read.
+
+    Returns
+    -------
+    dict
+        Path, size and time of its file; without file, a digest of its pixels, which are all read.
+    """
+    path = getattr(slide, "path", None)
+    if isinstance(path, str | PathLike) and Path(path).is_file():
+        status = Path(path).stat()
+        return {"path": str(Path(path).resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    reader = slide.at(mpp)
+    height, width = reader.size_px
+    digest, rows = hashlib.sha256(), max(1, _READ_PX // width)
+    for top in range(0, height, rows):
+        band = reader.read(Box(top, 0, min(top + rows, height), width))
+        digest.update(np.ascontiguousarray(band).data)
+    return {"pixels": digest.hexdigest()}
