@@ -299,7 +299,7 @@ class SlideWork:
                 local_copy(source, self._copy_folder(name), progress) as path,
             ):
                 identity = identity_of(path, mpp, self.segmenter)
-                self.segmenter.fill(path, panel, mpp=mpp, work=work, identity=identity, progress=progress)
+                self.segmenter.segment(path, mpp=mpp, work=work, identity=identity, progress=progress)
         except (GlomtileError, MemoryError, OSError) as problem:
             return Outcome(problem=problem)
         return Outcome(fresh=True)
@@ -337,10 +337,6 @@ class SlideWork:
             note_origin(out, source, self.bucket)
             return Outcome()
         work = work_path(out, source)
-        if widest_px is not None:
-            parts = segmenter.split(path, mpp=mpp, work=work, identity=identity, widest_px=widest_px)
-            if parts:
-                return Outcome(parts=tuple(parts))
         found = segmenter.segment(path, mpp=mpp, work=work, identity=identity, progress=progress)
         written = found.save(out, zarr=self.request.zarr)
         if self.bucket is not None:
