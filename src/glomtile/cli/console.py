@@ -187,8 +187,8 @@ class ProgressDisplay:
         long = self._printed or (seconds >= LINE_EVERY_S and not self._live)
         if not self._quiet and (long or self._verbose):
             self._printed_at = self._clock()
-            count = f"{_count(task)} in " if task.completed or task.total else ""
-            self._print(f"{task.description}: {count}{duration(seconds)}{_behind(task)}")
+            parts = " in ".join(filter(None, (_count(task), duration(seconds))))
+            self._print(f"{task.description}: {parts}{_behind(task)}")
 
     def _print(self, text: str, style: str = "") -> None:
         text = "\n".join(map(printable, text.split("\n")))
@@ -231,10 +231,10 @@ def _bar(console: Console, clock: Callable[[], float], live: bool) -> RichProgre
 
     return Progress(
         TextOf(lambda task: task.description, shrinks=True),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24, complete_style="cyan", pulse_style="cyan"),
         TextOf(_count),
         TextOf(_rate),
-        TextOf(lambda task: _left(task) if task.total else duration(task.elapsed or 0.0)),
+        TextOf(lambda task: _left(task) or duration(task.elapsed or 0.0)),
         TextOf(lambda task: task.fields["figures"], "dim", shrinks=True),
         console=console,
         refresh_per_second=5,
@@ -247,7 +247,9 @@ def _bar(console: Console, clock: Callable[[], float], live: bool) -> RichProgre
 
 def _count(task: Task) -> str:
     done = int(task.completed)
-    return f"{done:,} done" if task.total is None else f"{done:,} of {int(task.total):,}"
+    if task.total is None:
+        return f"{done:,} done" if done else ""
+    return f"{done:,} of {int(task.total):,}"
 
 
 def _rate(task: Task) -> str:
