@@ -16,9 +16,9 @@ from typer.main import get_command
 
 import glomtile
 from glomtile.cli.commands import app
-from glomtile.config.fields import about
+from glomtile.config.fields import key_info
 from glomtile.config.schema import SECTIONS
-from glomtile.config.toml import spelt, wanted
+from glomtile.config.toml import toml_value, valid_values
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,9 @@ def config_page() -> str:
         rows, others = [], []
         for key, info in settings.model_fields.items():
             row = _setting_row(name, key, info)
-            (others if about(info).networks or about(info).inert else rows).append((row, about(info)))
+            (others if key_info(info).networks or key_info(info).inert else rows).append(
+                (row, key_info(info))
+            )
         if rows:
             parts += ["| key | meaning | values | unit | default |", "|---|---|---|---|---|"]
             parts += [row for row, _ in rows]
@@ -71,14 +73,14 @@ def config_page() -> str:
 
 
 def _setting_row(section: str, key: str, info: FieldInfo) -> str:
-    known = about(info)
+    known = key_info(info)
     mark = " **+**" if known.ours else ""
     cells = (
         f'<a id="{section}.{key}"></a>`{key}`{mark}',
         _cell(info.description or ""),
-        _cell(wanted(section, key, info)),
+        _cell(valid_values(section, key, info)),
         known.unit or "",
-        f"`{spelt(info.default)}`",
+        f"`{toml_value(info.default)}`",
     )
     return "| " + " | ".join(cells) + " |"
 

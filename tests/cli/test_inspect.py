@@ -15,7 +15,7 @@ SMALL = {"image_width": 64, "image_height": 48, "base_filters": 4, "num_layers":
 
 def config(folder, model=None, **sections):
     made = Config.model_validate({"model": SMALL | (model or {}), **sections})
-    return made.placed(folder)
+    return made.located_in(folder)
 
 
 def test_summary_and_drawing_lie_beside_the_config_or_where_asked(tmp_path):

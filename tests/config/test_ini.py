@@ -65,7 +65,7 @@ def test_one_bad_value_leaves_the_others_alone():
     text = "[train]\nepochs = 1 +\npatience = 3\n"
     assert values(text) == {("train", "patience"): 3}
     assert messages(text) == [
-        ("error", 2, "expected a number, a text in quotes or a list, got none of these"),
+        ("error", 2, "expected a number, a text in quotes or a list"),
     ]
 
 
@@ -105,7 +105,7 @@ def test_lines_that_are_no_setting_are_told_and_left_out():
 def test_a_text_without_quotes_is_taken_with_a_warning():
     text = "[model]\noptimizer = Adam\n"
     assert values(text) == {("model", "optimizer"): "Adam"}
-    assert messages(text) == [("warning", 2, "taken as the text 'Adam'; write texts in quotes")]
+    assert messages(text) == [("warning", 2, "read as the text 'Adam'; write texts in quotes")]
 
 
 def test_an_empty_text_has_no_settings():

@@ -25,7 +25,7 @@ from glomtile.config.ini import NotALiteralError, control_character, read_litera
 def test_a_literal_is_read_as_python_reads_it(text, value):
     literal = read_literal(text)
     assert literal.value == value
-    assert not literal.bare
+    assert not literal.unquoted
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_literal_is_read_as_python_reads_it(text, value):
 def test_a_word_or_path_without_quotes_is_taken_and_marked(text, value):
     literal = read_literal(text)
     assert literal.value == value
-    assert literal.bare
+    assert literal.unquoted
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_windows_path_in_quotes_makes_no_noise(recwarn):
 def test_a_quoted_windows_path_is_what_is_written(path, quote, ending):
     literal = read_path(f"{quote}{path}{quote}{ending}")
     assert literal.value == path
-    assert not literal.bare
+    assert not literal.unquoted
 
 
 @pytest.mark.parametrize(

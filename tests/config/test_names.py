@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from glomtile.config.ini import nearest, parse, place
+from glomtile.config.ini import nearest, parse, resolve_names
 
 
 def placed(text: str):
-    found, findings = place(parse(text).entries, "x.config")
+    found, findings = resolve_names(parse(text).entries, "x.config")
     return {target: entry.value for target, entry in found.items()}, [str(finding) for finding in findings]
 
 
@@ -28,7 +28,7 @@ def test_a_key_like_no_other_gets_no_suggestion():
 def test_a_key_that_only_one_other_section_has_counts_there():
     found, told = placed("[model]\nepochs = 3\n")
     assert found == {("train", "epochs"): 3}
-    assert told == ["x.config:2 [model] epochs: belongs elsewhere; read as [train] epochs"]
+    assert told == ["x.config:2 [model] epochs: wrong section; read as [train] epochs"]
 
 
 def test_a_key_that_several_other_sections_have_is_left_out_and_they_are_named():
@@ -42,7 +42,7 @@ def test_the_right_place_wins_whichever_comes_first():
         found, told = placed(text)
         assert found == {("train", "epochs"): 5}
         assert len(told) == 1
-        assert told[0].endswith("which is written too and counts")
+        assert told[0].endswith("which is also set and takes precedence")
 
 
 def test_a_misspelling_that_the_reference_reads_is_read():

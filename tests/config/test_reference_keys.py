@@ -243,7 +243,7 @@ def arrived(config: Config, section: str, key: str, text: str) -> bool:
     section, key = ELSEWHERE.get((section, key), (section, key))
     settings, wanted = config.section(section), plain(ast.literal_eval(text))
     value = getattr(settings, key)
-    return settings.given(key) and (
+    return settings.is_set(key) and (
         value == Path(str(wanted)) if isinstance(value, Path) else value == wanted
     )
 
@@ -308,7 +308,7 @@ def test_a_network_that_is_not_built_is_a_warning_and_its_keys_are_its_own(tmp_p
     path = tmp_path / "swin.config"
     path.write_text('[model]\nmodel = "TensorFlowSwinUNet"\nshift_window = True\npool = True\n')
     told = {finding.key: finding.message for finding in check_config(path)}
-    assert "not built here" in told["model"]
+    assert "not implemented" in told["model"]
     assert "shift_window" not in told
     assert "a key of TransUNet; SwinUNet does not read it" in told["pool"]
 
@@ -317,4 +317,4 @@ def test_a_three_dimensional_section_is_recognised_and_left_out(tmp_path):
     config = load(tmp_path, '[infer3d]\nimages_dir = "./a"\nwhatever = 1\n')
     (finding,) = config.findings
     assert "3-D segmentation is not supported" in finding.message
-    assert not config.infer.given("images_dir")
+    assert not config.infer.is_set("images_dir")

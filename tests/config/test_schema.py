@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from glomtile.config.fields import about, expectation
+from glomtile.config.fields import expectation, key_info
 from glomtile.config.load import make_config
 from glomtile.config.schema import SECTIONS, Config, ModelSettings, TrainSettings
 from glomtile.errors import ConfigError
@@ -93,8 +93,8 @@ def test_none_may_be_written_as_a_word_where_it_is_a_value():
 
 def test_given_tells_what_was_written_from_a_default():
     config = make_config({"train": {"steps_per_epoch": 400}})
-    assert config.train.given("steps_per_epoch")
-    assert not config.train.given("epochs")
+    assert config.train.is_set("steps_per_epoch")
+    assert not config.train.is_set("epochs")
 
 
 def test_a_bare_config_holds_the_defaults():
@@ -103,5 +103,5 @@ def test_a_bare_config_holds_the_defaults():
 
 
 def test_ours_and_the_references_keys_are_told_apart():
-    assert about(ModelSettings.model_fields["mpp"]).ours
-    assert not about(ModelSettings.model_fields["num_layers"]).ours
+    assert key_info(ModelSettings.model_fields["mpp"]).ours
+    assert not key_info(ModelSettings.model_fields["num_layers"]).ours

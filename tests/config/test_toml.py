@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
-from glomtile.config.fields import about
+from glomtile.config.fields import key_info
 from glomtile.config.load import check_config, load_config, make_config
 from glomtile.config.schema import BUILT_NETWORKS, NETWORK_NAMES, SECTIONS, Config
 from glomtile.config.toml import parse_toml, template, to_toml
@@ -170,7 +170,7 @@ def test_the_template_shows_every_setting_of_the_built_networks_with_its_default
     shown = tomllib.loads(uncommented)
     for name, section in SECTIONS.items():
         for key, info in section.model_fields.items():
-            known = about(info)
+            known = key_info(info)
             assert (key in shown.get(name, {})) == (not known.networks and not known.inert)
     read = make_config(shown)
     assert read.model.learning_rate == Config().model.learning_rate
@@ -229,7 +229,7 @@ def test_an_error_in_toml_speaks_toml(tmp_path):
     [
         ("mpp = none", 'write "none" in quotes'),
         ("mpp = None # unknown", 'write "none" in quotes'),
-        ("generator = True", "write true in small letters"),
+        ("generator = True", "write true in lower case"),
         ("base_kernels = (3, 3)", "write lists in square brackets"),
         ("optimizer = Adam", "write texts in quotes"),
         ("optimizer = ./x", "write texts in quotes"),
@@ -262,14 +262,14 @@ def test_the_ini_dialect_under_a_toml_name_is_recognised(tmp_path, text):
     path = tmp_path / "x.toml"
     path.write_text(text)
     (finding,) = check_config(path)
-    assert "looks like the INI dialect" in finding.message
+    assert "may be the INI dialect" in finding.message
     assert ".config" in finding.message
 
 
 def test_the_references_config_under_a_toml_name_is_recognised(root, tmp_path):
     path = tmp_path / "x.toml"
     path.write_bytes((root / "projects/flexunet/glomeruli/train_eval_infer.config").read_bytes())
-    assert "looks like the INI dialect" in str(check_config(path)[0])
+    assert "may be the INI dialect" in str(check_config(path)[0])
 
 
 @pytest.mark.parametrize(
@@ -278,22 +278,22 @@ def test_the_references_config_under_a_toml_name_is_recognised(root, tmp_path):
         (
             "[model]\nmpp = 1\n[train]\nepochs = 1\n\nepochs = 2\n",
             6,
-            "[train] epochs is written twice, line 4 too; keep one of them",
+            "duplicate key [train] epochs, also in line 4; keep one of them",
         ),
         (
             '[model]\n"mpp" = 1\nmpp = 2\n',
             3,
-            "[model] mpp is written twice, line 2 too; keep one of them",
+            "duplicate key [model] mpp, also in line 2; keep one of them",
         ),
         (
             "[augmentor]\nangles = [1]\nangles = [\n 1,\n]\n",
             5,
-            "[augmentor] angles is written twice, line 2 too; keep one of them",
+            "duplicate key [augmentor] angles, also in line 2; keep one of them",
         ),
         (
             "[train]\nepochs = 1\n[model]\n[train]\npatience = 2\n",
             4,
-            "the section [train] is written twice, line 1 too; keep one of them",
+            "duplicate section [train], also in line 1; keep one of them",
         ),
     ],
 )
@@ -314,7 +314,7 @@ def test_of_tables_within_tables_what_is_written_twice_is_refused_too():
 
 def test_a_section_in_single_quotes_that_is_written_twice_is_named():
     (finding,) = parse_toml("['train']\nx = 1\n['train']\n", "x.toml").findings
-    assert finding.message == "the section [train] is written twice; keep one of them"
+    assert finding.message == "duplicate section [train]; keep one of them"
 
 
 def test_an_odd_line_separator_in_a_text_moves_no_line():

@@ -9,7 +9,7 @@ import pytest
 
 import glomtile
 from docsite.reference import command_tree, commands_page, config_page, python_page
-from glomtile.config.fields import about
+from glomtile.config.fields import key_info
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import SECTIONS
 from glomtile.evaluation.score import COUNT_COLUMNS, IMAGE_COLUMNS
@@ -33,8 +33,8 @@ def test_every_setting_has_a_row_with_what_range_unit_and_default() -> None:
     assert set(rows) == set(keys)
     for name, info in keys.items():
         cells = rows[name]
-        assert len(cells) == (6 if about(info).networks or about(info).inert else 5), name
-        assert cells[3] == (about(info).unit or "")
+        assert len(cells) == (6 if key_info(info).networks or key_info(info).inert else 5), name
+        assert cells[3] == (key_info(info).unit or "")
         assert all((cells[1], cells[2], cells[4])), name
     assert rows["train.epochs"][2:5] == ["a whole number ≥ 1", "epochs", "`100`"]
     assert rows["model.model"][2] == '"FlexUNet"'

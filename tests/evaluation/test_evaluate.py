@@ -193,7 +193,7 @@ def test_a_model_of_other_classes_is_refused(trained: Path) -> None:
         update={
             "mask": config.mask.model_copy(update={"rgb_map": {(0, 0, 0): 0, (9, 9, 9): 1, (8, 8, 8): 2}})
         }
-    ).placed(config.base_dir)
+    ).located_in(config.base_dir)
     with pytest.raises(ModelError, match="3 classes"):
         evaluate(other)
 
@@ -235,7 +235,7 @@ def test_masks_do_not_land_on_those_made_by_hand(trained: Path) -> None:
     for folder in ("dataset/test/masks", "mini_test/masks", "dataset/train/images"):
         section = config.tiledinfer.model_copy(update={"output_dir": Path(folder)})
         with pytest.raises(ConfigError, match="expected another folder"):
-            tiled_infer(config.model_copy(update={"tiledinfer": section}).placed(config.base_dir))
+            tiled_infer(config.model_copy(update={"tiledinfer": section}).located_in(config.base_dir))
 
 
 def test_a_changed_network_is_refused_by_its_digest(trained: Path, tmp_path: Path) -> None:

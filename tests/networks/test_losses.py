@@ -6,7 +6,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from glomtile.config import schema as schema_model
-from glomtile.config.fields import about
+from glomtile.config.fields import key_info
 from glomtile.errors import ConfigError
 from glomtile.networks.losses import LOSSES, build_loss, ssim
 
@@ -224,7 +224,7 @@ def test_a_key_has_an_effect_with_the_losses_that_are_said_to_read_it(sample, na
         value(build_loss(schema_model.ModelSettings(num_classes=3, loss=name, **given)), labels, probs)
         for given in ({}, {key: changed})
     ]
-    assert (values[0] != values[1]) == (name in about(field).losses)
+    assert (values[0] != values[1]) == (name in key_info(field).losses)
 
 
 def test_weights_of_the_background_alone_are_refused():

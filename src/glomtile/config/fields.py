@@ -1,4 +1,4 @@
-"""Field types of the config schema and diagnostics about their values."""
+"""Field types of the config schema, and findings about their values."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pydantic.fields import FieldInfo
 from glomtile.errors import ConfigError
 
 LARGEST_INT = 2**63
-"""Whole numbers from here on fit nowhere."""
+"""Upper limit of whole numbers."""
 
 _LONGEST_VALUE = 60
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to say about a config.
+    """One error or warning about a config.
 
     Parameters
     ----------
@@ -40,13 +40,12 @@ class Finding:
     file : str
         The config, as it was named; ``--set`` for a value of the command line.
     line : int
-        Counted from 1; 0 where no line is at fault.
+        Counted from 1; 0 for none.
     section, key : str
-        Empty where the whole file or section is meant.
+        Empty for the whole file or section.
     message : str
-        One sentence without a full stop.
     value : str or None
-        The value as it was written.
+        The text of the value.
     """
 
     severity: Literal["error", "warning"]
@@ -59,7 +58,7 @@ class Finding:
 
     @property
     def where(self) -> str:
-        """``glomeruli.config:31 [train] epochs = "ten"``."""
+        """Place of the finding: ``glomeruli.config:31 [train] epochs = "ten"``."""
         place = f"{self.file}:{self.line}" if self.line else self.file
         parts = [place] if place else []
         if self.section:
@@ -73,13 +72,13 @@ class Finding:
 
 
 def shorten(text: str) -> str:
-    """One line of at most 60 printable characters."""
+    """Return one line of at most 60 printable characters."""
     line = "".join(sign if sign.isprintable() else " " for sign in text.replace("\n", " "))
     return line if len(line) <= _LONGEST_VALUE else line[: _LONGEST_VALUE - 1] + "…"
 
 
 def describe(value: object) -> str:
-    """A value in words: ``the text 'ten'``."""
+    """Describe a value: ``the text 'ten'``."""
     if value is None:
         return "nothing (None)"
     if isinstance(value, str):
@@ -92,8 +91,8 @@ def describe(value: object) -> str:
     return shorten(written) + (", too large a number" if too_large else "")
 
 
-def refusal(findings: Sequence[Finding]) -> ConfigError:
-    """The error that tells all errors among `findings`, one a line."""
+def config_error(findings: Sequence[Finding]) -> ConfigError:
+    """Return an error that lists all errors among `findings`, one a line."""
     errors = [finding for finding in findings if finding.severity == "error"]
     first, rest = errors[0], errors[1:]
     return ConfigError(first.where, "\n".join([first.message, *map(str, rest)]))
@@ -103,8 +102,8 @@ NONE_WORDS = frozenset({"none", "null"})
 
 
 @dataclass(frozen=True)
-class About:
-    """What is known of a setting beside its type.
+class KeyInfo:
+    """Facts of a setting beside its type.
 
     Parameters
     ----------
@@ -112,16 +111,14 @@ class About:
         ``px``, ``µm/px``, ``epochs`` …
     ours : bool
         The reference system does not know the key.
-    networks : tuple of str
-        The only networks that read the key; empty where it is for all.
-    losses : tuple of str
-        The only losses that read the key; empty where it is for all.
+    networks, losses : tuple of str
+        The networks or losses that read the key; empty for all.
     inert : str or None
-        Why the key has no effect here, ``None`` where it has one or nobody need be told.
+        Why the key has no effect.
     known : tuple of str
-        The names we know for an open choice; others are let through with a warning.
+        Known names; others are accepted with a warning.
     expects : str or None
-        Words for what is valid where the type alone does not say it.
+        Valid values in words, where the type is not enough.
     """
 
     unit: str | None = None
@@ -137,21 +134,20 @@ def setting(
     default: Any,
     text: str,
     *,
-    about: About | None = None,
+    info: KeyInfo | None = None,
     unit: str | None = None,
     ours: bool = False,
     **range_: Any,
 ) -> Any:
-    """Declare one key: default, line of help, unit and range (``ge``, ``gt``, ``le``, ``lt``)."""
-    about = about or About(unit=unit, ours=ours)
-    extra: dict[str, Any] = {"about": asdict(about)}
+    """Declare a key: default, description, unit and range (``ge``, ``gt``, ``le``, ``lt``)."""
+    extra: dict[str, Any] = {"about": asdict(info or KeyInfo(unit=unit, ours=ours))}
     return Field(default, description=text, json_schema_extra=extra, **range_)
 
 
-def about(info: FieldInfo) -> About:
-    """What :func:`setting` was told of a field."""
-    extra: Any = info.json_schema_extra
-    return About(**extra["about"]) if isinstance(extra, dict) else About()
+def key_info(field_info: FieldInfo) -> KeyInfo:
+    """Return the facts of a field that was declared by `setting`."""
+    extra: Any = field_info.json_schema_extra
+    return KeyInfo(**extra["about"]) if isinstance(extra, dict) else KeyInfo()
 
 
 def _as_path(value: object) -> object:
@@ -169,11 +165,11 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 PathSetting = Annotated[Path, BeforeValidator(_as_path)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+ScaleRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
 QualityRange = Annotated[
     tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]], AfterValidator(_ordered)
 ]
@@ -186,7 +182,7 @@ def _as_tuples(value: object) -> object:
 
 
 class Section(BaseModel):
-    """One section of a config: frozen, of known keys only, nothing converted silently."""
+    """A section of a config: frozen, known keys only, no silent conversion."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -194,15 +190,15 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _settle(cls, data: object) -> object:
+    def _prepare(cls, data: object) -> object:
         if not isinstance(data, Mapping):
             return data
-        settled = {}
+        prepared = {}
         for key, value in data.items():
             info = cls.model_fields.get(key)
             none = isinstance(value, str) and value.lower() in NONE_WORDS
-            settled[key] = None if none and info and is_optional(info.annotation) else _as_tuples(value)
-        return cls.imply(settled)
+            prepared[key] = None if none and info and is_optional(info.annotation) else _as_tuples(value)
+        return cls.imply(prepared)
 
     @field_validator("*", mode="after")
     @classmethod
@@ -211,16 +207,16 @@ class Section(BaseModel):
             if isinstance(part, int) and abs(part) >= LARGEST_INT:
                 raise ValueError("too large")
             if isinstance(part, str | Path):
-                str(part).encode()  # half a character cannot be written down again
+                str(part).encode()  # a lone surrogate cannot be written to a file
         return value
 
     @classmethod
     def imply(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Let one key speak for another; sections override it."""
+        """Derive keys from others; sections override it."""
         return data
 
-    def given(self, key: str) -> bool:
-        """Whether `key` was written, rather than left to its default."""
+    def is_set(self, key: str) -> bool:
+        """Return whether `key` is in the config, rather than at its default."""
         return key in self.model_fields_set
 
 
@@ -228,12 +224,12 @@ class Section(BaseModel):
 
 
 def is_optional(annotation: Any) -> bool:
-    """Whether None is a value of the type."""
+    """Return whether None is a value of the type."""
     return type(None) in get_args(_bare(annotation))
 
 
 def is_path(annotation: Any) -> bool:
-    """Whether the type is a path, optional or not."""
+    """Return whether the type is a path, optional or not."""
     bare = _bare(annotation)
     if get_origin(bare) in (Union, types.UnionType):
         return any(is_path(part) for part in get_args(bare))
@@ -241,7 +237,7 @@ def is_path(annotation: Any) -> bool:
 
 
 def is_scalar(annotation: Any) -> bool:
-    """Whether the type is one value, so that a trailing comma can only be a slip."""
+    """Return whether the type is a single value, for which a trailing comma is a typo."""
     bare = _bare(annotation)
     if get_origin(bare) in (Union, types.UnionType):
         return all(is_scalar(part) for part in get_args(bare))
@@ -299,15 +295,8 @@ _TOML_WORDS = {"True": "true", "False": "false", "None": '"none"'}
 
 
 def expectation(info: FieldInfo, *, toml: bool = False) -> str:
-    """What a valid value of a field is, in words: ``a whole number ≥ 1``.
-
-    Parameters
-    ----------
-    info : FieldInfo
-    toml : bool, optional
-        Say ``true``, ``false`` and ``"none"``, as TOML is written, instead of Python's words.
-    """
-    words = about(info).expects or _words(info.annotation, info.metadata)
+    """Describe the valid values of a field: ``a whole number ≥ 1``, with TOML's ``true`` if `toml`."""
+    words = key_info(info).expects or _words(info.annotation, info.metadata)
     return re.sub(r"\b(True|False|None)\b", lambda word: _TOML_WORDS[word[1]], words) if toml else words
 
 

@@ -1,4 +1,4 @@
-"""Reader of INI configs in the dialect of the reference system."""
+"""Reader of INI configs in the dialect of the reference system, and the names of its settings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from glomtile.config.fields import Finding, describe
 from glomtile.config.schema import SECTIONS
 
-_LONGEST = 65_536
-DEEPEST = 50
-"""How many brackets or tables a value may hold within each other."""
+_MAX_CHARACTERS = 65_536
+MAX_DEPTH = 50
+"""Deepest nesting of brackets or tables in a value."""
 
 _PLAIN_TEXT = re.compile(r"[\w./\\:~%+@$&#!? -]*\Z")
 _QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1\s*(?:[;#].*)?\Z""")
@@ -23,7 +23,7 @@ _WINDOWS_START = re.compile(r"[A-Za-z]:\\|\\\\|\.{1,2}\\\w\w")
 _ESCAPES_OF_REPR = re.compile(
     r"(?:[^\\]|\\\\|\\[nrt]|\\0(?!\d)|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8})*\Z"
 )
-"""A text that Python may have written, or one of a null sign: who wrote other backslashes meant them."""
+"""Text with escapes that ``repr`` writes; other backslashes are literal."""
 _ADVICE = "write / or double the backslash"
 _BARE_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _CODE = (
@@ -43,61 +43,51 @@ _CODE = (
 
 
 class NotALiteralError(ValueError):
-    """A value that is neither a literal nor plain text; the message says what it is."""
+    """A value that is neither a literal nor plain text."""
 
 
 @dataclass(frozen=True)
-class Literal:
+class ParsedValue:
     """A value read from text.
 
     Parameters
     ----------
     value : object
         Numbers, texts, True, False, None, and lists, tuples, sets and dicts of these.
-    bare : bool
-        Whether it was a text without quotes.
+    unquoted : bool
+        True for a text without quotes.
     """
 
     value: object
-    bare: bool = False
+    unquoted: bool = False
 
 
-def read_literal(text: str) -> Literal:
-    """Read one value.
-
-    Parameters
-    ----------
-    text : str
-        ``0.5``, ``"Adam"``, ``(3, 3)``, ``{(0, 0, 0): 0}``; a word or path without quotes is
-        taken as text.
-
-    Returns
-    -------
-    Literal
+def read_literal(text: str) -> ParsedValue:
+    """Read one value: ``0.5``, ``"Adam"``, ``(3, 3)``, ``{(0, 0, 0): 0}``, or text without quotes.
 
     Raises
     ------
     NotALiteralError
-        The text is code (a call, an expression, a comprehension …), is broken off, or is
-        longer or deeper than any setting.
+        The text is code (a call, an expression, a comprehension …), is incomplete, or is longer or deeper
+        than any setting.
     """
     text = text.strip()
     if not text:
         raise NotALiteralError("expected a value, got nothing")
-    if len(text) > _LONGEST:
-        raise NotALiteralError(f"expected a value of at most {_LONGEST} characters, got {len(text)}")
+    if len(text) > _MAX_CHARACTERS:
+        raise NotALiteralError(f"expected a value of at most {_MAX_CHARACTERS} characters, got {len(text)}")
     if text.lower() in _BARE_WORDS:
-        return Literal(_BARE_WORDS[text.lower()], bare=text not in ("True", "False", "None"))
-    if _depth(text) > DEEPEST:
-        raise NotALiteralError(f"expected at most {DEEPEST} brackets within each other, got more")
+        return ParsedValue(_BARE_WORDS[text.lower()], unquoted=text not in ("True", "False", "None"))
+    if _depth(text) > MAX_DEPTH:
+        raise NotALiteralError(f"expected at most {MAX_DEPTH} nested brackets, got more")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an odd backslash in a Windows path
+            warnings.simplefilter("ignore")  # about a backslash in a Windows path
             tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
         return _plain(text, problem)
     try:
-        return Literal(ast.literal_eval(tree))
+        return ParsedValue(ast.literal_eval(tree))
     except (ValueError, TypeError, RecursionError, MemoryError) as problem:
         if any(isinstance(node, _CODE) for node in ast.walk(tree)):
             raise NotALiteralError("expected a plain value, got code") from problem
@@ -106,64 +96,42 @@ def read_literal(text: str) -> Literal:
         return _plain(text, problem)
 
 
-def read_path(text: str) -> Literal:
-    r"""Read one value that names a file or folder.
+def read_path(text: str) -> ParsedValue:
+    r"""Read one value that is a path; see `read_literal`.
 
-    Parameters
-    ----------
-    text : str
-        A text in quotes with backslashes that are not doubled is taken as it is written, a comment behind it
-        left out, where it begins as Windows' paths do or Python would write no such text:
-        ``"C:\new\train"`` holds no line break, and ``"C:\data\"`` ends there. Anything else is read as
-        `read_literal` reads it, ``"C:\\new\\train"`` too.
-
-    Returns
-    -------
-    Literal
-
-    Raises
-    ------
-    NotALiteralError
-        See `read_literal`.
+    Single backslashes in quotes are literal if the text starts as a Windows path does, or has escapes that
+    ``repr`` does not write: ``"C:\new\train"`` contains no line break, and ``"C:\data\"`` is complete.
     """
     quoted = _QUOTED.match(text.strip())
-    if quoted and len(text) <= _LONGEST and _LONE_BACKSLASH.search(quoted[2]):
+    if quoted and len(text) <= _MAX_CHARACTERS and _LONE_BACKSLASH.search(quoted[2]):
         written = quoted[2]
         if _WINDOWS_START.match(written) or not _ESCAPES_OF_REPR.match(written):
-            return Literal(written)
+            return ParsedValue(written)
     return read_literal(text)
 
 
 def control_character(value: object, text: str) -> str | None:
-    r"""What to say of a value that holds a control character because of a backslash; mostly nothing.
-
-    Parameters
-    ----------
-    value : object
-        As it was read.
-    text : str
-        As it was written: ``"C:\new"``, whose backslash and n were read as a line break.
-    """
+    r"""Return a warning if a backslash of `text` gave a control character, as in ``"C:\new"``."""
     found = re.search(r"[\x00-\x1f\x7f]", value) if isinstance(value, str) and "\\" in text else None
     if found is None:
         return None
-    return f"holds the control character {found[0]!r}, which a backslash made; {_ADVICE}"
+    return f"contains the control character {found[0]!r} because of a backslash; {_ADVICE}"
 
 
-def _plain(text: str, problem: Exception) -> Literal:
+def _plain(text: str, problem: Exception) -> ParsedValue:
     if _PLAIN_TEXT.match(text) and re.search(r"[^\W\d]", text):
-        return Literal(text, bare=True)
+        return ParsedValue(text, unquoted=True)
     if "(" in text and re.search(r"\w\s*\(", text):
         raise NotALiteralError("expected a plain value, got code") from problem
     if "\\" in text and _is_literal(text.replace("\\", "/")):
-        message = f"expected a text whose backslashes make sense to Python, got others; {_ADVICE}"
+        message = f"expected backslashes that Python can read, got others; {_ADVICE}"
         raise NotALiteralError(message) from problem
-    raise NotALiteralError("expected a number, a text in quotes or a list, got none of these") from problem
+    raise NotALiteralError("expected a number, a text in quotes or a list") from problem
 
 
 def _is_literal(text: str) -> bool:
     try:
-        return not read_literal(text).bare
+        return not read_literal(text).unquoted
     except NotALiteralError:
         return False
 
@@ -176,27 +144,27 @@ def _depth(text: str) -> int:
     return deepest
 
 
-Place = tuple[str, str]
+SettingName = tuple[str, str]
 
-_OLDER = "an older name of"
+_FORMER = "former name of"
 _MISSPELT = "misspelt; read as"
-_MISPLACED = "belongs elsewhere; read as"
+_MISPLACED = "wrong section; read as"
 
-ALIASES: dict[Place, tuple[Place, str]] = {
-    ("train", "image_datapath"): (("train", "images_dir"), _OLDER),
-    ("train", "mask_datapath"): (("train", "masks_dir"), _OLDER),
-    ("eval", "image_datapath"): (("valid", "images_dir"), _OLDER),
-    ("eval", "mask_datapath"): (("valid", "masks_dir"), _OLDER),
-    ("test", "image_datapath"): (("test", "images_dir"), _OLDER),
-    ("test", "mask_datapath"): (("test", "masks_dir"), _OLDER),
-    ("train", "epoch_change_tiledinfer"): (("train", "epoch_change_tiled_infer"), _OLDER),
-    ("train", "epoch_change_tiledinfer_dir"): (("train", "epoch_change_tiled_infer_dir"), _OLDER),
+ALIASES: dict[SettingName, tuple[SettingName, str]] = {
+    ("train", "image_datapath"): (("train", "images_dir"), _FORMER),
+    ("train", "mask_datapath"): (("train", "masks_dir"), _FORMER),
+    ("eval", "image_datapath"): (("valid", "images_dir"), _FORMER),
+    ("eval", "mask_datapath"): (("valid", "masks_dir"), _FORMER),
+    ("test", "image_datapath"): (("test", "images_dir"), _FORMER),
+    ("test", "mask_datapath"): (("test", "masks_dir"), _FORMER),
+    ("train", "epoch_change_tiledinfer"): (("train", "epoch_change_tiled_infer"), _FORMER),
+    ("train", "epoch_change_tiledinfer_dir"): (("train", "epoch_change_tiled_infer_dir"), _FORMER),
     ("train", "poch_change_infer"): (("train", "epoch_change_infer"), _MISSPELT),
     ("deformation", "alpah"): (("deformation", "alpha"), _MISSPELT),
     ("model", "color_order"): (("image", "color_order"), _MISPLACED),
     ("eval", "eval_dir"): (("train", "eval_dir"), _MISPLACED),
 }
-"""Keys we read under another name, and why."""
+"""Keys that are read under another name, and why."""
 
 UNSUPPORTED_SECTIONS = {"infer3d": "3-D segmentation is not supported"}
 
@@ -207,77 +175,76 @@ for _name, _settings in SECTIONS.items():
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name most like `name`, ``None`` when none is near."""
+    """Return the most similar name, None without a similar one."""
     written = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), list(written), n=1, cutoff=0.7)
     return written[close[0]] if close else None
 
 
-def place(
-    entries: Sequence[Entry], file: str, fate: str = "left out"
-) -> tuple[dict[Place, Entry], list[Finding]]:
-    """Bring each entry to the section and key of the schema.
+def resolve_names(
+    entries: Sequence[Entry], file: str, action: str = "left out"
+) -> tuple[dict[SettingName, Entry], list[Finding]]:
+    """Find the section and key of the schema for each entry.
 
     Parameters
     ----------
     entries : sequence of Entry
-        As they were written.
     file : str
         For the findings.
-    fate : str, optional
-        What the caller does with a name that is no setting, in words.
+    action : str, optional
+        The caller's treatment of unknown names, in words.
 
     Returns
     -------
-    placed : dict
-        ``(section, key)`` of the schema to the entry that fills it, as written.
+    resolved : dict
+        ``(section, key)`` of the schema to its entry.
     findings : list of Finding
         A warning for each entry that was renamed, moved or left out.
     """
-    placed: dict[Place, Entry] = {}
+    resolved: dict[SettingName, Entry] = {}
     written = {(entry.section.strip().lower(), entry.key) for entry in entries}
     findings: list[Finding] = []
-    told: set[str] = set()
+    seen: set[str] = set()
     for entry in entries:
-        section = _section(entry, file, told, findings, fate)
+        section = _section(entry, file, seen, findings, action)
         if section is None:
             continue
-        target, why = _target(section, entry.key, fate)
+        target, why = _target(section, entry.key, action)
         if target is None:
             findings.append(_warn(entry, file, why))
             continue
         if target != (section, entry.key):
             name = f"[{target[0]}] {target[1]}"
             ignored = target in written
-            note = f"{why} {name}" + (", which is written too and counts" if ignored else "")
+            note = f"{why} {name}" + (", which is also set and takes precedence" if ignored else "")
             findings.append(_warn(entry, file, note))
             if ignored:
                 continue
-        placed[target] = replace(entry, section=section)
-    return placed, findings
+        resolved[target] = replace(entry, section=section)
+    return resolved, findings
 
 
-def _section(entry: Entry, file: str, told: set[str], findings: list[Finding], fate: str) -> str | None:
-    """The schema's section of an entry; what is odd about its name is told once."""
+def _section(entry: Entry, file: str, seen: set[str], findings: list[Finding], action: str) -> str | None:
+    """Return the schema's section of an entry; warn about each name once."""
     name = entry.section
     if name in SECTIONS:
         return name
     lower = name.strip().lower()
     known = lower in SECTIONS
-    if name not in told:
-        told.add(name)
+    if name not in seen:
+        seen.add(name)
         if known:
-            message = f"section names are small letters; read as [{lower}]"
+            message = f"section names are lower case; read as [{lower}]"
         elif lower in UNSUPPORTED_SECTIONS:
-            message = f"{UNSUPPORTED_SECTIONS[lower]}; the section is {fate}"
+            message = f"{UNSUPPORTED_SECTIONS[lower]}; the section is {action}"
         else:
-            message = f"unknown section, {fate}" + _section_meant(name, entry.key)
+            message = f"unknown section, {action}" + _section_meant(name, entry.key)
         findings.append(Finding("warning", file, entry.line, name, "", message))
     return lower if known else None
 
 
 def _section_meant(name: str, key: str) -> str:
-    """The section that was meant: the one named most alike, else those that have the key."""
+    """Suggest the most similar section, else those that have the key."""
     near = nearest(name, SECTIONS)
     if near:
         return f"; did you mean [{near}]?"
@@ -287,8 +254,8 @@ def _section_meant(name: str, key: str) -> str:
     return ""
 
 
-def _target(section: str, key: str, fate: str) -> tuple[Place | None, str]:
-    """Where ``[section] key`` goes, and why there or why nowhere."""
+def _target(section: str, key: str, action: str) -> tuple[SettingName | None, str]:
+    """Return the name of ``[section] key`` in the schema, if any, and the reason."""
     if key in SECTIONS[section].model_fields:
         return (section, key), ""
     if (section, key) in ALIASES:
@@ -297,17 +264,17 @@ def _target(section: str, key: str, fate: str) -> tuple[Place | None, str]:
     if len(homes) == 1:
         return (homes[0], key), _MISPLACED
     if homes:
-        return None, f"not a key of this section, {fate}; it is one of " + ", ".join(
+        return None, f"not a key of this section, {action}; it is one of " + ", ".join(
             f"[{home}]" for home in homes
         )
     near = nearest(key, SECTIONS[section].model_fields)
     if near:
-        return None, f"unknown key, {fate}; did you mean {near}?"
+        return None, f"unknown key, {action}; did you mean {near}?"
     near = nearest(key, _SECTIONS_OF)
     if near:
         homes_text = " or ".join(f"[{home}]" for home in _SECTIONS_OF[near])
-        return None, f"unknown key, {fate}; did you mean {near} of {homes_text}?"
-    return None, f"unknown key, {fate}"
+        return None, f"unknown key, {action}; did you mean {near} of {homes_text}?"
+    return None, f"unknown key, {action}"
 
 
 def _warn(entry: Entry, file: str, message: str) -> Finding:
@@ -321,16 +288,16 @@ _OPEN, _CLOSE = "([{", ")]}"
 
 @dataclass(frozen=True)
 class Entry:
-    """One setting as it was written.
+    """One setting of a file.
 
     Parameters
     ----------
     section, key : str
-        Lower case, as the reference's reader takes keys.
+        In lower case.
     value : object
         The literal read from `text`.
     text : str
-        The value as written, without comment.
+        The value without comment.
     line : int
         Counted from 1.
     """
@@ -343,8 +310,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """The settings of a text, in the order they stand, and what was odd about it."""
+class ParsedConfig:
+    """The settings of a text in their order, and findings about it."""
 
     entries: tuple[Entry, ...]
     findings: tuple[Finding, ...]
@@ -352,7 +319,7 @@ class Parsed:
 
 @dataclass
 class _Raw:
-    """An assignment while its lines are read."""
+    """An assignment whose lines are being read."""
 
     section: str
     key: str
@@ -360,8 +327,8 @@ class _Raw:
     parts: list[str]
     depth: int
 
-    def go_on(self, bare: str, brackets: int) -> None:
-        self.parts.append(bare.strip())
+    def extend(self, unquoted: str, brackets: int) -> None:
+        self.parts.append(unquoted.strip())
         self.depth += brackets
 
     @property
@@ -369,7 +336,7 @@ class _Raw:
         return " ".join(self.parts).strip()
 
 
-def parse(text: str, file: str = "", paths: Container[str] = ()) -> Parsed:
+def parse(text: str, file: str = "", paths: Container[str] = ()) -> ParsedConfig:
     """Read the INI dialect.
 
     Parameters
@@ -379,18 +346,17 @@ def parse(text: str, file: str = "", paths: Container[str] = ()) -> Parsed:
     file : str, optional
         Its name, for the findings.
     paths : container of str, optional
-        Keys whose values name files or folders: a backslash in quotes parts folders there.
+        Keys whose values are paths, see `read_path`.
 
     Returns
     -------
-    Parsed
-        Each key once: where it is written twice the last one counts, with a warning.
+    ParsedConfig
+        Each key once: the last one counts, with a warning.
 
     Notes
     -----
-    Changed from the reference (§6.4): values are read as literals and never evaluated, ``%``
-    is a character like any other, a lone backslash in a Windows path is no escape, and neither a
-    doubled key nor a bad value makes other keys fall back to their defaults.
+    Unlike in the reference system, values are never evaluated, ``%`` has no meaning, a single backslash in a
+    Windows path is literal, and a duplicate key or a bad value does not reset other keys to their defaults.
     """
     findings: list[Finding] = []
     entries: dict[tuple[str, str], Entry] = {}
@@ -401,24 +367,24 @@ def parse(text: str, file: str = "", paths: Container[str] = ()) -> Parsed:
         earlier = entries.pop((entry.section, entry.key), None)
         if earlier is not None:
             findings.append(
-                _finding("warning", file, raw, f"written twice, line {earlier.line} too; the last one counts")
+                _finding("warning", file, raw, f"duplicate of line {earlier.line}; the last one counts")
             )
         entries[entry.section, entry.key] = entry
-    return Parsed(tuple(entries.values()), tuple(sorted(findings, key=lambda finding: finding.line)))
+    return ParsedConfig(tuple(entries.values()), tuple(sorted(findings, key=lambda finding: finding.line)))
 
 
 def _read(raw: _Raw, file: str, findings: list[Finding], paths: Container[str]) -> Entry | None:
     if not raw.text:
-        findings.append(_finding("warning", file, raw, "no value behind the key; it is left out"))
+        findings.append(_finding("warning", file, raw, "no value; left out"))
         return None
     try:
         literal = read_path(raw.text) if raw.key in paths else read_literal(raw.text)
     except NotALiteralError as problem:
         findings.append(_finding("error", file, raw, str(problem)))
         return None
-    if literal.bare:
+    if literal.unquoted:
         findings.append(
-            _finding("warning", file, raw, f"taken as {describe(literal.value)}; write texts in quotes")
+            _finding("warning", file, raw, f"read as {describe(literal.value)}; write texts in quotes")
         )
     return Entry(raw.section, raw.key, literal.value, raw.text, raw.line)
 
@@ -437,7 +403,7 @@ def _finding(severity: str, file: str, raw: _Raw, message: str) -> Finding:
 
 @dataclass
 class _Reader:
-    """Lines become assignments; what is neither is told."""
+    """A reader that turns lines into assignments, with findings about other lines."""
 
     file: str
     findings: list[Finding]
@@ -446,38 +412,38 @@ class _Reader:
     seen: dict[str, int] = field(default_factory=dict)
 
     def take(self, line: str, number: int) -> _Raw | None:
-        """Read a line; returns the assignment that it shows to be finished."""
-        bare, brackets = _scan(line)
+        """Read a line; return the assignment that ends before it, if any."""
+        unquoted, brackets = _scan(line)
         header = _SECTION.match(line)
-        assignment = _KEY.match(bare)
+        assignment = _KEY.match(unquoted)
         current = self.current
-        if current and current.depth > 0 and not _starts_anew(header, assignment, line):
-            current.go_on(bare, brackets)
-        elif not bare.strip():
+        if current and current.depth > 0 and not _starts_entry(header, assignment, line):
+            current.extend(unquoted, brackets)
+        elif not unquoted.strip():
             pass
         elif header:
             self._enter(header[1].strip(), number)
             return current
         elif assignment and self.section is None:
-            self._odd(number, f"{assignment[1]} stands before any [section]; it is left out")
+            self._warn(number, f"{assignment[1]} is before any [section]; left out")
         elif assignment and self.section is not None:
             self.current = _Raw(
                 self.section, assignment[1].lower(), number, [assignment[2].strip()], brackets
             )
             return current
         elif line[:1].isspace() and current:
-            current.go_on(bare, brackets)
+            current.extend(unquoted, brackets)
         else:
-            self._odd(number, "expected [section] or key = value; the line is left out")
+            self._warn(number, "expected [section] or key = value; left out")
         return None
 
     def _enter(self, section: str, number: int) -> None:
         self.current, self.section = None, section
         if section in self.seen:
-            self._odd(number, f"the section is written twice, line {self.seen[section]} too; both count")
+            self._warn(number, f"duplicate of the section of line {self.seen[section]}; both count")
         self.seen.setdefault(section, number)
 
-    def _odd(self, line: int, message: str) -> None:
+    def _warn(self, line: int, message: str) -> None:
         self.findings.append(Finding("warning", self.file, line, self.section or "", "", message))
 
 
@@ -491,11 +457,10 @@ def _assignments(text: str, file: str, findings: list[Finding]) -> Iterator[_Raw
         yield reader.current
 
 
-def _starts_anew(header: re.Match[str] | None, assignment: re.Match[str] | None, line: str) -> bool:
-    """Whether a line inside open brackets shows that a bracket was forgotten.
+def _starts_entry(header: re.Match[str] | None, assignment: re.Match[str] | None, line: str) -> bool:
+    """Return whether a line inside open brackets starts a section or a key, so that a bracket is missing.
 
-    ``[1, 2]`` may go on a list; a name in brackets at the line's start, or a key before an
-    equals sign, cannot.
+    ``[1, 2]`` may continue a list; ``[name]`` or ``key =`` at the start of a line cannot.
     """
     if line[:1].isspace():
         return False
@@ -505,11 +470,11 @@ def _starts_anew(header: re.Match[str] | None, assignment: re.Match[str] | None,
 
 
 def _scan(line: str) -> tuple[str, int]:
-    """The line up to a ``;`` or ``#`` outside quotes, and how many brackets it leaves open."""
+    """Return the line up to a ``;`` or ``#`` outside quotes, and its number of open brackets."""
     depth = 0
     quote = ""
     escaped = False
-    for place, sign in enumerate(line):
+    for position, sign in enumerate(line):
         if escaped:
             escaped = False
         elif quote:
@@ -518,7 +483,7 @@ def _scan(line: str) -> tuple[str, int]:
         elif sign in "\"'":
             quote = sign
         elif sign in ";#":
-            return line[:place], depth
+            return line[:position], depth
         else:
             depth += (sign in _OPEN) - (sign in _CLOSE)
     return line, depth

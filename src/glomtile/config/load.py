@@ -10,19 +10,28 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from glomtile.config.fields import Finding, Section, about, describe, expectation, is_path, is_scalar, refusal
+from glomtile.config.fields import (
+    Finding,
+    Section,
+    config_error,
+    describe,
+    expectation,
+    is_path,
+    is_scalar,
+    key_info,
+)
 from glomtile.config.ini import (
     ALIASES,
     Entry,
     NotALiteralError,
-    Parsed,
-    Place,
+    ParsedConfig,
+    SettingName,
     control_character,
     nearest,
     parse,
-    place,
     read_literal,
     read_path,
+    resolve_names,
 )
 from glomtile.config.model_card import BUNDLED
 from glomtile.config.schema import BUILT_NETWORKS, LOSSES, METRICS, SECTIONS, Config, is_metric, network_name
@@ -31,25 +40,13 @@ from glomtile.errors import ArgumentError, GlomtileError
 from glomtile.validation import path_argument
 
 RUN_FOLDERS = ("model_dir", "eval_dir", "epoch_change_infer_dir", "epoch_change_tiled_infer_dir")
-"""Keys of ``[train]`` whose folders an earlier run leaves as a whole, under another name."""
+"""Keys of ``[train]`` whose folders are moved aside before a new run."""
 
 
-def written_over(config: Config, section: Literal["infer", "tiledinfer"]) -> str | None:
-    """What lies in the folder that masks would be written to, ``None`` where that is a folder of its own.
-
-    Parameters
-    ----------
-    config : Config
-    section : {"infer", "tiledinfer"}
-        Either of its folders may be missing.
-
-    Returns
-    -------
-    str or None
-        In words: images of this section, images or masks of a split, masks beside the images.
-    """
-    asked = config.section(section)
-    images, written = (_resolved(config, getattr(asked, key)) for key in ("images_dir", "output_dir"))
+def overwritten_input(config: Config, section: Literal["infer", "tiledinfer"]) -> str | None:
+    """Describe the input folder that the output of `section` would overwrite, if any."""
+    settings = config.section(section)
+    images, written = (_resolved(config, getattr(settings, key)) for key in ("images_dir", "output_dir"))
     if written is None:
         return None
     given = {"the images": images, "the masks beside the images": images and images.parent / "masks"}
@@ -59,25 +56,25 @@ def written_over(config: Config, section: Literal["infer", "tiledinfer"]) -> str
     return next((what for what, folder in given.items() if folder == written), None)
 
 
-def judged_on_training(config: Config) -> list[str]:
-    """The splits, ``valid`` or ``test``, whose images are those trained on: their figures prove nothing."""
-    learnt = _resolved(config, config.train.images_dir)
-    judged = {"valid": config.valid.images_dir, "test": config.test.images_dir}
-    return [split for split, images in judged.items() if learnt and _resolved(config, images) == learnt]
+def evaluated_on_training(config: Config) -> list[str]:
+    """Return those of ``valid`` and ``test`` whose images are also trained on."""
+    trained = _resolved(config, config.train.images_dir)
+    evaluated = {"valid": config.valid.images_dir, "test": config.test.images_dir}
+    return [split for split, images in evaluated.items() if trained and _resolved(config, images) == trained]
 
 
 def run_folders(config: Config) -> list[Path]:
-    """The folders that a training writes, each once."""
+    """Return the folders that a training writes, each once."""
     return list(dict.fromkeys(config.resolve(getattr(config.train, key)) for key in RUN_FOLDERS))
 
 
-def held_by_runs(config: Config) -> list[tuple[str, Path, Path]]:
-    """Folders that a training would move aside with the config, its data or the model it begins with.
+def inside_run_folders(config: Config) -> list[tuple[str, Path, Path]]:
+    """List run folders that contain the config, its data or its pretrained model.
 
     Returns
     -------
     list of (str, Path, Path)
-        Key of ``[train]``, its folder, and what that holds.
+        Key of ``[train]``, its folder, and a path inside it.
     """
     pairs = [(name, key) for name in ("train", "valid", "test") for key in ("images_dir", "masks_dir")]
     pairs += [("infer", "images_dir"), ("tiledinfer", "images_dir"), ("train", "pretrained")]
@@ -94,14 +91,14 @@ def _resolved(config: Config, folder: Path | None) -> Path | None:
     return None if folder is None else config.resolve(folder).resolve()
 
 
-Remark = tuple[Place, str]
+Contradiction = tuple[SettingName, str]
 
 _OF_CROPS = ("samples_per_epoch", "foreground_share", "edge_share", "image_weights")
-"""Keys of ``[dataset]`` that whole tiles leave without effect."""
+"""Keys of ``[dataset]`` without effect on whole tiles."""
 
 
-def contradictions(config: Config) -> Iterator[Remark]:
-    """What to warn of in a config whose values are all of the right type and range."""
+def contradictions(config: Config) -> Iterator[Contradiction]:
+    """Yield warnings about a config whose values are all of the right type and range."""
     yield from _without_effect(config)
     yield from _unknown_names(config)
     yield from _classes(config)
@@ -111,32 +108,32 @@ def contradictions(config: Config) -> Iterator[Remark]:
     yield from _augmentation(config)
 
 
-def _without_effect(config: Config) -> Iterator[Remark]:
+def _without_effect(config: Config) -> Iterator[Contradiction]:
     network = network_name(config.model.model)
     for name, settings in SECTIONS.items():
         for key, info in settings.model_fields.items():
-            if not config.section(name).given(key):
+            if not config.section(name).is_set(key):
                 continue
-            known = about(info)
+            known = key_info(info)
             if known.inert:
                 yield (name, key), f"has no effect: {known.inert}"
             if known.networks and network not in known.networks:
                 yield (name, key), f"a key of {' and '.join(known.networks)}; {network} does not read it"
             unread = known.losses and config.model.loss in LOSSES and config.model.loss not in known.losses
             if unread and getattr(config.section(name), key) != info.default:
-                yield (name, key), f'has no effect beside loss = "{config.model.loss}"'
+                yield (name, key), f'has no effect with loss = "{config.model.loss}"'
 
 
-def _unknown_names(config: Config) -> Iterator[Remark]:
+def _unknown_names(config: Config) -> Iterator[Contradiction]:
     network = network_name(config.model.model)
     fields = SECTIONS["model"].model_fields
-    if config.model.model in about(fields["model"]).known and network not in BUILT_NETWORKS:
+    if config.model.model in key_info(fields["model"]).known and network not in BUILT_NETWORKS:
         built = ", ".join(BUILT_NETWORKS)
-        yield ("model", "model"), f"a network of the reference that is not built here (built: {built})"
+        yield ("model", "model"), f"not implemented; available: {built}"
     for name, settings in SECTIONS.items():
         for key, info in settings.model_fields.items():
-            names = about(info).known
-            if not names or not config.section(name).given(key):
+            names = key_info(info).known
+            if not names or not config.section(name).is_set(key):
                 continue
             value = getattr(config.section(name), key)
             for word in value if isinstance(value, tuple) else (value,):
@@ -144,132 +141,132 @@ def _unknown_names(config: Config) -> Iterator[Remark]:
                 if not {word, word.lower(), general} & set(names):
                     yield (name, key), _unknown(word, names)
     classes = max(2, config.model.num_classes)
-    asked = [(("model", "metrics"), name) for name in config.model.metrics]
-    asked += [(("train", "metrics"), name) for name in config.train.metrics]
-    asked += [(("train", "monitor"), config.train.monitor)]
-    for where, figure in asked:
+    figures = [(("model", "metrics"), name) for name in config.model.metrics]
+    figures += [(("train", "metrics"), name) for name in config.train.metrics]
+    figures += [(("train", "monitor"), config.train.monitor)]
+    for where, figure in figures:
         name = figure.removeprefix("val_")
         if name == "loss" or is_metric(name, classes):
             continue
         if re.fullmatch(r"class_(?:dice|iou)_\d+", name):
-            yield where, f"{figure}: there are the classes 0 to {classes - 1}"
+            yield where, f"{figure}: the classes are 0 to {classes - 1}"
         elif where[0] == "train":  # those of [model] are among the names above
             yield where, _unknown(name, ("loss", *METRICS), figure.removesuffix(name))
 
 
-def _unknown(word: str, names: Sequence[str], began: str = "") -> str:
-    """That nobody knows a name, and the nearest one or all that are known; each began with `began`."""
+def _unknown(word: str, names: Sequence[str], prefix: str = "") -> str:
+    """Return a message about an unknown name, with the most similar one or all known ones."""
     near = nearest(word, names)
     known = (
-        f"did you mean {began}{near}?" if near else f"known are {', '.join(began + name for name in names)}"
+        f"did you mean {prefix}{near}?" if near else f"known are {', '.join(prefix + name for name in names)}"
     )
-    return f"unknown name {began}{word}; {known}"
+    return f"unknown name {prefix}{word}; {known}"
 
 
-def _classes(config: Config) -> Iterator[Remark]:
-    if config.mask.given("rgb_map") or config.mask.given("class_names"):
+def _classes(config: Config) -> Iterator[Contradiction]:
+    if config.mask.is_set("rgb_map") or config.mask.is_set("class_names"):
         try:
             config.palette()
         except GlomtileError as problem:
             yield ("mask", "rgb_map"), problem.message
-    written, trains = config.mask.given("rgb_map"), config.train.images_dir is not None
+    written, trains = config.mask.is_set("rgb_map"), config.train.images_dir is not None
     colours, classes = len(config.mask.rgb_map), max(config.model.num_classes, 2)
-    if config.model.given("num_classes") and (written or trains) and colours != classes:
-        has = "has" if written else "is left out and has"
+    if config.model.is_set("num_classes") and (written or trains) and colours != classes:
+        has = "has" if written else "is not set and has"
         yield (
             ("model", "num_classes"),
-            f"expected one class a colour of [mask] rgb_map, which {has} {colours}",
+            f"expected one class per colour of [mask] rgb_map, which {has} {colours}",
         )
     weights = config.model.class_weights
     if weights is not None and len(weights) != max(config.model.num_classes, 2):
         yield (
             ("model", "class_weights"),
-            f"expected one weight a class, of {config.model.num_classes} classes",
+            f"expected one weight per class, of {config.model.num_classes} classes",
         )
 
 
-def _geometry(config: Config) -> Iterator[Remark]:
+def _geometry(config: Config) -> Iterator[Contradiction]:
     step = 2 ** (config.model.num_layers - 1)
     for key in ("image_width", "image_height"):
         side = getattr(config.model, key)
         if side % step:
             yield (
                 ("model", key),
-                f"expected a multiple of {step}, which {config.model.num_layers} levels need",
+                f"expected a multiple of {step} for {config.model.num_layers} levels",
             )
     deepest = config.model.dropout_rate * (config.model.num_layers - 1)
     if deepest >= 1:
         yield (
             ("model", "dropout_rate"),
-            f"the lowest level would drop a share of {deepest:g}, expected below 1",
+            f"expected a dropout below 1 at the lowest level, got {deepest:g}",
         )
     tiled = config.tiledinfer
     if isinstance(tiled.window, int) and 2 * tiled.overlapping >= tiled.window:
         yield (
             ("tiledinfer", "overlapping"),
-            f"expected less than half of window, which is {tiled.window}",
+            f"expected less than half of window, {tiled.window}",
         )
 
 
-def _training(config: Config) -> Iterator[Remark]:
+def _training(config: Config) -> Iterator[Contradiction]:
     model, train = config.model, config.train
     if model.clipvalue is not None and model.clipnorm is not None:
-        yield ("model", "clipnorm"), "only one of clipvalue and clipnorm can clip"
+        yield ("model", "clipnorm"), "expected one of clipvalue and clipnorm, got both"
     if train.schedule != "constant" and train.learning_rate_reducer:
-        yield ("train", "learning_rate_reducer"), f'train refuses it beside schedule = "{train.schedule}"'
+        yield ("train", "learning_rate_reducer"), f'train refuses it with schedule = "{train.schedule}"'
     if train.schedule == "constant" and train.warmup_epochs:
-        yield ("train", "warmup_epochs"), 'has no effect beside schedule = "constant"'
+        yield ("train", "warmup_epochs"), 'has no effect with schedule = "constant"'
     if train.images_dir is not None and config.valid.images_dir is None and train.use == "best":
         yield (
             ("valid", "images_dir"),
-            'train refuses to choose the best epoch without validation images: name them, or use = "last"',
+            'train needs validation images to choose the best epoch: add them, or use = "last"',
         )
     if train.schedule != "constant" and train.warmup_epochs > train.epochs:
         yield ("train", "warmup_epochs"), f"expected at most the {train.epochs} epochs of the schedule"
     plain = Config().dataset
     for key in _OF_CROPS:
         if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
-            yield ("dataset", key), 'has no effect beside sampling = "tiles"'
-    if model.given("normalization") and model.normalization is False and model.norm != "none":
-        yield ("model", "normalization"), f'norm = "{model.norm}" counts'
+            yield ("dataset", key), 'has no effect with sampling = "tiles"'
+    if model.is_set("normalization") and model.normalization is False and model.norm != "none":
+        yield ("model", "normalization"), f'norm = "{model.norm}" takes precedence'
 
 
-def _folders(config: Config) -> Iterator[Remark]:
-    for split in judged_on_training(config):
-        yield (split, "images_dir"), "the images that are trained on: figures on them prove nothing"
+def _folders(config: Config) -> Iterator[Contradiction]:
+    for split in evaluated_on_training(config):
+        yield (split, "images_dir"), "also the training images: scores on them are not valid"
     sections: tuple[Literal["infer", "tiledinfer"], ...] = ("infer", "tiledinfer")
     for section in sections:
-        if what := written_over(config, section):
-            yield (section, "output_dir"), f"the folder of {what}, which no masks are written into"
-    for key, _, kept in held_by_runs(config):
+        if what := overwritten_input(config, section):
+            yield (section, "output_dir"), f"expected another folder than that of {what}"
+    for key, _, kept in inside_run_folders(config):
         yield (
             ("train", key),
-            f"train refuses it: an earlier run is moved aside as a whole, and it holds {kept}",
+            f"train refuses it: a previous run is moved aside as a whole, and the folder contains {kept}",
         )
 
 
-def _augmentation(config: Config) -> Iterator[Remark]:
-    nobody_said = config.augmentor.enabled is None and not config.augments
-    if nobody_said and (idle := _changed(config, "augmentor")):
+def _augmentation(config: Config) -> Iterator[Contradiction]:
+    unset = config.augmentor.enabled is None and not config.augments
+    if unset and (idle := _changed(config, "augmentor")):
         others = f", nor has {' or '.join(idle[1:])}" if len(idle) > 1 else ""
         yield (
             ("augmentor", idle[0]),
-            f"has no effect{others}: augmentation is off, enabled = true turns it on",
+            f"has no effect{others}: augmentation is off, set enabled = true",
         )
 
 
 def _changed(config: Config, section: str) -> list[str]:
-    """The keys of a section that were written, to another value than the default."""
-    given, plain = config.section(section), Config().section(section)
+    """Return the keys of a section that are set to another value than the default."""
+    settings, plain = config.section(section), Config().section(section)
     return [
         key
-        for key in type(given).model_fields
-        if given.given(key) and getattr(given, key) != getattr(plain, key)
+        for key in type(settings).model_fields
+        if settings.is_set(key) and getattr(settings, key) != getattr(plain, key)
     ]
 
 
 _INI_SUFFIXES = frozenset({".config", ".ini", ".cfg", ".conf"})
-_LARGEST_BYTES = 100_000
+_MAX_BYTES = 100_000
 _PATHS = frozenset(
     key
     for name, settings in SECTIONS.items()
@@ -277,10 +274,10 @@ _PATHS = frozenset(
     if is_path(field.annotation)
 )
 _PATHS |= {written for (_, written), ((_, key), _) in ALIASES.items() if key in _PATHS}
-"""Keys of files and folders, by all their names."""
+"""Keys of paths, by all their names."""
 
 COMMAND_LINE = "--set"
-"""The file that a finding names where the value came from the command line."""
+"""Name of the file in findings about the command line."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -289,8 +286,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Parameters
     ----------
     path : str or Path
-        INI (``.config``, ``.ini``, ``.cfg``, ``.conf``) or TOML (``.toml``); any other name is
-        read as TOML where it is TOML.
+        INI (``.config``, ``.ini``, ``.cfg``, ``.conf``) or TOML (``.toml``); other names by their content.
     overrides : sequence of str
         ``"section.key=value"``; their paths are relative to the current folder, those of the
         file to the file's folder.
@@ -303,27 +299,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises
     ------
     ArgumentError
-        `path` is none, or `overrides` are no texts.
+        `path` is not a path, or `overrides` are not texts.
     ConfigError
-        The file cannot be read; a value is code, of the wrong type or out of range; an override
-        names no setting. All of them are told at once.
+        The file cannot be read; a value is code, of the wrong type or out of range; an override is not a
+        setting. The error lists all of them.
     """
     path = path_argument("path", path)
     if isinstance(overrides, str) or not all(isinstance(one, str) for one in overrides):
         raise ArgumentError("overrides", "texts section.key=value in a list or tuple", overrides)
     config, findings = _examine(path, overrides)
     if config is None:
-        raise refusal(findings)
+        raise config_error(findings)
     return config
 
 
 def check_config(path: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Every finding of a config, errors and warnings, in the order of its lines."""
+    """List all findings of a config, errors and warnings, in the order of its lines."""
     return list(_examine(Path(path), overrides)[1])
 
 
 def make_config(settings: Mapping[str, Mapping[str, object]], base_dir: str | Path = ".") -> Config:
-    """A config from Python values: ``make_config({"train": {"epochs": 2}})``.
+    """Make a config from Python values: ``make_config({"train": {"epochs": 2}})``.
 
     Raises
     ------
@@ -335,12 +331,12 @@ def make_config(settings: Mapping[str, Mapping[str, object]], base_dir: str | Pa
         for section, table in settings.items()
         for key, value in table.items()
     ]
-    placed, odd = place(entries, "", "refused")
-    config, findings = _settle(placed, "", Path(base_dir))
+    resolved, odd = resolve_names(entries, "", "refused")
+    config, findings = _validate(resolved, "", Path(base_dir))
     findings += [Finding("error", *_rest(finding)) for finding in odd]
     if any(finding.severity == "error" for finding in findings):
-        raise refusal(findings)
-    return config.placed(config.base_dir, None, tuple(findings))
+        raise config_error(findings)
+    return config.located_in(config.base_dir, None, tuple(findings))
 
 
 def _rest(finding: Finding) -> tuple[str, int, str, str, str, str | None]:
@@ -353,21 +349,21 @@ def _examine(path: Path, overrides: Sequence[str]) -> tuple[Config | None, tuple
     if text is None:
         return None, tuple(findings)
     parsed = _parse(text, path)
-    placed, odd = place(parsed.entries, file)
+    resolved, odd = resolve_names(parsed.entries, file)
     findings += [*parsed.findings, *odd]
-    ordered, told = _overrides(overrides)
-    findings += told
-    placed |= ordered
-    config, told = _settle(placed, file, path.parent, frozenset(ordered))
-    findings += told
+    overridden, more = _overrides(overrides)
+    findings += more
+    resolved |= overridden
+    config, more = _validate(resolved, file, path.parent, frozenset(overridden))
+    findings += more
     findings.sort(key=lambda finding: (finding.file != file, finding.line))
     if any(finding.severity == "error" for finding in findings):
         return None, tuple(findings)
-    return config.placed(config.base_dir, path, tuple(findings)), tuple(findings)
+    return config.located_in(config.base_dir, path, tuple(findings)), tuple(findings)
 
 
 def _text(path: Path) -> tuple[str | None, list[Finding]]:
-    """The file's text, or why there is none."""
+    """Read the file's text, or return the reason why not."""
 
     def refuse(message: str) -> tuple[None, list[Finding]]:
         return None, [Finding("error", str(path), 0, "", "", message)]
@@ -376,24 +372,24 @@ def _text(path: Path) -> tuple[str | None, list[Finding]]:
         if path.is_dir():
             return refuse("expected a config file, got a folder")
         with path.open("rb") as file:
-            data = file.read(_LARGEST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        return refuse("expected a config file, got no such file")
+        return refuse("expected a config file, the file does not exist")
     except (OSError, ValueError) as problem:
         return refuse(f"expected a readable file, got: {getattr(problem, 'strerror', None) or problem}")
-    if len(data) > _LARGEST_BYTES:
-        return refuse(f"expected a config of at most {_LARGEST_BYTES} bytes, got more")
+    if len(data) > _MAX_BYTES:
+        return refuse(f"expected a config of at most {_MAX_BYTES} bytes, got more")
     if b"\0" in data:
         return refuse("expected text, got a binary file")
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
-        warning = Finding("warning", str(path), line, "", "", "not UTF-8; read as Windows text")
+        warning = Finding("warning", str(path), line, "", "", "not UTF-8; read as Windows-1252")
         return data.decode("cp1252", errors="replace"), [warning]
 
 
-def _parse(text: str, path: Path) -> Parsed:
+def _parse(text: str, path: Path) -> ParsedConfig:
     suffix = path.suffix.lower()
     if suffix == ".toml" or (suffix not in _INI_SUFFIXES and _is_toml(text)):
         return parse_toml(text, str(path))
@@ -408,9 +404,9 @@ def _is_toml(text: str) -> bool:
     return True
 
 
-def _overrides(overrides: Sequence[str]) -> tuple[dict[Place, Entry], list[Finding]]:
-    """The command line's settings; a name that is no setting is an error there."""
-    placed: dict[Place, Entry] = {}
+def _overrides(overrides: Sequence[str]) -> tuple[dict[SettingName, Entry], list[Finding]]:
+    """Read the settings of the command line, where an unknown name is an error."""
+    resolved: dict[SettingName, Entry] = {}
     findings: list[Finding] = []
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -420,7 +416,7 @@ def _overrides(overrides: Sequence[str]) -> tuple[dict[Place, Entry], list[Findi
             findings.append(Finding("error", COMMAND_LINE, 0, "", "", message))
             continue
         entry = Entry(section, key.lower(), None, text.strip(), 0)
-        found, odd = place([entry], COMMAND_LINE, "refused")
+        found, odd = resolve_names([entry], COMMAND_LINE, "refused")
         if not found:
             findings += [Finding("error", *_rest(finding)) for finding in odd]
             continue
@@ -430,11 +426,11 @@ def _overrides(overrides: Sequence[str]) -> tuple[dict[Place, Entry], list[Findi
         if problem:
             findings.append(Finding("error", COMMAND_LINE, 0, *target, problem, text.strip() or None))
             continue
-        placed[target] = Entry(*target, value, text.strip(), 0)
-    return placed, findings
+        resolved[target] = Entry(*target, value, text.strip(), 0)
+    return resolved, findings
 
 
-def _override_value(target: Place, text: str) -> tuple[object, str | None]:
+def _override_value(target: SettingName, text: str) -> tuple[object, str | None]:
     path = is_path(SECTIONS[target[0]].model_fields[target[1]].annotation)
     try:
         value = (read_path if path else read_literal)(text).value
@@ -445,30 +441,30 @@ def _override_value(target: Place, text: str) -> tuple[object, str | None]:
     if not path or value is None:
         return value, None
     if target == ("train", "pretrained") and value == BUNDLED and not Path(BUNDLED).exists():
-        return value, None  # the model's name, no path
+        return value, None  # the name of the model, not a path
     return str(Path.cwd() / (value if isinstance(value, str) else text)), None
 
 
-def _settle(
-    placed: Mapping[Place, Entry], file: str, base_dir: Path, ordered: frozenset[Place] = frozenset()
+def _validate(
+    resolved: Mapping[SettingName, Entry],
+    file: str,
+    base_dir: Path,
+    overridden: frozenset[SettingName] = frozenset(),
 ) -> tuple[Config, list[Finding]]:
-    """Check values section by section; what is wrong is left out and told as an error.
-
-    The config is placed in its folder: whether two paths are the same is seen from there.
-    """
+    """Validate values section by section; a wrong value is left out and becomes an error."""
     findings: list[Finding] = []
     sections: dict[str, Section] = {}
     for name, settings in SECTIONS.items():
-        entries = {key: entry for (section, key), entry in placed.items() if section == name}
-        files = {key: COMMAND_LINE if (name, key) in ordered else file for key in entries}
+        entries = {key: entry for (section, key), entry in resolved.items() if section == name}
+        files = {key: COMMAND_LINE if (name, key) in overridden else file for key in entries}
         section, wrong = _section(settings, name, entries, files)
         findings += wrong
         if entries:
             sections[name] = section
-    config = Config(**sections).placed(base_dir)  # type: ignore[arg-type]
+    config = Config(**sections).located_in(base_dir)  # type: ignore[arg-type]
     for target, message in contradictions(config):
-        entry = placed.get(target)
-        where = COMMAND_LINE if target in ordered else file
+        entry = resolved.get(target)
+        where = COMMAND_LINE if target in overridden else file
         findings.append(
             Finding(
                 "warning", where, entry.line if entry else 0, *target, message, entry.text if entry else None
@@ -480,7 +476,7 @@ def _settle(
 def _section(
     settings: type[Section], name: str, entries: Mapping[str, Entry], files: Mapping[str, str]
 ) -> tuple[Section, list[Finding]]:
-    """One section, and its wrong values, which are left out of it."""
+    """Validate one section; return it without its wrong values, and the findings."""
     findings: list[Finding] = []
     values: dict[str, Any] = {}
     for key, entry in entries.items():
@@ -489,7 +485,7 @@ def _section(
             values[key] = entry.value[0]  # type: ignore[index]
             findings.append(
                 Finding(
-                    "warning", files[key], entry.line, name, key, "the trailing comma is left out", entry.text
+                    "warning", files[key], entry.line, name, key, "the trailing comma is ignored", entry.text
                 )
             )
         if files[key] and (odd := control_character(entry.value, entry.text)):
@@ -509,7 +505,7 @@ def _section(
 def _validated(
     settings: type[Section], values: Mapping[str, Any]
 ) -> tuple[Section, None] | tuple[Section, ValidationError]:
-    """The section that the values make, or one of defaults and why they make none."""
+    """Return the section of these values, or the default one and the error."""
     try:
         return settings.model_validate(values), None
     except ValidationError as problem:
@@ -517,7 +513,7 @@ def _validated(
 
 
 def _wrong_keys(settings: type[Section], values: Mapping[str, Any], problem: ValidationError) -> list[str]:
-    """The keys whose values were refused; where the whole section was, those refused each by itself."""
+    """Return the keys of wrong values; without names in the error, those that fail alone."""
     named = [str(error["loc"][0]) for error in problem.errors(include_url=False) if error["loc"]]
     alone = named or [key for key, value in values.items() if _validated(settings, {key: value})[1]]
     return list(dict.fromkeys(alone)) or list(values)

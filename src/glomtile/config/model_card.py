@@ -16,12 +16,12 @@ from glomtile.palette import Palette
 
 FILE_NAME = "model.json"
 BUNDLED = "glomeruli-pas"
-"""The model that comes with the package."""
+"""Name of the bundled model."""
 
 OWN_DIGEST = "card_sha256"
-"""Key of model.json under which the digest of all else in it stands."""
+"""Key of model.json with the digest of the rest of the file."""
 
-_TOLD_ONLY = (
+_NOT_DECIDING = (
     "scores",
     "versions",
     "data",
@@ -38,7 +38,7 @@ _TOLD_ONLY = (
     "smoothing_px",
     "objects",
 )
-"""What no result depends on, or is told of by itself (files' digests, turned copies, object rules)."""
+"""Fields that no result depends on, or that are recorded apart."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Mpp = Annotated[float, Field(ge=0.05, le=20)]
@@ -57,17 +57,16 @@ class ModelClass(_Record):
 
 
 class TrainingData(_Record):
-    """What a model learned from, and under which licence.
+    """Data and licence of a model's training.
 
     Parameters
     ----------
     name, licence, source : str
-        In words; empty where nobody said.
+        Empty if not stated.
     images, valid_images : int
-        How many files were read for training and for choosing the best epoch; of an ensemble, by the member
-        that read most, since members may share them.
+        Number of files for training and for choosing the best epoch; of an ensemble, of the member with most.
     digest : str
-        One digest over the names and sizes of these files; empty where it was not taken.
+        Of the names and sizes of these files; may be empty.
     """
 
     name: str = ""
@@ -79,18 +78,18 @@ class TrainingData(_Record):
 
 
 class ParentModel(_Record):
-    """A model that another one's weights come from.
+    """The model that another one was fine-tuned from.
 
     Parameters
     ----------
     name : str
-        Of its folder and the one that is in, ``"models/best"`` say; of the bundled model its own.
+        Its folder and the one above, for example ``"models/best"``; the bundled model's own name.
     sha256 : str
         Digest of its network's file.
     data : TrainingData
-        What it had learned from: its licence goes with the weights.
-    pretrained : Ancestor or None
-        The model that its own training began with.
+        Its licence applies to the weights.
+    pretrained : ParentModel or None
+        The model that it was fine-tuned from itself.
     """
 
     name: str
@@ -100,7 +99,7 @@ class ParentModel(_Record):
 
 
 class ObjectSettings(_Record):
-    """How labels become objects; see `glomtile.objects.postprocessing.ShapingRules` for each.
+    """Post-processing of labels into objects; see `glomtile.objects.postprocessing.ShapingRules`.
 
     Parameters
     ----------
@@ -226,58 +225,58 @@ class ReferenceStatistics(_Record):
 
 
 class ModelCard(_Record):
-    """The facts beside a network's weights that using it needs.
+    """Content of ``model.json``: the facts that a network needs beside its weights.
 
     Parameters
     ----------
     network : ModelSettings
-        The [model] section it was built with: channels, normalisation and all.
+        The [model] section of its training.
     classes : tuple of ModelClass
         Sorted by number, background first.
     color_order : {"RGB", "BGR"}
-        Order of the channels the network sees.
+        Channel order of the network's input.
     mpp : float or None
-        Micrometres per pixel it was trained at, `None` when nobody knows.
+        Micrometres per pixel of the training, `None` if not known.
     mpp_range : (float, float) or None
-        Lowest and highest scale among its training images, scaling by augmentation included.
+        Lowest and highest scale of its training images, including augmentation.
     tile_px : (int, int)
         ``(height, width)`` of a training sample.
     overlap_px : int
-        Margin per side that tiled inference shares by default.
+        Default margin per side of a window.
     tta : str
-        Over which turned copies of a window the answer is averaged by default.
+        Default test-time augmentation.
     threshold : float
-        Probability of not being background from which a pixel is not.
+        Default foreground threshold.
     smoothing_px : float
-        Standard deviation (px of the network) of the Gaussian that windows are smoothed with.
+        Sigma of the Gaussian smoothing of the input, in pixels of the network.
     min_expected_dice : float
         Results with a lower expected Dice are flagged.
     objects : ObjectSettings
-        How labels become objects.
+        Post-processing.
     stride_px, context_px : int
-        The network's geometry: shifts that change nothing else, and how far a pixel sees.
+        The network's stride and context.
     bytes_per_px : float or None
-        Memory of a forward pass per pixel of a window, by which windows are chosen.
+        Memory of a forward pass per pixel of a window.
     runtime : RuntimeFile or None
-        What `segment` runs without Keras.
+        Exported network, which needs no Keras.
     data : TrainingData
-    pretrained : Ancestor or None
-        The model whose weights its training began with; `None` where it began with none.
-    members : tuple of Ancestor
-        The models that it answers as on average; none of a single network.
+    pretrained : ParentModel or None
+        The model that it was fine-tuned from.
+    members : tuple of ParentModel
+        The models of an ensemble; empty for a single network.
     reference_statistics : ReferenceStatistics or None
         Appearance of the training images; without it results are not compared with them.
     epoch : int
         Finished epochs, counted from 1; 0 for an untrained network.
     seed : int
     devices : int
-        How many shared each batch of its training.
+        Number of devices of its training.
     scores : dict
-        Figures with their intervals, as JSON has them.
+        Scores with their intervals.
     versions : dict
-        Package to version, of the run that trained it.
+        Package to version, of the training.
     sha256 : dict
-        File of the folder to the digest of its bytes; detects damage.
+        File of the folder to the digest of its content.
     """
 
     format: Literal[1] = 1
@@ -310,28 +309,28 @@ class ModelCard(_Record):
 
     @property
     def local(self) -> bool:
-        """Whether a pixel's answer depends on its surroundings only, not on the whole window."""
+        """True if a prediction depends on a pixel's surroundings only, not on the whole window."""
         return self.network.norm not in NORMS_OF_THE_WINDOW
 
     @property
     def deciding_digest(self) -> str:
-        """SHA-256 over what of the card decides results: scale, classes, geometry, how tissue looked."""
-        told = self.model_dump_json(exclude=set(_TOLD_ONLY))
-        return hashlib.sha256(told.encode()).hexdigest()
+        """SHA-256 of the fields that decide results: scale, classes, geometry, reference statistics."""
+        deciding = self.model_dump_json(exclude=set(_NOT_DECIDING))
+        return hashlib.sha256(deciding.encode()).hexdigest()
 
     def palette(self) -> Palette:
-        """Classes, names and colours, as masks are written with."""
+        """Return the palette of masks."""
         rgb_map = {entry.rgb: entry.number for entry in self.classes}
         return Palette.from_rgb_map(rgb_map, [entry.name for entry in self.classes])
 
     def to_json(self) -> str:
-        """The text of model.json, with the digest of its own content, which detects damage."""
+        """Return the text of model.json, with a digest that detects damage."""
         facts = json.loads(self.model_dump_json())
         return json.dumps({**facts, OWN_DIGEST: _digest(facts)}, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def classes_of(palette: Palette) -> tuple[ModelClass, ...]:
-        """The card's classes from a palette."""
+        """Return the card's classes of a palette."""
         return tuple(ModelClass(number=c.number, name=c.name, rgb=c.rgb) for c in palette.classes)
 
     @classmethod
@@ -368,7 +367,7 @@ class ModelCard(_Record):
 
 
 def _without_digest(text: str) -> tuple[str, JsonValue]:
-    """The card as a text without its digest, and that; what is no JSON object is left to the validation."""
+    """Split a card into its text without the digest, and the digest; leave errors to the validation."""
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError):
@@ -380,6 +379,6 @@ def _without_digest(text: str) -> tuple[str, JsonValue]:
 
 
 def _digest(facts: dict[str, JsonValue]) -> str:
-    """SHA-256 of a card's content, however its file is indented and ordered."""
+    """Return the SHA-256 of a card's content, independent of indentation and order."""
     plain = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(plain.encode()).hexdigest()

@@ -12,22 +12,22 @@ import tomlkit
 from pydantic.fields import FieldInfo
 from tomlkit.items import InlineTable, KeyType, SingleKey
 
-from glomtile.config.fields import Finding, about, expectation, is_scalar
-from glomtile.config.ini import DEEPEST, Entry, Parsed
+from glomtile.config.fields import Finding, expectation, is_scalar, key_info
+from glomtile.config.ini import MAX_DEPTH, Entry, ParsedConfig
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import BUILT_NETWORKS, SECTIONS, Config
 
 _HEADER = re.compile(r"\s*\[\s*\"?([\w-]+)\"?\s*(?:\.\s*\"?([\w-]+)\"?\s*)?\]")
 _ASSIGNMENT = re.compile(r"\s*\"?([\w-]+)\"?\s*=\s*(.*)")
-_DOUBLED_SECTION = re.compile(r"Cannot declare \('([\w-]+)',\) twice")
+_DUPLICATE_SECTION = re.compile(r"Cannot declare \('([\w-]+)',\) twice")
 _INI_SIGNS = re.compile(r"(?m)^[ \t]*(?:;|\w+[ \t]*[=:][ \t]*(?:True\b|False\b|None\b|\(|\{[ \t]*\())")
 
-Places = dict[tuple[str, str], tuple[int, str]]
+KeyLines = dict[tuple[str, str], tuple[int, str]]
 
 
-def places(text: str) -> Places:
-    """Line, counted from 1, and written value of each ``(section, key)``, where it stands first."""
-    found: Places = {}
+def _key_lines(text: str) -> KeyLines:
+    """Return line, counted from 1, and text of the value of each ``(section, key)``."""
+    found: KeyLines = {}
     section = ""
     for number, line in enumerate(text.split("\n"), start=1):
         header = _HEADER.match(line)
@@ -42,29 +42,29 @@ def places(text: str) -> Places:
     return found
 
 
-def fault(text: str, problem: Exception) -> tuple[int, str]:
-    """Line and message for what tomllib refused; line 0 where none is at fault."""
-    said = str(problem)
-    found = re.search(r"at line (\d+)", said)
+def _locate_error(text: str, problem: Exception) -> tuple[int, str]:
+    """Return line, or 0, and message for an error of tomllib."""
+    error = str(problem)
+    found = re.search(r"at line (\d+)", error)
     number = int(found[1]) if found else 0
     lines = text.split("\n")
     line = lines[number - 1] if 0 < number <= len(lines) else ""
-    message = _doubled(lines, number, said)
+    message = _duplicate(lines, number, error)
     if message is None:
-        where = re.sub(r" \(at line \d+, (column \d+)\)", r" at \1", said)
-        message = f"expected TOML, got something else: {where}"
+        where = re.sub(r" \(at line \d+, (column \d+)\)", r" at \1", error)
+        message = f"expected TOML, got: {where}"
         message += _ini_hint(text) or _value_hint(line)
     return number, message
 
 
-def _doubled(lines: list[str], number: int, said: str) -> str | None:
-    """A key or section that is written twice, by its name."""
-    table = _DOUBLED_SECTION.match(said)
+def _duplicate(lines: list[str], number: int, error: str) -> str | None:
+    """Return a message if a key or section is a duplicate."""
+    table = _DUPLICATE_SECTION.match(error)
     if table:
         headers = ((at, _HEADER.match(line)) for at, line in enumerate(lines[: number - 1], start=1))
         first = next((at for at, header in headers if header and header.groups() == (table[1], None)), 0)
-        return f"the section [{table[1]}] is written twice{_too(first)}; keep one of them"
-    if not said.startswith("Cannot overwrite a value"):
+        return f"duplicate section [{table[1]}]{_too(first)}; keep one of them"
+    if not error.startswith("Cannot overwrite a value"):
         return None
     section, key = "", ""
     seen: dict[tuple[str, str], int] = {}
@@ -78,18 +78,18 @@ def _doubled(lines: list[str], number: int, said: str) -> str | None:
         return None
     first = seen[section, key]
     too = _too(first if first < number else 0)
-    return f"[{section}] {key} is written twice{too}; keep one of them"
+    return f"duplicate key [{section}] {key}{too}; keep one of them"
 
 
 def _too(first: int) -> str:
-    return f", line {first} too" if first else ""
+    return f", also in line {first}" if first else ""
 
 
 def _ini_hint(text: str) -> str:
     signs = _INI_SIGNS.findall(text)
     if len(signs) < 2 and not any(sign.strip() == ";" for sign in signs):
         return ""
-    return "; this looks like the INI dialect: give the file a name that ends in .config"
+    return "; this may be the INI dialect: rename the file to .config"
 
 
 def _value_hint(line: str) -> str:
@@ -98,7 +98,7 @@ def _value_hint(line: str) -> str:
     if value.lower() in ("none", "null"):
         return '; write "none" in quotes'
     if value.lower() in ("true", "false"):
-        return f"; write {value.lower()} in small letters"
+        return f"; write {value.lower()} in lower case"
     if value.startswith("("):
         return "; write lists in square brackets"
     if re.match(r"[A-Za-z./~\\]", value):
@@ -106,14 +106,14 @@ def _value_hint(line: str) -> str:
     return ""
 
 
-def parse_toml(text: str, file: str = "") -> Parsed:
-    """Read TOML; the counterpart of :func:`glomtile.config.ini.parse`."""
+def parse_toml(text: str, file: str = "") -> ParsedConfig:
+    """Read TOML; the counterpart of `glomtile.config.ini.parse`."""
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
-        line, message = fault(text, problem)
-        return Parsed((), (Finding("error", file, line, "", "", message),))
-    lines = places(text)
+        line, message = _locate_error(text, problem)
+        return ParsedConfig((), (Finding("error", file, line, "", "", message),))
+    lines = _key_lines(text)
     entries: list[Entry] = []
     findings: list[Finding] = []
     for section, table in tables.items():
@@ -126,23 +126,23 @@ def parse_toml(text: str, file: str = "") -> Parsed:
                     line,
                     "",
                     section,
-                    "expected [section]; what stands outside one is left out",
+                    "expected [section]; keys outside one are left out",
                 )
             )
             continue
         for key, value in table.items():
             line, written = lines.get((section, key), (0, ""))
             if _too_deep(value):
-                message = f"expected at most {DEEPEST} tables or lists within each other, got more"
+                message = f"expected at most {MAX_DEPTH} nested tables or lists, got more"
                 findings.append(Finding("error", file, line, section, key, message))
                 continue
             entries.append(Entry(section, key, value, written or repr(value), line))
-    return Parsed(tuple(entries), tuple(findings))
+    return ParsedConfig(tuple(entries), tuple(findings))
 
 
 def _too_deep(value: object) -> bool:
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for outer in level
@@ -153,14 +153,11 @@ def _too_deep(value: object) -> bool:
 
 
 def to_toml(config: Config) -> str:
-    """A config as TOML: every key that was written, with its line of help.
-
-    Reading the text gives the same settings; keys left to their defaults stay left out.
-    """
+    """Write the keys that a config sets as TOML; reading it gives the same settings."""
     document = tomlkit.document()
     for name, settings in SECTIONS.items():
         section = config.section(name)
-        given = [key for key in settings.model_fields if section.given(key)]
+        given = [key for key in settings.model_fields if section.is_set(key)]
         if not given:
             continue
         table = tomlkit.table()
@@ -171,69 +168,67 @@ def to_toml(config: Config) -> str:
 
 
 def template(pretrained: tuple[str, ModelCard] | None = None) -> str:
-    """A TOML config to start from: every key of the built networks, commented out at its default.
-
-    What a run cannot do without stands uncommented, to be filled in. Each commented key is valid
-    TOML without its mark, and changes nothing then.
+    """Return a commented TOML config: required keys, and every other key commented out at its default.
 
     Parameters
     ----------
     pretrained : tuple of (str, ModelCard), optional
-        The model that training is to begin with, as ``[train] pretrained`` names it, and what it says of
-        itself: its network, classes and ways of inference stand uncommented too, and a tenth of the learning
-        rate it was trained with.
+        Value of ``[train] pretrained`` and its card, for fine-tuning: sets its network, classes and inference
+        settings, and a tenth of its learning rate.
     """
     starter = _STARTER
     if pretrained is not None:
         name, card = pretrained
         starter = _STARTER | _settings_of(card) | {("train", "pretrained"): name}
     parts = [
-        "# glomtile: every setting with its default. Take the # away where you want another value.",
+        "# glomtile: every setting with its default. Remove the # to set another value.",
         "# Paths are relative to this file's folder.",
     ]
     for name, settings in SECTIONS.items():
         lines: list[str] = []
         for key, info in settings.model_fields.items():
-            known = about(info)
+            known = key_info(info)
             if known.networks or known.inert:
                 continue
             unit = f" [{known.unit}]" if known.unit else ""
             value, mark = info.default, "# "
             if (name, key) in starter:
                 value, mark = starter[name, key], ""
-            lines.append(f"\n# {info.description}{unit}: {wanted(name, key, info)}")
-            lines.append(f"{mark}{key} = {spelt(value)}")
+            lines.append(f"\n# {info.description}{unit}: {valid_values(name, key, info)}")
+            lines.append(f"{mark}{key} = {toml_value(value)}")
         if lines:
             parts += [f"\n[{name}]", *lines]
     return "\n".join(parts) + "\n"
 
 
 def _settings_of(card: ModelCard) -> dict[tuple[str, str], Any]:
-    """The settings that a model was trained with and is used with, as far as they are not the defaults."""
+    """Return the settings of a model's training and inference that are not the defaults."""
     palette, network = card.palette(), card.network
-    told: dict[tuple[str, str], Any] = {
+    settings: dict[tuple[str, str], Any] = {
         ("model", key): getattr(network, key) for key in type(network).model_fields
     }
-    told["image", "color_order"] = card.color_order
-    told["tiledinfer", "overlapping"] = card.overlap_px
-    for key in ("tta", "threshold", "smoothing_px"):  # min_expected_dice was measured of that network
-        told["tiledinfer", key] = getattr(card, key)
+    settings["image", "color_order"] = card.color_order
+    settings["tiledinfer", "overlapping"] = card.overlap_px
+    for key in ("tta", "threshold", "smoothing_px"):  # min_expected_dice depends on the network
+        settings["tiledinfer", key] = getattr(card, key)
     defaults = {name: settings.model_fields for name, settings in SECTIONS.items()}
-    told = {(name, key): value for (name, key), value in told.items() if value != defaults[name][key].default}
-    told["model", "learning_rate"] = float(f"{network.learning_rate / 10:.3g}")
-    told["mask", "rgb_map"] = {entry.rgb: entry.number for entry in palette.classes}
-    told["mask", "class_names"] = tuple(entry.name for entry in palette.classes)
-    return told
+    settings = {
+        (name, key): value for (name, key), value in settings.items() if value != defaults[name][key].default
+    }
+    settings["model", "learning_rate"] = float(f"{network.learning_rate / 10:.3g}")
+    settings["mask", "rgb_map"] = {entry.rgb: entry.number for entry in palette.classes}
+    settings["mask", "class_names"] = tuple(entry.name for entry in palette.classes)
+    return settings
 
 
-def spelt(value: Any) -> str:
-    """A setting's value as it is written in TOML."""
+def toml_value(value: Any) -> str:
+    """Write a setting's value as TOML."""
     return str(tomlkit.item(_item(value)).as_string())
 
 
-def wanted(section: str, key: str, info: FieldInfo) -> str:
-    """What a setting may be, as TOML has it; of networks, those that are built."""
-    names = BUILT_NETWORKS if (section, key) == ("model", "model") else about(info).known
+def valid_values(section: str, key: str, info: FieldInfo) -> str:
+    """Describe the valid values of a setting in TOML."""
+    names = BUILT_NETWORKS if (section, key) == ("model", "model") else key_info(info).known
     if not names:
         return expectation(info, toml=True)
     several = "" if is_scalar(info.annotation) else "a list of "
@@ -259,7 +254,7 @@ _STARTER: dict[tuple[str, str], Any] = {
 
 
 def _item(value: Any) -> Any:
-    """A value as TOML has it: paths as text, colours as ``"r,g,b"``, None as ``"none"``."""
+    """Convert a value to TOML: paths to text, colours to ``"r,g,b"``, None to ``"none"``."""
     if value is None:
         return "none"
     if isinstance(value, Path):

@@ -39,7 +39,7 @@ def split_pairs(config: Config, split: str) -> list[Pair]:
 
 def mask_suffix_of(config: Config) -> str | None:
     """Return the suffix that masks must have, where the config names one."""
-    return config.mask.mask_file_format if config.mask.given("mask_file_format") else None
+    return config.mask.mask_file_format if config.mask.is_set("mask_file_format") else None
 
 
 def read_labels(pair: Pair, config: Config, palette: Palette) -> UInt8:

@@ -158,10 +158,10 @@ def _holds_files(split: str, folder: Path) -> bool:
 
 
 def _of_config(config: Config) -> _Dataset:
-    suffix = config.mask.mask_file_format if config.mask.given("mask_file_format") else None
+    suffix = config.mask.mask_file_format if config.mask.is_set("mask_file_format") else None
     splits, wholes = {}, {}
     for split in SPLITS:
-        if split == "train" or config.section(split).given("images_dir"):
+        if split == "train" or config.section(split).is_set("images_dir"):
             places = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
             splits[split] = pair(*places, suffix)
             wholes[split] = whole_pairs(*places) or []

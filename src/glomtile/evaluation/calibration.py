@@ -220,7 +220,7 @@ def min_expected_dice(config: Config) -> float | None:
     The card holds the config's value from training; the config of an evaluation may set another.
     """
     asked = config.tiledinfer
-    return asked.min_expected_dice if asked.given("min_expected_dice") else None
+    return asked.min_expected_dice if asked.is_set("min_expected_dice") else None
 
 
 def quality_of_image(

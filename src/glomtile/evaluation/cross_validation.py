@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from glomtile.config.fields import refusal
+from glomtile.config.fields import config_error
 from glomtile.config.load import COMMAND_LINE, check_config, load_config, make_config
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
@@ -101,7 +101,7 @@ def variants(
         if finding.severity == "error" and finding.file == COMMAND_LINE
     ]
     if wrong:
-        raise refusal(wrong)
+        raise config_error(wrong)
     found: dict[str, Config] = {}
     for settings in combinations:
         config = load_config(path, [*overrides, *settings])
@@ -387,7 +387,7 @@ def _fold_config(config: Config, start: str | None) -> str:
 def _given(config: Config, name: str) -> dict[str, Any]:
     """The settings of a section that were written."""
     section = config.section(name)
-    values = {key: getattr(section, key) for key in type(section).model_fields if section.given(key)}
+    values = {key: getattr(section, key) for key in type(section).model_fields if section.is_set(key)}
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 

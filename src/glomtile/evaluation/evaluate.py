@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from glomtile.config.load import written_over
+from glomtile.config.load import overwritten_input
 from glomtile.config.schema import Config
 from glomtile.datasets.loading import input_error, mask_suffix_of, read_labels, scale_of_image, working_scale
 from glomtile.datasets.pairing import Pair, pair, prepared_from, prepared_groups, whole_pairs
@@ -157,7 +157,7 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
 
 def _folders(config: Config, section: Literal["infer", "tiledinfer"]) -> tuple[Path, Path]:
     images, masks = config.folder(section, "images_dir"), config.folder(section, "output_dir")
-    replaced = written_over(config, section)
+    replaced = overwritten_input(config, section)
     for split, section_of in (("train", config.train), ("valid", config.valid), ("test", config.test)):
         folder = section_of.images_dir
         originals = () if folder is None else prepared_from(config.resolve(folder))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from glomtile.config.load import held_by_runs, run_folders
+from glomtile.config.load import inside_run_folders, run_folders
 from glomtile.config.model_card import ObjectSettings, ReferenceStatistics
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
@@ -120,7 +120,7 @@ def require_buildable(config: Config) -> None:
 
 def _require_run_folders(config: Config) -> None:
     """A folder that is moved aside as an earlier run holds neither what was given nor its sources."""
-    held = [(folder, kept) for _, folder, kept in held_by_runs(config)]
+    held = [(folder, kept) for _, folder, kept in inside_run_folders(config)]
     sources = prepared_from(config.resolve(config.train.images_dir)) if config.train.images_dir else ()
     held += [(run, path) for run in run_folders(config) for path in sources if path.is_relative_to(run)]
     for folder, kept in held:
