@@ -22,7 +22,7 @@ PIXEL_RATIO, QUALITY = 1.25, 80
 def paint_slides(folder: Path) -> None:
     import tifffile
 
-    from glomtile.synthetic import PhantomSlide
+    from glomtile.synthetic import SyntheticSlide
     from glomtile.types import Box
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def paint_slides(folder: Path) -> None:
     ):
         tifffile.imwrite(
             folder / f"{name}.ome.tif",
-            PhantomSlide(seed, size, 0.6, preset).read(Box(0, 0, *size)),
+            SyntheticSlide(seed, size, 0.6, preset).read(Box(0, 0, *size)),
             photometric="rgb",
             tile=(512, 512),
             compression="jpeg",

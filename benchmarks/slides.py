@@ -32,7 +32,7 @@ from glomtile.config.schema import ModelSettings
 from glomtile.inference.result import Segmentation
 from glomtile.inference.segmenter import Segmenter
 from glomtile.inference.window_size import TilingSettings
-from glomtile.synthetic import PhantomSlide, paint
+from glomtile.synthetic import SyntheticSlide, paint
 from glomtile.types import Box, Float32, UInt8
 from harness import peak_mib
 
@@ -152,7 +152,7 @@ def write_slide(path: Path, side: int = 20_000, mpp: float = 0.5) -> None:
 
     if path.exists():
         return
-    slide, tile = PhantomSlide(100_500, (side, side), mpp, "hard"), 512
+    slide, tile = SyntheticSlide(100_500, (side, side), mpp, "hard"), 512
     level = np.empty((side // 4, side // 4, 3), np.uint8)
 
     def tiles() -> Iterator[UInt8]:

@@ -397,11 +397,11 @@ def _bundled_predictor() -> Any:
 def tissue() -> None:
     """A slide made small, where tissue was found, and the windows that the network looks at."""
     from glomtile.slides.tissue import find_tissue
-    from glomtile.synthetic import PhantomSlide
+    from glomtile.synthetic import SyntheticSlide
     from glomtile.types import Box
 
     mpp, window, overlap = 4.0, 112, 16
-    slide = PhantomSlide(12, (1000, 2000), mpp)
+    slide = SyntheticSlide(12, (1000, 2000), mpp)
     thumbnail = slide.read(Box(0, 0, *slide.size_px)).copy()
     _, cores = cv2.connectedComponents((find_tissue(thumbnail, mpp) > 0).astype(np.uint8))
     kept = np.isin(cores, (cores[500, 500], cores[500, 1400]))

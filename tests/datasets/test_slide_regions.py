@@ -19,7 +19,7 @@ from glomtile.io.images import image_mpp, read_image, write_png
 from glomtile.io.masks import read_mask
 from glomtile.objects.contours import outline_polygon
 from glomtile.palette import GLOMERULI
-from glomtile.synthetic import PhantomSlide
+from glomtile.synthetic import SyntheticSlide
 from glomtile.types import Box
 
 WHOLE = Box(0, 0, 700, 900)
@@ -46,15 +46,15 @@ def write_slide(path, picture, mpp):
 
 
 @pytest.fixture(scope="module")
-def phantoms():
-    made = [PhantomSlide(seed, (WHOLE.bottom, WHOLE.right), 2.0) for seed in (3, 4, 5)]
+def biopsies():
+    made = [SyntheticSlide(seed, (WHOLE.bottom, WHOLE.right), 2.0) for seed in (3, 4, 5)]
     return [(one.read(WHOLE), one.read_labels(WHOLE)) for one in made]
 
 
 @pytest.fixture
-def slides(tmp_path, phantoms):
+def slides(tmp_path, biopsies):
     (tmp_path / "json").mkdir()
-    for number, (picture, labels) in enumerate(phantoms):
+    for number, (picture, labels) in enumerate(biopsies):
         write_slide(tmp_path / "slides" / f"s{number}.tif", picture, 2.0)
         outlined(tmp_path / "json" / f"s{number}.geojson", shapes_of(labels))
     return tmp_path / "slides", tmp_path / "json"
@@ -72,9 +72,9 @@ def put_together(dataset, slide, size_px):
     return labels, seen
 
 
-def test_what_was_outlined_comes_back_pixel_for_pixel(tmp_path, slides, phantoms):
+def test_what_was_outlined_comes_back_pixel_for_pixel(tmp_path, slides, biopsies):
     result = prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, mini_test=tmp_path / "mini")
-    for number, (_, truth) in enumerate(phantoms):
+    for number, (_, truth) in enumerate(biopsies):
         labels, _ = put_together(tmp_path / "set", f"s{number}", truth.shape)
         assert truth.any()
         assert np.array_equal(labels, truth)
@@ -98,11 +98,11 @@ def test_outlines_that_changed_since_they_were_cut_are_found(tmp_path, slides):
     assert [path for paths in found.values() for path in paths] == [file]
 
 
-def test_smooth_outlines_come_back_nearly(tmp_path, slides, phantoms):
-    for number, (_, truth) in enumerate(phantoms):
+def test_smooth_outlines_come_back_nearly(tmp_path, slides, biopsies):
+    for number, (_, truth) in enumerate(biopsies):
         outlined(slides[1] / f"s{number}.geojson", shapes_of(truth, smooth_px=1.0))
     prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0)
-    for number, (_, truth) in enumerate(phantoms):
+    for number, (_, truth) in enumerate(biopsies):
         labels, _ = put_together(tmp_path / "set", f"s{number}", truth.shape)
         regions = label(truth == 1, connectivity=2)
         for region in range(1, regions.max() + 1):
@@ -115,15 +115,15 @@ def test_smooth_outlines_come_back_nearly(tmp_path, slides, phantoms):
             assert (got & mine[near]).sum() / (got | mine[near]).sum() > 0.98
 
 
-def test_at_another_scale_areas_stay(tmp_path, slides, phantoms):
+def test_at_another_scale_areas_stay(tmp_path, slides, biopsies):
     prepare(*slides, tmp_path / "set", tile_px=64, mpp=3.1)
-    for number, (_, truth) in enumerate(phantoms):
+    for number, (_, truth) in enumerate(biopsies):
         labels, _ = put_together(tmp_path / "set", f"s{number}", (452, 581))
         assert labels.sum() * 3.1**2 == pytest.approx(truth.sum() * 2.0**2, rel=0.02)
 
 
-def test_only_regions_of_interest_are_cut(tmp_path, slides, phantoms):
-    picture, truth = phantoms[0]
+def test_only_regions_of_interest_are_cut(tmp_path, slides, biopsies):
+    picture, truth = biopsies[0]
     outlined(slides[1] / "s0.geojson", shapes_of(truth), shapely.box(100, 50, 400, 350))
     prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0)
     labels, seen = put_together(tmp_path / "set", "s0", truth.shape)
@@ -223,7 +223,7 @@ def test_a_scale_finer_than_the_slides_is_warned_of(tmp_path, slides, mpp, warne
         assert told[0].startswith(f"{slides[0] / 's0.tif'}: --mpp {mpp:g} is finer than its own 2: ")
 
 
-def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_path, slides, phantoms):
+def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_path, slides, biopsies):
     heard = RecordingProgress()
     near = shapely.box(890, 10, 905, 20)  # ten of its fifteen columns lie on the slide
     gone = [
@@ -231,9 +231,9 @@ def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_pat
         shapely.box(1e6, 1e6, 1e6 + 50, 1e6 + 50),
         shapely.box(-60, 0, -10, 9),
     ]
-    outlined(slides[1] / "s1.geojson", [*shapes_of(phantoms[1][1]), near, *gone])
+    outlined(slides[1] / "s1.geojson", [*shapes_of(biopsies[1][1]), near, *gone])
     prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, progress=heard)
-    count = len(shapes_of(phantoms[1][1])) + 4
+    count = len(shapes_of(biopsies[1][1])) + 4
     told = [text for text in heard.warnings if "beside" in text]
     assert told == [
         f"{slides[1] / 's1.geojson'}: 3 of {count} outlines are mostly or wholly beside s1.tif of "
@@ -241,10 +241,10 @@ def test_outlines_beside_the_slide_are_counted_and_named_with_their_file(tmp_pat
     ]
 
 
-def test_outlines_in_pixels_of_another_scale_are_counted(tmp_path, slides, phantoms):
+def test_outlines_in_pixels_of_another_scale_are_counted(tmp_path, slides, biopsies):
     """The usual mistake: coordinates of 40x on a slide of 20x. Half of them still lie on it."""
     heard = RecordingProgress()
-    doubled = [shapely.transform(shape, lambda at: at * 4) for shape in shapes_of(phantoms[2][1])]
+    doubled = [shapely.transform(shape, lambda at: at * 4) for shape in shapes_of(biopsies[2][1])]
     outlined(slides[1] / "s2.geojson", doubled)
     prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, progress=heard)
     assert any(str(slides[1] / "s2.geojson") in text and "beside s2.tif" in text for text in heard.warnings)

@@ -137,9 +137,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory, exported_model: Path) -> Pat
     """A folder with whatever the pages' commands begin with; each page works in a copy."""
     folder = tmp_path_factory.mktemp("stage")
     for number, stem in enumerate(STEMS):
-        phantom = paint(40 + number, (160, 160), 4.0)
-        write_png(folder / "images" / f"{stem}.png", phantom.image)
-        write_mask(folder / "masks" / f"{stem}.png", phantom.labels, GLOMERULI)
+        biopsy = paint(40 + number, (160, 160), 4.0)
+        write_png(folder / "images" / f"{stem}.png", biopsy.image)
+        write_mask(folder / "masks" / f"{stem}.png", biopsy.labels, GLOMERULI)
     lines = [f"{stem},patient{number // 2}" for number, stem in enumerate(STEMS)]
     (folder / "groups.csv").write_text("\n".join(["stem,group", *lines]), "utf-8")
     for name in ("predictions", "other_predictions"):

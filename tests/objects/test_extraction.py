@@ -88,19 +88,17 @@ def test_a_region_too_large_for_an_object_is_painted_as_it_is_and_counted():
 
 @pytest.mark.parametrize("preset", ["plain", "hard"])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_objects_of_a_phantom_are_its_glomeruli(preset, seed):
-    phantom = paint(seed, (1400, 1400), 1.0, preset)
+def test_objects_of_a_biopsy_are_its_glomeruli(preset, seed):
+    biopsy = paint(seed, (1400, 1400), 1.0, preset)
     rules = ShapingRules(split=False)
-    ours = objects_of(phantom.labels, np.full_like(phantom.labels, 200), rules=rules)
-    truth = find_objects(phantom.labels == 1)
+    ours = objects_of(biopsy.labels, np.full_like(biopsy.labels, 200), rules=rules)
+    truth = find_objects(biopsy.labels == 1)
     areas = [area for area in truth.areas_px if area >= 1000]
     assert len(ours) == len(areas) > 3
     assert sum(o.measures.area_um2 for o in ours) == pytest.approx(sum(areas), rel=0.03)
     assert all(o.polygon.area == pytest.approx(o.measures.area_um2, rel=0.03) for o in ours)
     assert all(o.measures.mean_probability == pytest.approx(200 / 255) for o in ours)
-    assert len(objects_of(phantom.labels, np.full_like(phantom.labels, 200), rules=ShapingRules())) >= len(
-        ours
-    )
+    assert len(objects_of(biopsy.labels, np.full_like(biopsy.labels, 200), rules=ShapingRules())) >= len(ours)
 
 
 @given(st.integers(0, 10_000))

@@ -8,7 +8,7 @@ import pytest
 
 from glomtile.errors import InputError
 from glomtile.slides.tissue import find_tissue
-from glomtile.synthetic import PhantomSlide
+from glomtile.synthetic import SyntheticSlide
 from glomtile.types import Box
 
 SIZE = (200, 300)
@@ -56,10 +56,10 @@ def lost(truth: np.ndarray, tissue: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("preset", ["plain", "hard"])
-def test_no_glomerulus_of_a_phantom_is_lost_and_its_glass_is_left_out(preset):
+def test_no_glomerulus_of_a_biopsy_is_lost_and_its_glass_is_left_out(preset):
     shares = []
     for seed in range(20):
-        slide, whole = PhantomSlide(seed, (512, 512), 2.0, preset), Box(0, 0, 512, 512)
+        slide, whole = SyntheticSlide(seed, (512, 512), 2.0, preset), Box(0, 0, 512, 512)
         thumbnail = cv2.resize(slide.read(whole), (64, 64), interpolation=cv2.INTER_AREA)
         tissue = find_tissue(thumbnail, MPP)
         assert not np.any((slide.read_labels(whole) > 0) & ~np.kron(tissue, np.ones((8, 8), bool)))

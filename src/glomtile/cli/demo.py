@@ -161,9 +161,9 @@ def _paint_one(folder: Path, stem: str, patient: int, seed: int) -> None:
 
     preset = PRESETS[patient % len(PRESETS)]
     dyes = draw_dyes(patient, PAINTERS[preset].dye_spread)
-    phantom = paint(seed, (SIDE_PX, SIDE_PX), MPP, preset, stain=dyes)
-    write_png(folder / "images" / f"{stem}.png", phantom.image, MPP)
-    write_mask(folder / "masks" / f"{stem}.png", phantom.labels, GLOMERULI, MPP)
+    biopsy = paint(seed, (SIDE_PX, SIDE_PX), MPP, preset, stain=dyes)
+    write_png(folder / "images" / f"{stem}.png", biopsy.image, MPP)
+    write_mask(folder / "masks" / f"{stem}.png", biopsy.labels, GLOMERULI, MPP)
 
 
 def _settings() -> str:

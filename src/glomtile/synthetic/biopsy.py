@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
-from threading import Lock
-from typing import Generic, TypeVar
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from glomtile.errors import InputError
-from glomtile.synthetic.noise import PRESETS, Dyes, Frame, Preset, draw_dyes
-from glomtile.synthetic.scene import Place
-from glomtile.synthetic.textures import Stamp, Stamper, paint_frame, paint_glomerulus, paint_vessel
+from glomtile.synthetic.noise import PRESETS, Dyes, Raster, draw_dyes
+from glomtile.synthetic.textures import paint_raster, paint_structure
 from glomtile.training.geometric import mirrored
 from glomtile.types import Box, UInt8
-
-Kind = TypeVar("Kind")
 
 _CHUNK_PX = 512
 _COARSEST_MPP = 1.0
@@ -27,10 +22,10 @@ _PLAUSIBLE_MPP = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
-class Phantom:
+class SyntheticBiopsy:
     """A painted biopsy and its exact truth.
 
-    Parameters
+    Attributes
     ----------
     image : (H, W, 3) ndarray of uint8
         RGB.
@@ -45,23 +40,23 @@ class Phantom:
     mpp: float
 
 
-class PhantomSlide:
-    """A biopsy of any size that is painted where it is read; a `glomtile.types.Reader`.
+class SyntheticSlide:
+    """A biopsy of any size that is painted as it is read; a `glomtile.types.Reader`.
 
     Parameters
     ----------
     seed : int
-        What and where; at least 0.
+        At least 0; decides all structures and their places.
     size_px : tuple of int
         ``(H, W)``.
     mpp : float, optional
-        Micrometres per pixel: structures lie at the same micrometres at every scale.
+        Micrometres per pixel: structures are at the same micrometres at every scale.
     preset : str, optional
         A name in `PRESETS`.
     stain : Dyes, optional
         The laboratory's dyes; drawn from the seed by default.
     chunks_kept : int, optional
-        How many pieces of 512 x 512 pixels, 1 MiB each, stay in memory.
+        Number of pieces of 512 x 512 pixels, 1 MiB each, that stay in memory.
 
     Raises
     ------
@@ -83,19 +78,20 @@ class PhantomSlide:
         stain: Dyes | None = None,
         chunks_kept: int = 48,
     ) -> None:
+        where = "synthetic slide"
         if min(size_px) < 1:
-            raise InputError("phantom", f"expected a size of at least 1 x 1, got {size_px[0]} x {size_px[1]}")
+            raise InputError(where, f"expected a size of at least 1 x 1, got {size_px[0]} x {size_px[1]}")
         if seed < 0:
-            raise InputError("phantom", f"expected a seed of at least 0, got {seed}")
+            raise InputError(where, f"expected a seed of at least 0, got {seed}")
         if not _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1]:
-            raise InputError("phantom", f"expected mpp between 0.05 and 20, got {mpp}")
+            raise InputError(where, f"expected mpp between 0.05 and 20, got {mpp}")
         if preset not in PRESETS:
-            raise InputError("phantom", f"expected a preset of {', '.join(PRESETS)}, got {preset!r}")
+            raise InputError(where, f"expected a preset of {', '.join(PRESETS)}, got {preset!r}")
         self._seed, self._size_px, self._mpp = seed, size_px, mpp
         self._preset = PRESETS[preset]
         self._dyes = stain if stain is not None else draw_dyes(seed, self._preset.dye_spread)
-        self._chunks: _Kept[tuple[UInt8, UInt8]] = _Kept(chunks_kept)
-        self._stamps: _Kept[Stamp] = _Kept(_STAMPS_KEPT)
+        self._chunk = lru_cache(chunks_kept)(self._paint_chunk)
+        self._stamp = lru_cache(_STAMPS_KEPT)(paint_structure)
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -108,43 +104,40 @@ class PhantomSlide:
         return self._mpp
 
     def read(self, box: Box) -> UInt8:
-        """``(h, w, 3) uint8``; where `box` hangs over the edge, tissue is mirrored."""
+        """Read ``(h, w, 3) uint8``; where `box` is beyond the edge, tissue is mirrored."""
         return self._read(box, 0)
 
     def read_labels(self, box: Box) -> UInt8:
-        """``(h, w) uint8`` truth of the same pixels."""
+        """Read the ``(h, w) uint8`` truth of the same pixels."""
         return self._read(box, 1)
 
     def _read(self, box: Box, plane: int) -> UInt8:
         top, left, bottom, right = box
         if bottom <= top or right <= left:
-            raise InputError("phantom", f"expected a box of at least 1 x 1, got {tuple(box)}")
+            raise InputError("synthetic slide", f"expected a box of at least 1 x 1, got {tuple(box)}")
         height, width = self._size_px
         if top >= 0 and left >= 0 and bottom <= height and right <= width:
-            return self._assemble(Box(top, left, bottom, right), plane)
+            return self._assemble(box, plane)
         rows, columns = mirrored(np.arange(top, bottom), height), mirrored(np.arange(left, right), width)
         row0, column0 = int(rows.min()), int(columns.min())
         needed = self._assemble(Box(row0, column0, int(rows.max()) + 1, int(columns.max()) + 1), plane)
         return needed[(rows - row0)[:, None], columns - column0]
 
     def _assemble(self, box: Box, plane: int) -> UInt8:
-        shape = (box.height, box.width, 3) if plane == 0 else (box.height, box.width)
-        whole = np.empty(shape, np.uint8)
+        whole = np.empty((box.height, box.width, 3) if plane == 0 else (box.height, box.width), np.uint8)
         for row in range(box.top // _CHUNK_PX, (box.bottom - 1) // _CHUNK_PX + 1):
             for column in range(box.left // _CHUNK_PX, (box.right - 1) // _CHUNK_PX + 1):
-                chunk = self._chunk(row, column)[plane]
                 top, left = row * _CHUNK_PX, column * _CHUNK_PX
-                first_row, last_row = max(box.top, top), min(box.bottom, top + _CHUNK_PX)
-                first_column, last_column = max(box.left, left), min(box.right, left + _CHUNK_PX)
-                whole[
-                    first_row - box.top : last_row - box.top, first_column - box.left : last_column - box.left
-                ] = chunk[first_row - top : last_row - top, first_column - left : last_column - left]
+                rows = max(box.top, top), min(box.bottom, top + _CHUNK_PX)
+                columns = max(box.left, left), min(box.right, left + _CHUNK_PX)
+                there = np.s_[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+                here = np.s_[
+                    rows[0] - box.top : rows[1] - box.top, columns[0] - box.left : columns[1] - box.left
+                ]
+                whole[here] = self._chunk(row, column)[plane][there]
         return whole
 
-    def _chunk(self, row: int, column: int) -> tuple[UInt8, UInt8]:
-        kept = self._chunks.find((row, column))
-        if kept is not None:
-            return kept
+    def _paint_chunk(self, row: int, column: int) -> tuple[UInt8, UInt8]:
         finer = 2 ** max(0, math.ceil(math.log2(self._mpp / _COARSEST_MPP)))
         side = _CHUNK_PX // finer
         image = np.empty((_CHUNK_PX, _CHUNK_PX, 3), np.uint8)
@@ -152,38 +145,19 @@ class PhantomSlide:
         for i in range(finer):
             for j in range(finer):
                 part = (slice(i * side, (i + 1) * side), slice(j * side, (j + 1) * side))
-                image[part], labels[part] = self._part(row * finer + i, column * finer + j, finer)
-        self._chunks.keep((row, column), (image, labels))
+                image[part], labels[part] = self._paint_part(row * finer + i, column * finer + j, finer)
         return image, labels
 
-    def _part(self, row: int, column: int, finer: int) -> tuple[UInt8, UInt8]:
-        """Paint `finer` times as fine as asked for, where nuclei still have a shape, then shrink."""
-        frame = Frame(row * _CHUNK_PX, column * _CHUNK_PX, _CHUNK_PX, _CHUNK_PX, self._mpp / finer)
-        image, labels = paint_frame(
-            self._seed,
-            frame,
-            self._preset,
-            self._dyes,
-            stamp_glomerulus=self._keeping(paint_glomerulus),
-            stamp_vessel=self._keeping(paint_vessel),
-        )
+    def _paint_part(self, row: int, column: int, finer: int) -> tuple[UInt8, UInt8]:
+        """Paint `finer` times as fine as requested, where nuclei still have a shape, then shrink."""
+        raster = Raster(row * _CHUNK_PX, column * _CHUNK_PX, _CHUNK_PX, _CHUNK_PX, self._mpp / finer)
+        image, labels = paint_raster(self._seed, raster, self._preset, self._dyes, self._stamp)
         if finer == 1:
             return image, labels
         size = (_CHUNK_PX // finer, _CHUNK_PX // finer)
         share = cv2.resize(labels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return np.asarray(shrunk, dtype=np.uint8), (share > 0.5).astype(np.uint8)
-
-    def _keeping(self, stamper: Stamper) -> Stamper:
-        def stamp(place: Place, preset: Preset) -> Stamp:
-            key = (round(place.row_um * 16), round(place.column_um * 16))
-            kept = self._stamps.find(key)
-            if kept is None:
-                kept = stamper(place, preset)
-                self._stamps.keep(key, kept)
-            return kept
-
-        return stamp
 
 
 def paint(
@@ -192,45 +166,16 @@ def paint(
     mpp: float = 0.5,
     preset: str = "plain",
     stain: Dyes | None = None,
-) -> Phantom:
-    """Paint a whole phantom biopsy; parameters as for `PhantomSlide`.
-
-    Returns
-    -------
-    Phantom
+) -> SyntheticBiopsy:
+    """Paint a whole biopsy; parameters as for `SyntheticSlide`.
 
     Examples
     --------
-    >>> phantom = paint(seed=1, size_px=(64, 96))
-    >>> phantom.image.shape, phantom.labels.shape
+    >>> biopsy = paint(seed=1, size_px=(64, 96))
+    >>> biopsy.image.shape, biopsy.labels.shape
     ((64, 96, 3), (64, 96))
     """
-    slide = PhantomSlide(seed, size_px, mpp, preset, stain, chunks_kept=_chunks_of(size_px))
+    chunks = -(-size_px[0] // _CHUNK_PX) * -(-size_px[1] // _CHUNK_PX)
+    slide = SyntheticSlide(seed, size_px, mpp, preset, stain, chunks_kept=chunks)
     everything = Box(0, 0, *size_px)
-    return Phantom(slide.read(everything), slide.read_labels(everything), mpp)
-
-
-def _chunks_of(size_px: tuple[int, int]) -> int:
-    return -(-size_px[0] // _CHUNK_PX) * -(-size_px[1] // _CHUNK_PX)
-
-
-class _Kept(Generic[Kind]):
-    """The most recently used of what was painted, safe between threads."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._found: OrderedDict[tuple[int, int], Kind] = OrderedDict()
-        self._lock = Lock()
-
-    def find(self, key: tuple[int, int]) -> Kind | None:
-        with self._lock:
-            if key not in self._found:
-                return None
-            self._found.move_to_end(key)
-            return self._found[key]
-
-    def keep(self, key: tuple[int, int], value: Kind) -> None:
-        with self._lock:
-            self._found[key] = value
-            while len(self._found) > self._most:
-                self._found.popitem(last=False)
+    return SyntheticBiopsy(slide.read(everything), slide.read_labels(everything), mpp)

@@ -18,17 +18,8 @@ _UNIT_SPREAD = 3.62
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A raster of square pixels laid over the tissue.
-
-    Parameters
-    ----------
-    top_px, left_px : int
-        First row and column, counted in pixels of this size from the tissue's origin.
-    height_px, width_px : int
-    mpp : float
-        Micrometres per pixel.
-    """
+class Raster:
+    """A raster of square pixels over the tissue; rows and columns count from the tissue's origin."""
 
     top_px: int
     left_px: int
@@ -41,37 +32,31 @@ class Frame:
         return self.height_px, self.width_px
 
     def rows_um(self) -> Float64:
-        """Positions of the pixels' centres, top to bottom."""
+        """Return the positions of the pixels' centres, top to bottom."""
         return np.asarray((self.top_px + 0.5 + np.arange(self.height_px)) * self.mpp, dtype=np.float64)
 
     def columns_um(self) -> Float64:
-        """Positions of the pixels' centres, left to right."""
+        """Return the positions of the pixels' centres, left to right."""
         return np.asarray((self.left_px + 0.5 + np.arange(self.width_px)) * self.mpp, dtype=np.float64)
 
-    def around(self, margin_um: float, mpp: float) -> Frame:
-        """The frame of whole `mpp` pixels that covers this one and `margin_um` about it."""
+    def around(self, margin_um: float, mpp: float) -> Raster:
+        """Return the raster of whole `mpp` pixels that covers this one and `margin_um` about it."""
         top = math.floor((self.top_px * self.mpp - margin_um) / mpp)
         left = math.floor((self.left_px * self.mpp - margin_um) / mpp)
         bottom = math.ceil(((self.top_px + self.height_px) * self.mpp + margin_um) / mpp)
         right = math.ceil(((self.left_px + self.width_px) * self.mpp + margin_um) / mpp)
-        return Frame(top, left, bottom - top, right - left, mpp)
+        return Raster(top, left, bottom - top, right - left, mpp)
 
 
 def draws(seed: int, channel: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Float64:
-    """Uniform numbers in 0 … 1, one for every lattice node, by hashing its address.
+    """Draw a uniform number in 0 … 1 for every lattice node by hashing its address.
 
     Parameters
     ----------
-    seed : int
-        The phantom's.
-    channel : int
-        Which of the many draws of a node.
+    seed, channel : int
+        Of the slide, and of one of the many draws of a node.
     rows, columns : ndarray of int64
         Addresses; broadcast against each other; may be negative.
-
-    Returns
-    -------
-    ndarray of float64
 
     Notes
     -----
@@ -94,31 +79,27 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
 class Noise:
     """A smooth random field over the plane, of mean 0 and standard deviation about 1.
 
-    Parameters
-    ----------
-    seed, channel : int
-        See `draws`.
-    pitch_um : float
-        Distance of the lattice's nodes: the size of the smallest blobs.
+    `pitch_um` is the distance of the lattice's nodes: the size of the smallest blobs.
     """
 
     seed: int
     channel: int
     pitch_um: float
 
-    def over(self, frame: Frame) -> Float32:
-        """``(h, w) float32``: the field at the centre of every pixel of `frame`."""
-        return self._interpolated(frame.rows_um(), frame.columns_um())
+    def over(self, raster: Raster) -> Float32:
+        """Return the field at the centre of every pixel, ``(h, w) float32``."""
+        return self._interpolated(raster.rows_um(), raster.columns_um())
 
     def at(self, row_um: float, column_um: float) -> float:
-        """The field at one point; the same number as `over` gives there."""
+        """Return the field at one point."""
         return float(self._interpolated(np.array([row_um]), np.array([column_um]))[0, 0])
 
     def _interpolated(self, rows_um: Float64, columns_um: Float64) -> Float32:
         # Four taps a direction, not a matrix product: BLAS threads of many small products fight for cores.
         row_nodes, row_first, row_taps = _spline(rows_um / self.pitch_um)
         column_nodes, column_first, column_taps = _spline(columns_um / self.pitch_um)
-        nodes = self._nodes(row_nodes[:, None], column_nodes[None, :]).astype(np.float32)
+        uniform = draws(self.seed, self.channel, row_nodes[:, None], column_nodes[None, :])
+        nodes = ((uniform * 2 - 1) * _UNIT_SPREAD).astype(np.float32)
         across = np.zeros((len(row_nodes), len(columns_um)), np.float32)
         field = np.zeros((len(rows_um), len(columns_um)), np.float32)
         for tap in range(4):
@@ -127,12 +108,9 @@ class Noise:
             field += across[row_first + tap] * row_taps[tap][:, None]
         return field
 
-    def _nodes(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Float64:
-        return (draws(self.seed, self.channel, rows, columns) * 2 - 1) * _UNIT_SPREAD
-
 
 def _spline(positions: Float64) -> tuple[NDArray[np.int64], NDArray[np.int64], Float32]:
-    """For a line of positions: the nodes it needs, the first of four each takes, their B-spline weights."""
+    """Return the nodes that positions need, the first of four of each, and their B-spline weights."""
     below = np.floor(positions).astype(np.int64)
     part = positions - below
     first = int(below.min()) - 1
@@ -148,28 +126,30 @@ def _spline(positions: Float64) -> tuple[NDArray[np.int64], NDArray[np.int64], F
     return nodes, below - first - 1, taps.astype(np.float32)
 
 
+def wobble(seed: int, channel: int, pitch_um: float) -> tuple[Noise, Noise]:
+    """Return two independent fields, for rows and columns."""
+    return Noise(seed, channel, pitch_um), Noise(seed, channel + 1, pitch_um)
+
+
 @dataclass(frozen=True)
 class Preset:
-    """How much glomeruli differ from what surrounds them; amounts of dye are optical densities.
+    """Contrast of glomeruli to what surrounds them; amounts of dye are optical densities.
 
-    Parameters
+    Attributes
     ----------
-    tuft_pas : tuple of float
-        Lowest and highest PAS in a tuft's walls.
+    tuft_pas, tubule_pas, tubule_haematoxylin : tuple of float
+        Lowest and highest dye in a tuft's walls and in a tubule's cytoplasm.
     open_loops : tuple of float
         Lowest and highest share of capillary loops that are open and pale.
-    tubule_pas : tuple of float
-        Lowest and highest PAS in a tubule's cytoplasm.
-    tubule_haematoxylin : tuple of float
     interstitium_pas : float
     casts : float
         Share of tubules filled with PAS-positive protein.
     infiltrate : float
-        0 to 1: how many inflammatory cells crowd the interstitium.
+        0 to 1: density of inflammatory cells in the interstitium.
     unevenness : float
         Standard deviation of the section's thickness.
     dye_spread : float
-        How far seeds differ in their dyes, 0 to 1.
+        Difference of the dyes between seeds, 0 to 1.
     """
 
     tuft_pas: tuple[float, float]
@@ -207,20 +187,12 @@ PRESETS = {
         dye_spread=1.0,
     ),
 }
-"""Presets by name: ``plain`` is the middle of the road, in ``hard`` colour alone finds nothing."""
+"""Presets by name: ``plain`` is ordinary tissue; in ``hard`` colour alone does not find glomeruli."""
 
 
 @dataclass(frozen=True)
 class Dyes:
-    """What a unit of each dye takes away from red, green and blue, and the colour of bare glass.
-
-    Parameters
-    ----------
-    haematoxylin, pas : tuple of float
-        Optical densities in red, green, blue.
-    glass : tuple of float
-        Red, green, blue, 0 to 255.
-    """
+    """Optical densities of a unit of each dye in red, green and blue, and the colour of bare glass."""
 
     haematoxylin: tuple[float, float, float]
     pas: tuple[float, float, float]
@@ -228,7 +200,7 @@ class Dyes:
 
 
 def draw_dyes(seed: int, spread: float) -> Dyes:
-    """The dyes of the laboratory that made phantom `seed`; `spread` 0 gives the average laboratory."""
+    """Draw the dyes of a laboratory; `spread` 0 gives the average one."""
     rng = np.random.default_rng([seed, 77])
     vectors = stain_vectors()[:2] + spread * rng.uniform(-0.06, 0.06, (2, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

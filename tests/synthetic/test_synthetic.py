@@ -1,4 +1,4 @@
-"""A painted biopsy: pixels are a function of seed and place, truth is exact, colour alone finds little."""
+"""Painted biopsies: pixels depend on seed and place only, truth is exact, colour alone finds little."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glomtile.errors import InputError
-from glomtile.synthetic import PRESETS, Dyes, Phantom, PhantomSlide, draw_dyes, paint
-from glomtile.synthetic.noise import Frame, Noise, draws
+from glomtile.synthetic import PRESETS, Dyes, SyntheticBiopsy, SyntheticSlide, draw_dyes, paint
+from glomtile.synthetic.noise import Noise, Raster, draws
 from glomtile.synthetic.scene import glomeruli, inside_um, vessels
-from glomtile.synthetic.textures import paint_frame, paint_glomerulus, paint_vessel
+from glomtile.synthetic.textures import paint_raster, paint_structure
 from glomtile.types import Box, Reader
 
 SIZE = (700, 1200)
@@ -24,13 +24,13 @@ SIZE = (700, 1200)
 
 @pytest.fixture(scope="module")
 def whole() -> tuple[np.ndarray, np.ndarray]:
-    phantom = paint(1, SIZE)
-    return phantom.image, phantom.labels
+    biopsy = paint(1, SIZE)
+    return biopsy.image, biopsy.labels
 
 
 @pytest.fixture(scope="module")
-def slide() -> PhantomSlide:
-    return PhantomSlide(1, SIZE)
+def slide() -> SyntheticSlide:
+    return SyntheticSlide(1, SIZE)
 
 
 @given(
@@ -41,7 +41,7 @@ def slide() -> PhantomSlide:
 @settings(max_examples=80, deadline=None)
 def test_any_box_equals_the_same_cut_of_the_whole(
     whole: tuple[np.ndarray, np.ndarray],
-    slide: PhantomSlide,
+    slide: SyntheticSlide,
     top: int,
     left: int,
     size: tuple[int, int],
@@ -60,7 +60,7 @@ def test_any_box_equals_the_same_cut_of_the_whole(
 @settings(max_examples=40, deadline=None)
 def test_a_box_over_the_edge_is_mirrored(
     whole: tuple[np.ndarray, np.ndarray],
-    slide: PhantomSlide,
+    slide: SyntheticSlide,
     top: int,
     left: int,
     size: tuple[int, int],
@@ -79,7 +79,7 @@ def test_a_slide_of_another_size_or_reading_order_holds_the_same_pixels(
     whole: tuple[np.ndarray, np.ndarray],
 ) -> None:
     image, labels = whole
-    huge = PhantomSlide(1, (400_000, 300_000), chunks_kept=1)
+    huge = SyntheticSlide(1, (400_000, 300_000), chunks_kept=1)
     for box in (Box(500, 900, 620, 1100), Box(0, 0, 90, 40), Box(510, 500, 520, 530)):
         cut = (slice(box.top, box.bottom), slice(box.left, box.right))
         assert np.array_equal(huge.read(box), image[cut])
@@ -87,20 +87,20 @@ def test_a_slide_of_another_size_or_reading_order_holds_the_same_pixels(
 
 
 def test_far_places_of_a_huge_slide_can_be_read() -> None:
-    huge = PhantomSlide(4, (400_000, 300_000), chunks_kept=4)
+    huge = SyntheticSlide(4, (400_000, 300_000), chunks_kept=4)
     assert huge.size_px == (400_000, 300_000)
     assert huge.read(Box(399_990, 299_980, 400_010, 300_010)).shape == (20, 30, 3)
 
 
 def test_one_pixel_is_a_slide() -> None:
-    tiny = PhantomSlide(3, (1, 1))
+    tiny = SyntheticSlide(3, (1, 1))
     assert np.array_equal(
         tiny.read(Box(-4, -4, 5, 5)), np.broadcast_to(tiny.read(Box(0, 0, 1, 1)), (9, 9, 3))
     )
 
 
 def test_threads_read_what_one_reader_reads(whole: tuple[np.ndarray, np.ndarray]) -> None:
-    slide = PhantomSlide(1, SIZE, chunks_kept=2)
+    slide = SyntheticSlide(1, SIZE, chunks_kept=2)
     boxes = [Box(r, c, r + 100, c + 120) for r in range(0, 600, 200) for c in range(0, 1080, 270)]
     with ThreadPoolExecutor(4) as threads:
         pieces = list(threads.map(slide.read, boxes))
@@ -108,40 +108,34 @@ def test_threads_read_what_one_reader_reads(whole: tuple[np.ndarray, np.ndarray]
         assert np.array_equal(piece, whole[0][box.top : box.bottom, box.left : box.right])
 
 
-def test_a_phantom_slide_is_a_reader(slide: PhantomSlide) -> None:
+def test_a_biopsy_slide_is_a_reader(slide: SyntheticSlide) -> None:
     assert isinstance(slide, Reader)
     assert slide.mpp == 0.5
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_pieces_join_without_a_seam(preset: str) -> None:
-    across = Frame(300, 400, 260, 260, 0.5)
-    image, labels = paint_frame(
-        5,
-        across,
-        PRESETS[preset],
-        draw_dyes(5, PRESETS[preset].dye_spread),
-        stamp_glomerulus=paint_glomerulus,
-        stamp_vessel=paint_vessel,
-    )
-    slide = PhantomSlide(5, (1024, 1024), preset=preset)
+    across = Raster(300, 400, 260, 260, 0.5)
+    dyes = draw_dyes(5, PRESETS[preset].dye_spread)
+    image, labels = paint_raster(5, across, PRESETS[preset], dyes, paint_structure)
+    slide = SyntheticSlide(5, (1024, 1024), preset=preset)
     box = Box(300, 400, 560, 660)
     assert np.array_equal(slide.read(box), image)
     assert np.array_equal(slide.read_labels(box), labels)
 
 
-def test_truth_lies_where_the_scene_has_glomeruli(whole: tuple[np.ndarray, np.ndarray]) -> None:
+def test_truth_is_where_the_scene_has_glomeruli(whole: tuple[np.ndarray, np.ndarray]) -> None:
     _, labels = whole
     assert set(np.unique(labels)) == {0, 1}
-    frame = Frame(0, 0, *SIZE, 0.5)
-    places = glomeruli(1, frame)
+    frame = Raster(0, 0, *SIZE, 0.5)
+    structures = glomeruli(1, frame)
     inside = inside_um(1, frame) > 0
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] * 0.5 + 0.25
     near, within = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
-    for place in places:
-        away = np.hypot(rows - place.row_um, columns - place.column_um)
-        near |= away < 1.2 * place.radius_um
-        within |= away < 0.8 * place.radius_um
+    for structure in structures:
+        away = np.hypot(rows - structure.row_um, columns - structure.column_um)
+        near |= away < 1.2 * structure.radius_um
+        within |= away < 0.8 * structure.radius_um
     assert within.any()
     assert not np.any(labels[~near])
     assert np.all(labels[within & inside] == 1)
@@ -149,17 +143,17 @@ def test_truth_lies_where_the_scene_has_glomeruli(whole: tuple[np.ndarray, np.nd
 
 
 def test_structures_keep_clear_of_each_other() -> None:
-    frame = Frame(0, 0, 7_000, 7_000, 0.5)
+    frame = Raster(0, 0, 7_000, 7_000, 0.5)
     found, tubes = glomeruli(7, frame), vessels(7, frame)
     assert len(found) > 20
     assert len(tubes) > 2
-    for i, place in enumerate(found):
+    for i, structure in enumerate(found):
         for other in found[:i]:
-            apart = math.hypot(place.row_um - other.row_um, place.column_um - other.column_um)
-            assert apart > place.radius_um + other.radius_um
+            apart = math.hypot(structure.row_um - other.row_um, structure.column_um - other.column_um)
+            assert apart > structure.radius_um + other.radius_um
         for vessel in tubes:
-            apart = math.hypot(place.row_um - vessel.row_um, place.column_um - vessel.column_um)
-            assert apart > place.radius_um + vessel.radius_um
+            apart = math.hypot(structure.row_um - vessel.row_um, structure.column_um - vessel.column_um)
+            assert apart > structure.radius_um + vessel.radius_um
 
 
 @pytest.mark.parametrize("mpp", [0.25, 1.0, 2.0])
@@ -180,21 +174,21 @@ def test_seeds_differ_and_repeat() -> None:
     assert not np.array_equal(first.image, other.image)
 
 
-def test_the_origin_lies_in_tissue_and_glass_is_never_far() -> None:
+def test_the_origin_is_in_tissue_and_glass_is_never_far() -> None:
     for seed in range(30):
-        assert inside_um(seed, Frame(500, 500, 24, 24, 0.5)).max() > 0
-        depth = inside_um(seed, Frame(0, 0, 300, 300, 8.0))
+        assert inside_um(seed, Raster(500, 500, 24, 24, 0.5)).max() > 0
+        depth = inside_um(seed, Raster(0, 0, 300, 300, 8.0))
         assert (depth < 0).any()
 
 
 def test_glass_is_the_dyes_glass_and_tissue_is_stained() -> None:
     dyes = Dyes((0.8, 0.9, 0.5), (0.3, 1.3, 0.5), (240.0, 238.0, 236.0))
-    phantom = paint(1, (512, 512), stain=dyes)
-    depth = inside_um(1, Frame(0, 0, 512, 512, 0.5))
-    glass = phantom.image[depth < -5]
+    biopsy = paint(1, (512, 512), stain=dyes)
+    depth = inside_um(1, Raster(0, 0, 512, 512, 0.5))
+    glass = biopsy.image[depth < -5]
     assert len(glass) > 100
     assert np.abs(glass.mean(axis=0) - (240, 238, 236)).max() < 1
-    assert phantom.image[depth > 5].mean() < 215
+    assert biopsy.image[depth > 5].mean() < 215
 
 
 def test_presets_differ_in_stain_variation() -> None:
@@ -206,21 +200,21 @@ def test_presets_differ_in_stain_variation() -> None:
 
 
 @lru_cache(maxsize=2)
-def six_phantoms(preset: str) -> list[Phantom]:
+def six_biopsies(preset: str) -> list[SyntheticBiopsy]:
     return [paint(seed, (512, 512), preset=preset) for seed in (1, 3, 5, 6, 8, 9)]
 
 
 def best_threshold_dice(preset: str, blur_px: float) -> float:
-    """Best Dice of any threshold, either way round, on any of nine colour channels over six phantoms."""
+    """Best Dice of any threshold, either way round, on any of nine colour channels over six biopsies."""
     counts = np.zeros((9, 2, 256))
-    for phantom in six_phantoms(preset):
-        image = cv2.GaussianBlur(phantom.image, (0, 0), blur_px) if blur_px else phantom.image
+    for biopsy in six_biopsies(preset):
+        image = cv2.GaussianBlur(biopsy.image, (0, 0), blur_px) if blur_px else biopsy.image
         channels = np.concatenate(
             [image, cv2.cvtColor(image, cv2.COLOR_RGB2HSV), cv2.cvtColor(image, cv2.COLOR_RGB2LAB)], axis=2
         )
         for channel in range(9):
             for value in (0, 1):
-                values = channels[:, :, channel][phantom.labels == value]
+                values = channels[:, :, channel][biopsy.labels == value]
                 counts[channel, value] += np.bincount(values, minlength=256)
     below = np.concatenate([np.zeros((9, 2, 1)), counts.cumsum(axis=2)], axis=2)
     total = below[:, :, -1:]
@@ -231,16 +225,16 @@ def best_threshold_dice(preset: str, blur_px: float) -> float:
 
 
 @pytest.mark.parametrize("blur_px", [0.0, 4.0, 10.0])
-def test_colour_alone_does_not_find_glomeruli_in_hard_phantoms(blur_px: float) -> None:
+def test_colour_alone_does_not_find_glomeruli_in_hard_biopsies(blur_px: float) -> None:
     assert best_threshold_dice("hard", blur_px) < 0.45
 
 
-def test_colour_helps_more_in_plain_phantoms_than_in_hard_ones() -> None:
+def test_colour_helps_more_in_plain_biopsies_than_in_hard_ones() -> None:
     assert best_threshold_dice("plain", 10.0) > best_threshold_dice("hard", 10.0) + 0.15
 
 
 @pytest.mark.shared
-def test_phantoms_have_the_colours_of_real_biopsies(shared_data) -> None:  # type: ignore[no-untyped-def]
+def test_biopsies_have_the_colours_of_real_biopsies(shared_data) -> None:  # type: ignore[no-untyped-def]
     def tissue(image: np.ndarray) -> np.ndarray:
         return image[image.min(axis=2) < 225]
 
@@ -253,14 +247,14 @@ def test_phantoms_have_the_colours_of_real_biopsies(shared_data) -> None:  # typ
 
 
 def test_noise_is_centred_and_of_unit_spread() -> None:
-    field = Noise(5, 1, 7.0).over(Frame(-300, 200, 600, 700, 1.0))
+    field = Noise(5, 1, 7.0).over(Raster(-300, 200, 600, 700, 1.0))
     assert abs(field.mean()) < 0.05
     assert field.std() == pytest.approx(1.0, rel=0.08)
 
 
 def test_noise_at_a_point_is_the_noise_of_the_raster() -> None:
     noise = Noise(5, 1, 7.3)
-    field = noise.over(Frame(-20, -30, 40, 50, 0.5))
+    field = noise.over(Raster(-20, -30, 40, 50, 0.5))
     assert noise.at((-20 + 0.5 + 13) * 0.5, (-30 + 0.5 + 44) * 0.5) == pytest.approx(field[13, 44], abs=1e-5)
 
 
@@ -289,11 +283,11 @@ def test_draws_are_uniform_and_independent_between_channels_and_neighbours() -> 
         ({"preset": "easy"}, "a preset of plain, hard, got 'easy'"),
     ],
 )
-def test_phantoms_that_cannot_be_are_refused(arguments: dict[str, object], words: str) -> None:
+def test_impossible_arguments_are_refused(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        PhantomSlide(**{"seed": 1, "size_px": (10, 10), **arguments})  # type: ignore[arg-type]
+        SyntheticSlide(**{"seed": 1, "size_px": (10, 10), **arguments})  # type: ignore[arg-type]
 
 
-def test_an_empty_box_is_refused(slide: PhantomSlide) -> None:
+def test_an_empty_box_is_refused(slide: SyntheticSlide) -> None:
     with pytest.raises(InputError, match="box of at least 1 x 1"):
         slide.read(Box(5, 5, 5, 9))
