@@ -164,7 +164,7 @@ def damaged(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("gone", "got nothing there"),
+        ("gone", "it does not exist"),
         ("no hdf5", "expected an HDF5 file"),
         ("keras 3", "got those of Keras 3"),
         ("link", "got a link to elsewhere"),

@@ -28,7 +28,7 @@ from glomtile.types import Box, UInt8, crop
 from glomtile.validation import path_argument
 
 SMALL_PX = 4096
-"""Pictures whose image and mask are of at most so many pixels a side get a PNG, larger ones an OME-TIFF."""
+"""Masks of images of at most this many pixels a side are PNG, larger ones OME-TIFF."""
 
 MEASUREMENTS = {
     "area_um2": "Area µm^2",
@@ -44,7 +44,7 @@ MEASUREMENTS = {
     "touches_border": "Touches border",
     "touches_tissue_edge": "Touches tissue edge",
 }
-"""Fields of an object's measures and what QuPath's tables call them."""
+"""Fields of an object's measures, and their names in QuPath's tables."""
 
 COLUMNS = ("id", "class", "centroid_x_px", "centroid_y_px", *MEASUREMENTS)
 """Columns of ``objects/<stem>.csv``; centroids in full-resolution pixels."""
@@ -52,12 +52,12 @@ COLUMNS = ("id", "class", "centroid_x_px", "centroid_y_px", *MEASUREMENTS)
 
 @dataclass(frozen=True)
 class Timing:
-    """Where the time of one slide went; windows are those of this run, a stopped one's not counted.
+    """Seconds spent on one slide; of a continued run only its own.
 
     Attributes
     ----------
     windows, skipped : int
-        Windows that gave rows, and how many of them were left out as glass.
+        Windows of this run, and how many of them were skipped as glass.
     network_s, tiled_s, tissue_s, objects_s : float
         Seconds inside the network, in the whole tiled run, for the tissue mask, for the objects.
     """
@@ -72,42 +72,42 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What was found on one slide or picture.
+    """Result of one slide or image.
 
     Attributes
     ----------
     name : str
         The file's stem.
     kind : str
-        Which sort of file it was.
+        Kind of file.
     size_px : (int, int)
         ``(H, W)`` at full resolution.
     mpp_l0 : float
         Micrometres per pixel there.
     mpp_source : str
-        Who said so.
+        Source of that figure.
     mpp, zoom : float
         Micrometres and full-resolution pixels per pixel of `labels`.
     palette : Palette
     levels : sequence of (H, W) uint8 planes
-        Class numbers of the kept objects' pixels, each level half the size of the last. A slide's lie on
+        Class numbers of the kept objects' pixels, each level half the size of the last. A slide's are on
         disk, in a temporary folder that goes with the last of them, or in the `work` of `Segmenter.segment`.
     objects : tuple of FoundObject
         Without their masks' pixels; in the plane of `labels`.
     tissue : TissueMap
     overview : (h, w, 3) uint8 ndarray
-        The slide made small.
+        The slide at low resolution.
     overview_zoom : float
         Full-resolution pixels per pixel of the overview.
-    effort : Effort
+    effort : Timing
     quality : QualityFlags
         Distance of the image from the training images, and confidence of the network.
     model : str
         Digest of the model's weights.
     settings : str
-        Digest of what else decides the pixels, and of what the caller told of the slide.
+        Digest of everything else that determines the pixels, and of the given identity.
     confidence : (H, W) uint8 ndarray or None
-        Of a plain picture: how probable the most probable class above 0 is, 0 to 255. A slide's is not kept.
+        Of an image: the probability of the most probable class above 0, 0 to 255. A slide's is not kept.
     """
 
     name: str
@@ -136,11 +136,11 @@ class Segmentation:
 
     @property
     def identity(self) -> str:
-        """What the objects' ids and the mask's UUID are made from: no clock and no machine."""
+        """Source of the objects' ids and the mask's UUID: no clock and no machine."""
         return "|".join(map(str, (self.name, self.size_px, self.mpp_l0, self.mpp, self.model, self.settings)))
 
     def objects_of(self, class_number: int) -> list[FoundObject]:
-        """The objects of one class."""
+        """Return the objects of one class."""
         return [found for found in self.objects if found.class_number == class_number]
 
     def figures(self) -> dict[str, float | int | str]:
@@ -170,7 +170,7 @@ class Segmentation:
         Parameters
         ----------
         out : path
-            See docs/outputs.md for what comes to lie in it; files of the same names are replaced.
+            See docs/outputs.md for its files; those of the same names are replaced.
         zarr : bool
             Also write the mask as OME-Zarr.
 
@@ -206,7 +206,7 @@ class Segmentation:
 
     @property
     def small(self) -> bool:
-        """Whether the mask is written as a PNG."""
+        """True if the mask is written as PNG."""
         return bool(max(*self.size_px, *self.levels[0].shape) <= SMALL_PX)
 
     def _in_full_resolution(self) -> Iterator[tuple[FoundObject, shapely.Polygon]]:
@@ -237,7 +237,7 @@ class Segmentation:
 
 
 def output_paths(out: Path, name: str, small: bool, zarr: bool = False) -> dict[str, Path]:
-    """Where the outputs of one slide lie, by kind."""
+    """Return the paths of the outputs of one slide, by kind."""
     paths = {
         "mask": out / "masks" / f"{name}{'.png' if small else '.ome.tif'}",
         "geojson": out / "geojson" / f"{name}.geojson",
@@ -251,7 +251,7 @@ def output_paths(out: Path, name: str, small: bool, zarr: bool = False) -> dict[
 
 
 def _shown(value: float | bool) -> str:
-    """Six digits, enough for any measure and the same on every machine."""
+    """Format with six digits, enough for any measure and the same on every machine."""
     if isinstance(value, (bool, np.bool_)):
         return "1" if value else "0"
     return "" if not np.isfinite(value) else f"{value:.6g}"

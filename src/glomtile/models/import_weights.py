@@ -84,13 +84,13 @@ def import_weights(weights: Path, config: Config, out: Path, *, progress: Progre
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The HDF5 group that the layers lie in."""
+    """Yield the HDF5 group of the layers."""
     import h5py
 
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
-        raise ModelError(path, "expected a weight file, got nothing there") from None
+        raise ModelError(path, "expected a weight file, it does not exist") from None
     except OSError as problem:
         raise ModelError(path, f"expected an HDF5 file of weights, got: {problem}") from problem
     with file:
@@ -174,7 +174,7 @@ def _dataset(group: Any, name: str, path: Path) -> Any:
 
 
 def _member(group: Any, name: str, path: Path) -> Any:
-    """What lies in a group under a name, in this very file."""
+    """Return a member of a group that is in this very file."""
     import h5py
 
     if not isinstance(group, h5py.Group) or name not in group:

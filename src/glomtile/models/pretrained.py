@@ -63,18 +63,18 @@ def named(model: str) -> tuple[str, ModelCard]:
 
 
 def _meant(folder: Path, asked: Path) -> str:
-    """A folder comes before the bundled model of that name."""
+    """Prefer a folder to the bundled model of that name."""
     bundled = asked.as_posix() == BUNDLED and not folder.exists()
     return BUNDLED if bundled else str(folder)
 
 
 def _folder(meant: str) -> Path:
-    """The folder at an address; the bundled model's is no path, whatever lies in the current folder."""
+    """Return the folder at an address; the bundled model's address is its name."""
     return model_folder.model_folder(None if meant == BUNDLED else meant)
 
 
 def _card(folder: Path) -> ModelCard:
-    """What the model says of itself, its network's bytes looked at; the folder may be replaced meanwhile."""
+    """Read the card of a model and compare its network's digest."""
 
     def read(place: Path) -> ModelCard:
         card = model_folder.read_card(place)
@@ -92,7 +92,7 @@ def _card(folder: Path) -> ModelCard:
 
 
 def beginning(config: Config) -> PretrainedWeights | None:
-    """The model that ``[train] pretrained`` names, seen to fit; ``None`` where it names none.
+    """Return the model of ``[train] pretrained`` after comparing its network with the config.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def apply_pretrained(
 
 
 def _other_meaning(card: ModelCard, config: Config) -> Iterator[str]:
-    """What the weights meant where they come from, and do not here, in words."""
+    """Describe differences of scale and class names between a model and the config."""
     if card.mpp != config.model.mpp:
         scales = (card.mpp, config.model.mpp)
         then, now = (f"{scale:g} µm per pixel" if scale else "no known scale" for scale in scales)
