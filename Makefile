@@ -14,7 +14,7 @@ WORKERS ?= 2
 DEMO ?= demo
 
 # They start and kill workers of their own, which takes the processors, and once took a test worker along.
-CLUSTER_TESTS := tests/inference/test_crew.py tests/reliability/test_cluster.py
+CLUSTER_TESTS := tests/reliability/test_cluster.py
 
 .PHONY: demo test docs lint types contracts pytest test-jax test-torch help clean
 

@@ -118,7 +118,7 @@ def test_a_dry_run_ends_as_the_run_will(run_json: Any, tmp_path: Path) -> None:
     assert (code, len(planned["plan"])) == (1, 1)
     ran, result, _ = run_json("segment", *inputs, "-o", tmp_path / "out")
     assert (code, planned["failed"]) == (ran, result["failed"])
-    assert "expected a name of its own" in planned["failed"][0]["reason"]
+    assert "duplicate file name" in planned["failed"][0]["reason"]
 
 
 @pytest.mark.usefixtures("network")

@@ -1,4 +1,4 @@
-"""Slides on a cluster: whatever dies, each is done once and ends with the bytes of one machine."""
+"""Slides on a cluster: the bytes of one process, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -6,40 +6,43 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from tests.fakes import RecordingProgress
 
 distributed = pytest.importorskip("distributed")
 
-from glomtile.cluster import Cluster  # noqa: E402
-from glomtile.inference import slidejob  # noqa: E402
+from glomtile.cluster import Cluster, connect, run_on, run_tasks, worker_threads  # noqa: E402
+from glomtile.errors import ClusterError, InputError, ModelError, UsageError  # noqa: E402
 from glomtile.inference.batch import SegmentResult, segment  # noqa: E402
-from glomtile.inference.slide_task import SegmentOptions  # noqa: E402
+from glomtile.inference.slide_task import KINDS, SegmentOptions, WorkerJob, segment_on_worker  # noqa: E402
 from glomtile.inference.window_size import TilingSettings  # noqa: E402
+from glomtile.system import cores  # noqa: E402
+from glomtile.types import SILENT, Progress  # noqa: E402
 
-KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
-SETTINGS = TilingSettings(window_px=128)
-PATIENCE_S = 300.0
+PATIENCE_S = 120.0
+HEIGHTS = {"large": 2048, "b": 400, "c": 400}
 
 
 def write_slide(path: Path, seed: int, height: int) -> Path:
-    """Stained noise on glass, as a tiled OME-TIFF."""
+    """Write stained noise on glass, as a tiled OME-TIFF."""
     rng = np.random.default_rng(seed)
-    picture = np.full((height, 700, 3), 243, np.uint8)
+    image = np.full((height, 700, 3), 243, np.uint8)
     noise = rng.integers(60, 240, (height // 50, 12, 3)).repeat(50, 0).repeat(50, 1)
-    picture[: noise.shape[0], 50:650] = noise
+    image[: noise.shape[0], 50:650] = noise
     tifffile.imwrite(
-        path, picture, tile=(256, 256), photometric="rgb", ome=True, compression="deflate",
+        path, image, tile=(256, 256), photometric="rgb", ome=True, compression="deflate",
         metadata={"axes": "YXS", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0},
     )  # fmt: skip
     return path
@@ -47,45 +50,42 @@ def write_slide(path: Path, seed: int, height: int) -> Path:
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """One of four bands of rows, which can be killed between them, and two small ones."""
+    """One slide of four bands of rows, which can be killed between them, and two small ones."""
     folder = tmp_path_factory.mktemp("slides")
-    heights = {"large": 2048, "b": 400, "c": 400}
-    return [write_slide(folder / f"{name}.ome.tif", n, h) for n, (name, h) in enumerate(heights.items())]
+    return [write_slide(folder / f"{name}.ome.tif", n, h) for n, (name, h) in enumerate(HEIGHTS.items())]
 
 
 @pytest.fixture(scope="module")
-def request_(exported_model: Path) -> SegmentOptions:
-    return SegmentOptions(exported_model, settings=SETTINGS, runtime="openvino")
+def options(exported_model: Path) -> SegmentOptions:
+    return SegmentOptions(exported_model, settings=TilingSettings(window_px=128), runtime="openvino")
 
 
 @pytest.fixture(scope="module")
 def expected(
-    slides: list[Path], request_: SegmentOptions, tmp_path_factory: pytest.TempPathFactory
+    slides: list[Path], options: SegmentOptions, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
-    """What this process alone makes of them."""
+    """Outputs of this process alone."""
     out = tmp_path_factory.mktemp("alone")
-    assert len(segment(slides, out, request_).done) == len(slides)
+    assert len(segment(slides, out, options).done) == len(slides)
     made = outputs(out)
     assert len(json.loads(made["geojson/large.geojson"])["features"]) > 0
     return made
 
 
 def outputs(out: Path) -> dict[str, bytes]:
-    files = (path for kind in KINDS for path in (out / kind).iterdir())
+    files = (path for kind in KINDS if (out / kind).is_dir() for path in (out / kind).iterdir())
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
 def assert_done_once(out: Path, slides: list[Path], expected: dict[str, bytes]) -> None:
-    """The bytes of one machine, every slide in the summary once, and nothing left of the work."""
+    """Check for the bytes of one process, each slide once in the summary, and no unfinished rows."""
     assert outputs(out) == expected
     with (out / "summary.csv").open(encoding="utf-8", newline="") as table:
-        listed = [row["image"] for row in csv.DictReader(table)]
-    assert sorted(listed) == sorted(path.name.removesuffix(".ome.tif") for path in slides)
+        assert sorted(row["image"] for row in csv.DictReader(table)) == sorted(HEIGHTS)
     run = json.loads((out / "run.json").read_text("utf-8"))
     assert sorted([*run["done"], *run["skipped"]]) == sorted(map(str, slides))
     assert run["failed"] == {}
-    left = {path.name for path in (out / ".glomtile").iterdir() if path.suffix != ".json"}
-    assert left == {"lock"}
+    assert {path.suffix for path in (out / ".glomtile").iterdir()} <= {".json", ".lock", ""}
 
 
 @contextmanager
@@ -103,151 +103,135 @@ def until(happened: Callable[[], object], run: Future[SegmentResult] | None = No
         time.sleep(0.005)
 
 
-def worker_amid(out: Path, slide: str, lock: str | None = None) -> int | None:
-    """The process that holds a slide of which some rows are done and some not."""
-    own = out / ".glomtile"
+def process_amid(out: Path, slide: str) -> int | None:
+    """Return the process that holds a slide of which some rows are done and some are not."""
+    private = out / ".glomtile"
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        if 0 < int((own / f"{slide}.work" / "rows-0.txt").read_text("utf-8")) < 2048:
-            return int(json.loads((own / (lock or f"{slide}.lock")).read_text("utf-8"))["process"])
+        if 0 < int((private / f"{slide}.work" / "rows-0.txt").read_text("utf-8")) < HEIGHTS[slide]:
+            return int(json.loads((private / f"{slide}.lock").read_text("utf-8"))["process"])
     return None
 
 
-def kill_amid(out: Path, slide: str, run: Future[SegmentResult], *, but: set[int]) -> int:
-    """Kill -9 the worker in the middle of a slide, one that was not killed before."""
-    until(lambda: (worker_amid(out, slide) or os.getpid()) not in {os.getpid(), *but}, run)
-    process = worker_amid(out, slide)
-    assert process is not None, "it went on from one band to the end between two looks"
-    os.kill(process, signal.SIGKILL)
-    return process
-
-
-def test_workers_killed_amid_a_slide_change_nothing(
-    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
+def test_a_worker_killed_amid_a_slide_changes_nothing(
+    slides: list[Path], options: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    out, killed = tmp_path / "out", set[int]()
-    with in_background(lambda: segment(slides, out, request_, cluster=Cluster(workers=2))) as run:
-        for _ in range(2):
-            killed.add(kill_amid(out, "large", run, but=killed))
-        assert run.result(PATIENCE_S).done == tuple(slides)
-    assert len(killed) == 2
-    assert_done_once(out, slides, expected)
+    """Two workers, a broken slide beside good ones."""
+    out, progress = tmp_path / "out", RecordingProgress()
+    (broken := tmp_path / "broken.svs").write_bytes(b"II*\0")
+    work = partial(segment, [broken, *slides], out, options, cluster=Cluster(workers=2), progress=progress)
+    with in_background(work) as run:
+        until(lambda: process_amid(out, "large"), run)
+        process = process_amid(out, "large")
+        assert process is not None, "all bands were done between two looks"
+        assert process != os.getpid()
+        os.kill(process, signal.SIGKILL)
+        result = run.result(PATIENCE_S)
+    assert set(result.done) == set(slides)
+    assert [path for path, _ in result.failed] == [broken]
+    assert progress.notes[0] == "4 slides for 2 workers on this machine"
+    assert f"{slides[0]}: the worker died; trying again" in progress.notes
+    assert outputs(out) == expected
 
 
-def test_panels_of_a_wide_slide_on_several_workers_are_one_result(
-    slides: list[Path],
-    request_: SegmentOptions,
-    expected: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Fewer slides than workers: the slide is cut. A worker is killed amid a panel."""
-    monkeypatch.setattr(slidejob, "PANEL_PX", 512)
-    out = tmp_path / "out"
-    with in_background(lambda: segment(slides[:1], out, request_, cluster=Cluster(workers=2))) as run:
-        until(lambda: worker_amid(out, "large", "large.0.lock"), run)
-        worker = worker_amid(out, "large", "large.0.lock")
-        assert worker is not None
-        os.kill(worker, signal.SIGKILL)
-        assert run.result(PATIENCE_S).done == (slides[0],)
-    assert outputs(out) == {name: made for name, made in expected.items() if "large" in name}
-    note = json.loads((out / ".glomtile/large.json").read_text("utf-8"))
-    assert note["effort"]["windows"] == 0  # all were seen in panels, by others
-    assert sorted(path.name for path in (out / ".glomtile").iterdir()) == ["large.json", "lock"]
-
-
-def command(model: Path, out: Path, scheduler: str, slides: list[Path]) -> list[str]:
-    line = [sys.executable, "-m", "glomtile", "segment", "-m", str(model), "-o", str(out)]
-    return [*line, "--window", "128", "--runtime", "openvino", "--scheduler", scheduler, *map(str, slides)]
-
-
-def test_a_client_that_was_killed_is_taken_up_by_the_next_on_the_same_workers(
-    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of a scheduler with one worker, which outlive their clients."""
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0,
         silence_logs=50,
     ) as local:  # fmt: skip
-        assert request_.model is not None
-        line = command(request_.model, out, local.scheduler_address, slides)
-        client = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        until(lambda: worker_amid(out, "large") or client.poll() is not None)
-        assert client.poll() is None, client.stderr.read() if client.stderr else ""
-        client.send_signal(signal.SIGKILL)
-        client.communicate()
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        yield local.scheduler_address
+
+
+def test_a_killed_client_is_continued_by_the_next(
+    slides: list[Path], options: SegmentOptions, expected: dict[str, bytes], tmp_path: Path, scheduler: str
+) -> None:
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "glomtile", "segment", "-m", str(options.model), "-o", str(out)]
+    line += ["--window", "128", "--runtime", "openvino", "--scheduler", scheduler, *map(str, slides)]
+    client = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until(lambda: process_amid(out, "large") or client.poll() is not None)
+    assert client.poll() is None, client.stderr.read() if client.stderr else ""
+    client.send_signal(signal.SIGKILL)
+    client.communicate()
+    assert segment(slides, out, options, cluster=Cluster(scheduler)).failed == ()
     assert_done_once(out, slides, expected)
 
 
-@contextmanager
-def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts Dask's own programs, and ends them."""
-    begun: list[subprocess.Popen[bytes]] = []
-
-    def start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        line = [sys.executable, "-m", f"distributed.cli.dask_{program}", *arguments]
-        begun.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        return begun[-1]
-
+def step(seconds: float, progress: Progress, *, folder: Path) -> None:
+    """Work in steps, and write down how it ends."""
+    (folder / "started").touch()
     try:
-        yield start
-    finally:
-        for process in begun:
-            process.kill()
-            process.wait()
+        for _ in range(round(seconds / 0.05)):
+            time.sleep(0.05)
+            progress.advance(1)
+    except BaseException as problem:
+        (folder / "ended").write_text(type(problem).__name__)
+        raise
 
 
-def test_a_scheduler_that_is_started_anew_is_found_again(
-    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
+def test_a_task_whose_client_has_gone_stops_at_its_next_step(tmp_path: Path, scheduler: str) -> None:
+    with connect(Cluster(scheduler)) as client, ThreadPoolExecutor(1) as pool:
+        pool.submit(next, run_on(client, partial(step, folder=tmp_path), [PATIENCE_S], SILENT))
+        until((tmp_path / "started").exists)
+        client.close()
+        until((tmp_path / "ended").exists)
+    assert (tmp_path / "ended").read_text() == "RunCancelledError"
+
+
+def test_a_worker_with_another_model_is_refused(
+    options: SegmentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = f"tcp://127.0.0.1:{port}"
-    at = ("--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show")
-    worker_at = (address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard")
-    with processes() as start:
-        scheduler, worker = start("scheduler", *at), start("worker", *worker_at)
-        with in_background(lambda: segment(slides, out, request_, cluster=Cluster(address))) as run:
-            until(lambda: worker_amid(out, "large"), run)
-            scheduler.kill()
-            worker.kill()
-            scheduler.wait()
-            start("scheduler", *at)
-            start("worker", *worker_at)
-            assert run.result(PATIENCE_S).done == tuple(slides)
-    assert_done_once(out, slides, expected)
+    monkeypatch.setattr("glomtile.cluster.worker_threads", lambda: 1)
+    (tmp_path / ".glomtile").mkdir()
+    job = WorkerJob(tmp_path, options, '{"model": "other"}')
+    with pytest.raises(
+        ModelError, match="model and runtime of the client on every worker, got other: model, card"
+    ):
+        segment_on_worker(job, tmp_path / "a.svs", SILENT)
+    monkeypatch.setattr("glomtile.inference.slide_task._SHARED_WITHIN_S", 0.0)
+    with pytest.raises(UsageError, match="a folder that client and workers share"):
+        segment_on_worker(replace(job, out=tmp_path / "unseen"), tmp_path / "a.svs", SILENT)
 
 
-class Told:
-    """What a person sees of a run, in order."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def start(self, title: str, total: int | None = None) -> None:
-        self.calls.append(title)
-
-    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
-
-    def note(self, text: str) -> None:
-        self.calls.append(text)
-
-    def warn(self, text: str) -> None:
-        self.calls.append(text)
+def do(name: str, progress: Progress, *, folder: Path) -> tuple[str, int]:
+    """Do what the name of a task asks for, in a worker."""
+    with (folder / name).open("a") as file:
+        file.write("started\n")
+    attempts = (folder / name).read_text().count("started")
+    if name == "dies" or (name == "dies once" and attempts == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "breaks":
+        raise ZeroDivisionError(name)
+    if name == "refuses":
+        raise InputError(name, "expected another, got this")
+    progress.note(f"{name}: attempt {attempts}")
+    progress.warn(f"{name}: done")
+    return name, worker_threads()
 
 
-def test_bad_slides_and_a_worker_without_the_model_are_each_told(
-    slides: list[Path], request_: SegmentOptions, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    (broken := tmp_path / "broken.svs").write_bytes(b"II*\0")
-    missing, told = tmp_path / "missing.svs", Told()
-    done = segment([broken, missing, *slides[1:]], out, request_, cluster=Cluster(workers=1), progress=told)
-    assert told.calls[:2] == ["4 slides for 1 worker on this machine", "slides"]
-    assert done.done == tuple(slides[1:])
-    assert {path for path, _ in done.failed} == {broken, missing}
-    assert all(reason.startswith("expected") for _, reason in done.failed)
-    assert outputs(out) == {name: made for name, made in expected.items() if "large" not in name}
+def test_tasks_are_tried_twice_and_failures_are_listed(tmp_path: Path) -> None:
+    progress, names = RecordingProgress(), ["dies", "a", "breaks", "dies once", "refuses", "b"]
+    with connect(Cluster(workers=2)) as client:
+        assert client.scheduler.address.startswith("tls://")
+        results = dict(run_on(client, partial(do, folder=tmp_path), iter(names), progress))
+    assert set(results) == set(names)
+    threads = max(1, cores() // 2)
+    assert [results[name] for name in ("a", "b", "dies once")] == [
+        (name, threads) for name in ("a", "b", "dies once")
+    ]
+    assert isinstance(results["dies"], ClusterError)
+    assert "within 2 attempts, got: the worker died" in str(results["dies"])
+    assert isinstance(results["breaks"], ClusterError)
+    assert "ZeroDivisionError: breaks" in str(results["breaks"])
+    assert isinstance(results["refuses"], InputError)
+    assert (tmp_path / "refuses").read_text() == "started\n"
+    assert {"a: attempt 1", "b: attempt 1", "dies once: attempt 2"} <= set(progress.notes)
+    assert set(progress.warnings) == {"a: done", "b: done", "dies once: done"}
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1"])
+def test_an_address_without_a_scheduler_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glomtile.cluster._CONNECT_S", 0.5)
+    with pytest.raises(UsageError, match="--scheduler"):
+        next(run_tasks(do, ["a"], Cluster(address), SILENT))

@@ -415,7 +415,7 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Failed) -> Table:
     Parameters
     ----------
     images : sequence of mapping
-        See `glomtile.inference.records.slides_outcome`.
+        See `glomtile.inference.records.image_facts`.
     failed : sequence of (path, reason)
     """
     keys = dict.fromkeys(key for image in images for key in image)
@@ -458,7 +458,7 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
     Parameters
     ----------
     outcome : mapping
-        See `glomtile.inference.records.scores_outcome`.
+        See `glomtile.inference.records.read_scores`.
     title : str
         Describes the images, behind their number.
     """
@@ -493,7 +493,7 @@ def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     Parameters
     ----------
     runs : mapping of str to mapping
-        By name, see `glomtile.inference.records.scores_outcome`; the outcome under ``trusted``, over the
+        By name, see `glomtile.inference.records.read_scores`; the outcome under ``trusted``, over the
         images that are also trained on, comes first where there is one.
     """
     found = []

@@ -79,7 +79,7 @@ def segment(
     ] = False,
 ) -> None:
     """Find, outline and measure glomeruli in slides."""
-    from glomtile.inference import batch as verb
+    from glomtile.inference import batch
     from glomtile.inference.slide_task import SegmentOptions, runtime_of
     from glomtile.inference.window_size import TilingSettings
     from glomtile.io.remote import require_persistent
@@ -88,30 +88,30 @@ def segment(
     settings = TilingSettings(
         tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
     )
-    request = SegmentOptions(model, mpp, settings, tta, overwrite, zarr, runtime, scratch, threshold)
-    if runtime_of(request) == "keras":
+    options = SegmentOptions(model, mpp, settings, tta, overwrite, zarr, runtime, scratch, threshold)
+    if runtime_of(options) == "keras":
         import_backend()
     with progress_display() as progress:
+        cluster = cluster_of(scheduler, workers)
         if dry_run:
-            cluster = cluster_of(scheduler, workers)
-            plans, failed = verb.survey(inputs, out, request, cluster=cluster, progress=progress)
+            plans, failed = batch.dry_run(inputs, out, options, cluster=cluster, progress=progress)
             facts = {"plan": [plan.to_dict() for plan in plans]}
             report_result("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
             return
-        try:
-            cluster = cluster_of(scheduler, workers)
-            result = verb.segment(inputs, out, request, cluster=cluster, progress=progress)
-        except KeyboardInterrupt:
-            progress.note("what is finished is kept: the same line goes on from there")
-            raise
-    from glomtile.inference.records import slides_outcome
+        from glomtile.report.build import write_report
 
-    images = slides_outcome(result.folder)
+        try:
+            result = batch.segment(inputs, out, options, cluster=cluster, progress=progress)
+        except KeyboardInterrupt:
+            progress.note("finished slides are kept: the same command continues from there")
+            raise
+        result = batch.attach_report(result, write_report, progress)
+
     report_result(
         "segment",
         result.paths,
         failed=result.failed,
         warnings=progress.warnings,
-        facts={"images": images},
-        tables=[slides_table(images, result.failed)],
+        facts={"images": result.images},
+        tables=[slides_table(result.images, result.failed)],
     )

@@ -6,13 +6,13 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from glomtile.config.fields import config_error
 from glomtile.config.load import COMMAND_LINE, check_config, load_config, make_config
@@ -20,7 +20,7 @@ from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
 from glomtile.datasets.pairing import group_rows
 from glomtile.datasets.splitting import deal_folds
-from glomtile.errors import ClusterError, InputError, MissingExtraError, ModelError, UsageError
+from glomtile.errors import InputError, MissingExtraError, ModelError, UsageError
 from glomtile.evaluation.calibration import CalibrationAccumulator, join_judged, min_expected_dice
 from glomtile.evaluation.score import ScoreResult, score
 from glomtile.io import atomic
@@ -236,46 +236,36 @@ class FoldJob:
 
 
 @dataclass(frozen=True)
-class FoldJobs:
-    """The folds of runs, as the workers of a cluster are told of them.
+class FoldTask:
+    """One fold of one run, as it is sent to a worker of a cluster."""
 
-    Attributes
-    ----------
-    runs : tuple of FoldJob
-        At least one.
+    job: FoldJob
+    fold: int
+
+    def __str__(self) -> str:
+        return f"fold {self.fold + 1} of {self.job.run.name}"
+
+
+def run_fold_on_worker(task: FoldTask, progress: Progress) -> None:
+    """Train and predict with one fold in a worker of a cluster.
+
+    Raises
+    ------
+    MissingExtraError
+        The worker has no Keras to train with.
     """
+    from glomtile.cluster import worker_threads
+    from glomtile.system import limit_threads, quiet_import
 
-    runs: tuple[FoldJob, ...]
-
-    stage: ClassVar[str] = "epoch"
-    figure: ClassVar[str] = "batches"
-
-    @property
-    def folder(self) -> Path:
-        """Where client and workers find each other's marks: with the first run."""
-        return self.runs[0].run / ".glomtile" / "cluster"
-
-    def ready(self, threads: int) -> Any:
-        """Wake the backend, to compute with so many threads; an item is the number of a run and of a fold.
-
-        Raises
-        ------
-        MissingExtraError
-            The worker has no Keras to train with.
-        """
-        from glomtile.system import limit_threads, quiet_import
-
-        if find_spec("keras") is None:
-            raise MissingExtraError("worker", "expected Keras to train with, got an installation without it",
-                                    "pip install 'glomtile[cpu]'")  # fmt: skip
-        with quiet_import():
-            limit_threads(threads, "keras")
-        return self.run_fold
-
-    def run_fold(self, item: tuple[int, int], progress: Progress) -> None:
-        """Train and predict with one fold of one run."""
-        run, fold = item
-        self.runs[run].run_fold(fold, progress)
+    if find_spec("keras") is None:
+        raise MissingExtraError(
+            "worker",
+            "expected Keras to train with, got an installation without it",
+            "pip install 'glomtile[cpu]'",
+        )
+    with quiet_import():
+        limit_threads(worker_threads(), "keras")
+    task.job.run_fold(task.fold, progress)
 
 
 def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, progress: Progress) -> None:
@@ -293,26 +283,20 @@ def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, prog
             for fold in range(folds):
                 job.run_fold(fold, progress)
         return
-    from glomtile.cluster import crew_of
-    from glomtile.inference.crew import GivenUp
+    from glomtile.cluster import run_tasks
 
-    items = [(run, fold) for run in range(len(jobs)) for fold in range(folds)]
+    tasks = [FoldTask(job, fold) for job in jobs for fold in range(folds)]
     of_runs = f" of {len(jobs)} runs" if len(jobs) > 1 else ""
-    progress.note(f"{len(items)} folds{of_runs} for {cluster}")
+    progress.note(f"{len(tasks)} folds{of_runs} for {cluster}")
     with ExitStack() as held:
         for job in jobs:
             held.enter_context(file_lock(job.run / PRIVATE_FOLDER / "lock", progress))
-        crew = held.enter_context(crew_of(cluster, FoldJobs(tuple(jobs)), progress))
-        progress.start("folds", len(items))
-        for number, answer in crew.answers(items):
-            progress.advance(1, **crew.figures())
-            if isinstance(answer, GivenUp):
-                run, fold = items[number]
-                raise ClusterError(
-                    f"fold {fold + 1} of {jobs[run].run.name}",
-                    f"expected a worker that lives through it, got {answer.deaths} that died at it",
-                    "have they memory enough? the same line goes on from the last epoch",
-                )
+        progress.start("folds", len(tasks))
+        results = held.enter_context(closing(run_tasks(run_fold_on_worker, tasks, cluster, progress)))
+        for _, problem in results:
+            progress.advance(1)
+            if problem is not None:
+                raise problem
 
 
 def _run_fold(job: FoldJob, held: Sequence[Pair], folder: Path, progress: Progress) -> None:

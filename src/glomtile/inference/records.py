@@ -1,80 +1,250 @@
-"""Records of segmented slides and tables made from them."""
+"""Records of segmented slides, and the tables of a run made from them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from glomtile.errors import GlomtileError, InputError, StorageError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from glomtile.errors import InputError, StorageError
+from glomtile.formatting import printable
 from glomtile.io import atomic
-from glomtile.io.remote import RemoteFile
+from glomtile.io.atomic import PRIVATE_FOLDER
+from glomtile.io.remote import RemoteFile, is_address
 from glomtile.io.tables import read_csv, write_csv
 from glomtile.slides.slide import slide_name
 
 if TYPE_CHECKING:
-    from glomtile.inference.result import Segmentation
     from glomtile.inference.segmenter import Segmenter
-    from glomtile.inference.slide_task import Source
-    from glomtile.inference.slidebucket import Bucket
 
+_WHOLE_BYTES = 64 * 2**20
+"""Size up to which a fingerprint covers all bytes of a file; of larger ones it covers pieces."""
+
+_PIECES, _PIECE_BYTES = 64, 2**16
 _WORST = 3
-_TEXTS = ("image", "kind", "mpp_source")
-_TOLD_ELSEWHERE = ("quality_flags", "seconds")
+_TEXT_FIGURES = ("image", "kind", "mpp_source", "quality_flags")
 
 
-def slides_outcome(out: Path) -> list[dict[str, Any]]:
-    """What the last run of `segment` did with each slide that has results.
+class SlideRecord(BaseModel):
+    """Facts of a finished slide, ``.glomtile/<slide>.json``.
 
-    Parameters
+    Attributes
     ----------
-    out : Path
-        The folder of results: its ``run.json`` and ``summary.csv`` are read.
+    input : str
+        Path or address of the slide.
+    origin : dict or None
+        Address, size and version of a remote slide.
+    fingerprint : dict
+        See `fingerprint`.
+    figures : dict
+        Row of ``summary.csv``.
+    quality_flags : list of str
+    files : list of str
+        Outputs, relative to the folder of results.
+    computed : dict
+        Threads and processor.
+    effort : dict
+        Windows, and seconds of each stage.
+    seconds : float
+    """
 
-    Returns
-    -------
-    list of dict
-        ``input``, ``status`` (``"done"``, or ``"skipped"`` where an earlier run had finished it), the columns
-        of ``summary.csv`` as numbers, ``None`` where they are empty, ``quality_flags`` as a list,
-        ``windows``, ``windows_skipped`` and ``seconds``.
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    input: str
+    origin: dict[str, str | int | None] | None = None
+    fingerprint: dict[str, Any]
+    figures: dict[str, int | float | str]
+    quality_flags: list[str] = []
+    files: list[str]
+    computed: dict[str, int | str] = {}
+    effort: dict[str, int | float] = {}
+    seconds: float | None = None
+
+    @field_validator("figures")
+    @classmethod
+    def _figures_are_numbers(cls, figures: dict[str, Any]) -> dict[str, Any]:
+        if "image" not in figures or isinstance(figures["image"], int | float):
+            raise ValueError("expected the image's name")
+        for key, value in figures.items():
+            if key not in _TEXT_FIGURES:
+                _number(value)
+        return figures
+
+    @field_validator("files")
+    @classmethod
+    def _files_are_inside(cls, files: list[str]) -> list[str]:
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in files):
+            raise ValueError("expected names inside the folder of results")
+        return files
+
+
+def record_path(out: Path, source: Path | RemoteFile) -> Path:
+    """Return the path of a slide's record, which exists when the slide is finished."""
+    return out / PRIVATE_FOLDER / f"{slide_name(source.name)}.json"
+
+
+def work_path(out: Path, source: Path | RemoteFile) -> Path:
+    """Return the folder of a slide's label rows, which exists while the slide is unfinished."""
+    return out / PRIVATE_FOLDER / f"{slide_name(source.name)}.work"
+
+
+def lock_path(out: Path, source: Path | RemoteFile) -> Path:
+    """Return the lock file of a slide."""
+    return out / PRIVATE_FOLDER / f"{slide_name(source.name)}.lock"
+
+
+def fingerprint(path: Path, mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
+    """Return all that decides the outputs of one input: its content, the model and the settings.
 
     Raises
     ------
     InputError
-        One of the two cannot be read.
+        The file does not exist or cannot be read.
     """
-    run = _read_json(out / "run.json")
-    summary = out / "summary.csv"
-    rows = {row["image"]: row for row in read_csv(summary, ("image",))} if summary.is_file() else {}
-    found = []
-    for status in ("done", "skipped"):
-        for given in run[status]:
-            record = run["inputs"].get(given, {})
-            effort = record.get("effort", {})
-            found.append(
-                {
-                    "input": given,
-                    "status": status,
-                    **{
-                        key: value if key in _TEXTS else _number(value)
-                        for key, value in rows.get(slide_name(given), {}).items()
-                        if key not in _TOLD_ELSEWHERE
-                    },
-                    "quality_flags": record.get("quality_flags", []),
-                    "windows": effort.get("windows"),
-                    "windows_skipped": effort.get("skipped"),
-                    "seconds": record.get("seconds"),
-                }
-            )
-    return found
+    try:
+        digest, size = _digest(path), path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(path, "expected a slide or image, the file does not exist") from None
+    except OSError as problem:
+        raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
+    return {"bytes": size, "sha256": digest, **settings_fingerprint(mpp, segmenter)}
 
 
-def scores_outcome(folder: Path) -> dict[str, Any]:
-    """The figures of a scored set of images.
+def settings_fingerprint(mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
+    """Return the part of a fingerprint that all inputs of a run share, as JSON holds it."""
+    plain: dict[str, Any] = json.loads(json.dumps({"mpp": mpp, **segmenter.identity}))
+    return plain
+
+
+def differing_settings(record: SlideRecord, settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of settings that a record was made with otherwise."""
+    return [key for key, value in settings.items() if record.fingerprint.get(key) != value]
+
+
+def read_record(path: Path) -> SlideRecord | None:
+    """Read the record of a slide.
+
+    Returns
+    -------
+    SlideRecord or None
+        ``None`` where there is none or it is damaged.
+
+    Raises
+    ------
+    StorageError
+        It exists and cannot be read.
+    """
+    try:
+        return SlideRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+    except OSError as problem:
+        raise StorageError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
+
+
+def read_records(out: Path) -> dict[str, SlideRecord]:
+    """Read the records of all finished slides of a folder, by the names of their files, sorted."""
+    found = ((path.name, read_record(path)) for path in sorted((out / PRIVATE_FOLDER).glob("*.json")))
+    return {name: record for name, record in found if record is not None}
+
+
+def original_input(out: Path, name: str) -> Path | None:
+    """Return the path of the file that a result was made from; ``None`` where it is not known or remote."""
+    record = read_record(out / PRIVATE_FOLDER / f"{name}.json")
+    return None if record is None or is_address(record.input) else Path(record.input)
+
+
+def record_text(record: SlideRecord) -> str:
+    """Return a record as JSON."""
+    return atomic.json_text(record.model_dump(exclude_none=True))
+
+
+def write_summary(out: Path, records: Mapping[str, SlideRecord]) -> Path | None:
+    """Write ``summary.csv``, a row for each finished slide; nothing where there is none."""
+    if not records:
+        return None
+    rows = [
+        {**record.figures, "seconds": "" if record.seconds is None else record.seconds}
+        for record in records.values()
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    target = out / "summary.csv"
+    write_csv(target, columns, [[row.get(key, "") for key in columns] for row in rows])
+    return target
+
+
+def write_run(
+    out: Path,
+    segmenter: Segmenter,
+    model: Path | None,
+    records: Mapping[str, SlideRecord],
+    done: Iterable[Path | RemoteFile],
+    skipped: Iterable[Path | RemoteFile],
+    failed: Iterable[tuple[Path | RemoteFile | str, str]],
+) -> Path:
+    """Write ``run.json``: settings of a run, and its finished and failed inputs."""
+    from glomtile.models.folder import versions
+
+    inputs = {}
+    for source in (*done, *skipped):
+        record = records.get(record_path(out, source).name)
+        if record is not None:
+            inputs[printable(source)] = record.model_dump(exclude={"input", "figures"}, exclude_none=True)
+    target = out / "run.json"
+    atomic.write_json(
+        target,
+        {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions(),
+            "model": {
+                "folder": "bundled" if model is None else printable(model),
+                "sha256": segmenter.card.sha256,
+                "mpp": segmenter.card.mpp,
+            },
+            "settings": segmenter.identity,
+            "inputs": inputs,
+            "done": [printable(source) for source in done],
+            "skipped": [printable(source) for source in skipped],
+            "failed": {printable(source): printable(reason) for source, reason in failed},
+        },
+    )
+    return target
+
+
+def image_facts(source: Path | RemoteFile, status: str, record: SlideRecord) -> dict[str, Any]:
+    """Return the facts of one segmented image for a table or a program.
+
+    Returns
+    -------
+    dict
+        ``input``, ``status`` (``"done"``, or ``"skipped"`` where it was finished before), the columns of
+        ``summary.csv`` as numbers, ``None`` where they are empty, ``quality_flags`` as a list, ``windows``,
+        ``windows_skipped`` and ``seconds``.
+    """
+    figures = {
+        key: value if key in _TEXT_FIGURES else _number(value)
+        for key, value in record.figures.items()
+        if key != "quality_flags"
+    }
+    return {
+        "input": printable(source),
+        "status": status,
+        **figures,
+        "quality_flags": record.quality_flags,
+        "windows": record.effort.get("windows"),
+        "windows_skipped": record.effort.get("skipped"),
+        "seconds": record.seconds,
+    }
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Read the figures of a scored set of images.
 
     Parameters
     ----------
@@ -100,285 +270,28 @@ def scores_outcome(folder: Path) -> dict[str, Any]:
     worst: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["dice"]):
         worst.setdefault(row["image"], row)
-    return {"scores": _read_json(folder / "scores.json"), "worst": list(worst.values())[:_WORST]}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+    path = folder / "scores.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        scores: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as problem:
-        raise InputError(path, f"expected what the run has just written, got: {problem}") from problem
-    return content
+        raise InputError(path, f"expected the scores of a run, got: {problem}") from problem
+    return {"scores": scores, "worst": list(worst.values())[:_WORST]}
 
 
-def _number(text: str) -> float | int | None:
-    """A cell of numbers; ``None`` where it is empty."""
-    if not text:
+def _number(value: float | str) -> float | int | None:
+    """Read a figure; ``None`` where it is empty."""
+    if not isinstance(value, str):
+        return value
+    if not value:
         return None
-    value = float(text)
-    return int(value) if text.lstrip("-").isdecimal() else value
-
-
-OWN = ".glomtile"
-"""Folder of the notes."""
-
-_WHOLE_BYTES = 64 * 2**20
-"""Files up to this size are told apart by all their bytes, larger ones by pieces spread over them."""
-
-_PIECES, _PIECE_BYTES = 64, 2**16
-_SUMMARY_SHARE = 20
-"""The summary of a run under way is written anew when so many times its writing has passed."""
-
-
-def note_path(out: Path, source: Source) -> Path:
-    """The note of a slide, there when it is finished."""
-    return out / OWN / f"{slide_name(source.name)}.json"
-
-
-def work_path(out: Path, source: Source) -> Path:
-    """The folder of a slide's rows, there while it is not."""
-    return out / OWN / f"{slide_name(source.name)}.work"
-
-
-def identity_of(path: Path, mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
-    """What decides the outputs of one input, as JSON has it.
-
-    Raises
-    ------
-    InputError
-        It is not there or cannot be read.
-    """
-    try:
-        digest = _digest(path)
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(path, "expected a slide or picture, got nothing there") from None
-    except OSError as problem:
-        raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
-    return _identity(size, digest, mpp, segmenter)
-
-
-def known_identity(
-    out: Path, source: Source, mpp: float | None, segmenter: Segmenter
-) -> dict[str, Any] | None:
-    """What `identity_of` would say of a remote slide, without fetching it.
-
-    That is possible where its results were made from a file of this address, size and version; ``None``
-    where they were not.
-
-    Raises
-    ------
-    StorageError
-        The slide's note is there and cannot be read.
-    """
-    if isinstance(source, Path):
-        return None
-    note = read_note(note_path(out, source))
-    if note is None or note.get("origin") != source.origin:
-        return None
-    return _identity(note["identity"].get("bytes"), note["identity"].get("sha256"), mpp, segmenter)
-
-
-def done_before(
-    out: Path, source: Source, identity: dict[str, Any], zarr: bool, bucket: Bucket | None = None
-) -> bool:
-    """Whether a slide's results are there and the same would come again.
-
-    In a bucket they are where there is a note: that was seen when the run began.
-
-    Raises
-    ------
-    InputError
-        There are results of another slide of this name, or of other settings.
-    """
-    note = read_note(note_path(out, source))
-    if note is None:
-        return False
-    if note["identity"].get("sha256") != identity["sha256"]:
-        raise InputError(
-            source,
-            f"expected the content of {note['input']}, which its results in {out} were made from, "
-            "got another",
-            "--overwrite replaces them; rename it if it is another slide",
-        )
-    if note["identity"] != identity:
-        differing = [k for k in identity if note["identity"].get(k) != identity[k]]
-        raise InputError(
-            source,
-            f"expected the settings that its results in {out} were made with, got others: "
-            + ", ".join(differing),
-            "--overwrite replaces them, or choose another folder",
-        )
-    missing_zarr = zarr and not any(name.startswith("zarr/") for name in note["files"])
-    there = bucket is not None or all((out / name).exists() for name in note["files"])
-    return there and not missing_zarr
-
-
-def read_note(path: Path) -> dict[str, Any] | None:
-    """What an earlier run noted of a slide; a damaged note counts for nothing.
-
-    Raises
-    ------
-    StorageError
-        It is there and cannot be read.
-    """
-    try:
-        note = json.loads(path.read_text("utf-8"))
-        kinds = {"input": str, "identity": dict, "figures": dict, "files": list}
-        whole = all(isinstance(note.get(key), kind) for key, kind in kinds.items())
-    except (FileNotFoundError, ValueError, AttributeError):
-        return None
-    except OSError as problem:
-        raise StorageError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
-    return note if whole else None
-
-
-def write_note(
-    out: Path,
-    source: Source,
-    identity: dict[str, Any],
-    found: Segmentation,
-    written: Iterable[Path],
-    computed: dict[str, Any],
-    seconds: float,
-    bucket: Bucket | None = None,
-) -> None:
-    """Note that a slide is finished; after this, and not before, it counts as done."""
-    origin = {} if isinstance(source, Path) else {"origin": source.origin}
-    _put_note(
-        out,
-        source,
-        {
-            "input": str(source),
-            **origin,
-            "identity": identity,
-            "figures": found.figures(),
-            "quality_flags": list(found.quality.warnings),
-            "files": sorted(p.relative_to(out).as_posix() for p in written),
-            "computed": computed,
-            "effort": vars(found.effort),
-            "seconds": round(seconds, 2),
-        },
-        bucket,
-    )
-
-
-def note_origin(out: Path, source: Source, bucket: Bucket | None = None) -> None:
-    """Note where the content of a finished slide lies now, so that it is known without being fetched."""
-    note = read_note(note_path(out, source))
-    if note is not None and isinstance(source, RemoteFile) and note.get("origin") != source.origin:
-        _put_note(out, source, {**note, "origin": source.origin}, bucket)
-
-
-def _put_note(out: Path, source: Source, told: dict[str, Any], bucket: Bucket | None) -> None:
-    """Write a note; in the bucket first, since one that lies here says that the other does."""
-    path = note_path(out, source)
-    if bucket is not None:
-        name = path.relative_to(out).as_posix()
-        bucket.folder.write(name, atomic.json_text(told).encode("utf-8"))
-    atomic.write_json(path, told)
-
-
-class Summary:
-    """``summary.csv``: a row for each finished slide, from the notes of all runs into a folder.
-
-    Parameters
-    ----------
-    out : Path
-        Its notes are read once, here.
-
-    Notes
-    -----
-    Reading every note again for every slide would take hours with ten thousand of them, and writing the
-    table as often some minutes: while a run is under way it is written when it has become worth it.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._next = 0.0
-        for path in (out / OWN).glob("*.json"):
-            self._take(path)
-
-    def add(self, source: Source) -> None:
-        """Take up a slide that was finished now."""
-        self._take(note_path(self._out, source))
-        if time.monotonic() >= self._next:
-            self.write()
-
-    def write(self) -> None:
-        """Write the table, if any slide is finished."""
-        if not self._rows:
-            return
-        began = time.monotonic()
-        rows = [row for _, row in sorted(self._rows.items())]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        write_csv(self._out / "summary.csv", columns, [[row.get(key, "") for key in columns] for row in rows])
-        ended = time.monotonic()
-        self._next = ended + _SUMMARY_SHARE * (ended - began)
-
-    def _take(self, path: Path) -> None:
-        note = read_note(path)
-        if note is not None:
-            self._rows[path.name] = {**note["figures"], "seconds": note.get("seconds", "")}
-
-
-def write_run(
-    out: Path,
-    segmenter: Segmenter,
-    model: Path | None,
-    done: Iterable[Source],
-    skipped: Iterable[Source],
-    failed: Iterable[tuple[Source | str, str]],
-) -> Path:
-    """Write ``run.json``: what this run was, did and could not do."""
-    from glomtile.models.folder import versions
-
-    notes = {}
-    for path in (*done, *skipped):
-        note = read_note(note_path(out, path))
-        if note is not None:
-            kept = ("origin", "identity", "quality_flags", "computed", "effort", "seconds", "files")
-            notes[str(path)] = {k: note[k] for k in kept if k in note}
-    target = out / "run.json"
-    atomic.write_json(
-        target,
-        {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": versions(),
-            "model": {
-                "folder": "bundled" if model is None else str(model),
-                "sha256": segmenter.card.sha256,
-                "mpp": segmenter.card.mpp,
-            },
-            "settings": segmenter.identity,
-            "inputs": notes,
-            "done": [str(path) for path in done],
-            "skipped": [str(path) for path in skipped],
-            "failed": {str(path): reason for path, reason in failed},
-        },
-    )
-    return target
-
-
-def can_write(out: Path) -> bool:
-    """Whether the folder of results takes anything at all."""
-    probe = out / OWN / ".probe"
-    with suppress(GlomtileError):
-        atomic.write_text(probe, "")
-        probe.unlink()
-        return True
-    return False
-
-
-def _identity(size: Any, digest: Any, mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
-    told = {"bytes": size, "sha256": digest, "mpp": mpp, **segmenter.identity}
-    plain: dict[str, Any] = json.loads(json.dumps(told))
-    return plain
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a number, got {value}")
+    return int(value) if value.lstrip("-").isdecimal() else number
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a small file, or of pieces of a large one, head and tail among them."""
+    """Return the SHA-256 of a small file, or of pieces of a large one, head and tail among them."""
     size = path.stat().st_size
     if size <= _WHOLE_BYTES:
         return atomic.sha256(path)

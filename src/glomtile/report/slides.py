@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from glomtile.errors import GlomtileError
-from glomtile.inference.records import OWN, read_note
+from glomtile.inference.records import original_input
 from glomtile.io.geojson import Annotation, read_annotations
 from glomtile.io.images import read_image
 from glomtile.report import text
@@ -209,11 +209,11 @@ def _overview(folder: Path, facts: Mapping[str, str]) -> _Overview:
 
 def _open_original(folder: Path, name: str, mpp: float | None, size_px: tuple[int, int]) -> Slide | None:
     """Open the slide itself where its record names it and its size is unchanged."""
-    record = read_note(folder / OWN / f"{name}.json")
-    if record is None:
+    path = original_input(folder, name)
+    if path is None:
         return None
     try:
-        slide = open_slide(Path(record["input"]), mpp=mpp)
+        slide = open_slide(path, mpp=mpp)
     except GlomtileError:
         return None
     if slide.size_px == size_px:
