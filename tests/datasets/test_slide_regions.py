@@ -206,7 +206,7 @@ def test_too_few_groups_are_refused_before_a_region_is_cut(tmp_path, slides, mon
     monkeypatch.setattr(slide_regions, "cut_regions", lambda *given, **more: cut.append(given))
     plan = slide_regions.plan_slides
     monkeypatch.setattr(slide_regions, "plan_slides", lambda *given: looked.append(given) or plan(*given))
-    with pytest.raises(UsageError, match="expected at least 3 groups to deal to train, valid, test, got 2"):
+    with pytest.raises(UsageError, match="expected at least 3 groups for train, valid, test, got 2"):
         prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, groups=table)
     assert cut == []
     assert len(looked) == bare

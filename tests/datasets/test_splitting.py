@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from glomtile.datasets.splitting import (
     SPLITS,
-    deal_folds,
     require_shares,
     split_counts,
+    split_folds,
     split_groups,
     split_neighbours,
 )
@@ -116,7 +116,7 @@ def row(sizes: list[int]) -> list[str]:
 def test_every_fold_is_one_stretch_and_no_group_is_parted(case: tuple[list[int], int]) -> None:
     sizes, folds = case
     groups = row(sizes)
-    dealt = deal_folds(groups, folds)
+    dealt = split_folds(groups, folds)
     assert [fold for fold, _ in itertools.groupby(dealt)] == list(range(folds))
     assert len(set(zip(groups, dealt, strict=True))) == len(sizes)
 
@@ -125,7 +125,7 @@ def test_every_fold_is_one_stretch_and_no_group_is_parted(case: tuple[list[int],
 def test_no_other_cut_is_more_even(case: tuple[list[int], int]) -> None:
     """Against all cuts, tried one by one."""
     sizes, folds = case
-    dealt = deal_folds(row(sizes), folds)
+    dealt = split_folds(row(sizes), folds)
 
     def squares(cuts: tuple[int, ...]) -> int:
         return sum(sum(sizes[a:b]) ** 2 for a, b in itertools.pairwise((0, *cuts, len(sizes))))
@@ -135,7 +135,7 @@ def test_no_other_cut_is_more_even(case: tuple[list[int], int]) -> None:
 
 
 def test_the_same_images_are_dealt_the_same() -> None:
-    assert deal_folds(["a", "b", "b", "c", "d"], 3) == [0, 1, 1, 2, 2]
+    assert split_folds(["a", "b", "b", "c", "d"], 3) == [0, 1, 1, 2, 2]
 
 
 @given(sizes_and_folds, st.randoms())
@@ -145,10 +145,10 @@ def test_images_of_a_group_stay_together_wherever_they_stand(
     sizes, folds = case
     groups = row(sizes)
     chance.shuffle(groups)
-    dealt = deal_folds(groups, folds)
+    dealt = split_folds(groups, folds)
     assert len(set(zip(groups, dealt, strict=True))) == len(sizes)
     ordered = sorted(groups, key=groups.index)
-    assert [dealt[groups.index(group)] for group in ordered] == deal_folds(ordered, folds)
+    assert [dealt[groups.index(group)] for group in ordered] == split_folds(ordered, folds)
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_images_of_a_group_stay_together_wherever_they_stand(
 )
 def test_what_cannot_be_dealt_is_refused(groups: list[str], folds: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        deal_folds(groups, folds)
+        split_folds(groups, folds)

@@ -28,16 +28,14 @@ def require_shares(shares: Sequence[float]) -> None:
         raise ArgumentError("split", "three shares, train above 0, that sum to 1", " ".join(map(str, shares)))
 
 
-def split_counts(count: int, shares: Sequence[float], what: str = "images") -> list[int]:
-    """How many of `count` things go to train, valid and test.
+def split_counts(count: int, shares: Sequence[float]) -> list[int]:
+    """Share out a number of images to train, valid and test.
 
     Parameters
     ----------
     count : int
     shares : three floats
         They sum to 1.
-    what : str
-        Named in the error.
 
     Returns
     -------
@@ -48,15 +46,15 @@ def split_counts(count: int, shares: Sequence[float], what: str = "images") -> l
     Raises
     ------
     ArgumentError
-        Fewer things than shares above zero.
+        Fewer images than shares above zero.
     """
     wanted = [index for index, share in enumerate(shares) if share > 0]
     if count < len(wanted):
         raise ArgumentError(
             "split",
-            f"at least {len(wanted)} {what} for {', '.join(SPLITS[i] for i in wanted)}",
+            f"at least {len(wanted)} images for {', '.join(SPLITS[i] for i in wanted)}",
             count,
-            hint="give a share of 0 to what is not needed",
+            hint="give splits that are not needed a share of 0",
         )
     counts = [max(1, int(count * share)) if share > 0 else 0 for share in shares]
     while sum(counts) != count:
@@ -71,7 +69,7 @@ def split_counts(count: int, shares: Sequence[float], what: str = "images") -> l
 
 
 def split_neighbours(count: int, shares: Sequence[float], seed: int) -> list[str]:
-    """Deal `count` images in the order of their names so that neighbours stay together.
+    """Split images in the order of their names so that neighbours stay together.
 
     Parameters
     ----------
@@ -79,14 +77,14 @@ def split_neighbours(count: int, shares: Sequence[float], seed: int) -> list[str
     shares : three floats
         Of train, valid and test.
     seed : int
-        Which of the three comes first, second and last.
+        Random seed of the order of the three.
 
     Returns
     -------
     list of str
         A split for every image, in their order: up to five stretches, each of one run of train,
         one of valid and one of test images. Images named one after the other often come from one
-        slide; only the few pairs where runs meet can be parted.
+        slide; only the few pairs where runs meet can be separated.
 
     Raises
     ------
@@ -96,18 +94,18 @@ def split_neighbours(count: int, shares: Sequence[float], seed: int) -> list[str
     rng = np.random.default_rng(seed)
     counts = split_counts(count, shares)
     stretches = min(max(1, count // _IMAGES_A_STRETCH), _MOST_STRETCHES)
-    dealt: list[str] = []
+    assigned: list[str] = []
     for stretch in range(stretches):
         for index in rng.permutation(len(SPLITS)):
             upto = [counts[index] * (stretch + end) // stretches for end in (0, 1)]
-            dealt += [SPLITS[index]] * (upto[1] - upto[0])
-    return dealt
+            assigned += [SPLITS[index]] * (upto[1] - upto[0])
+    return assigned
 
 
 def split_groups(
     groups: Sequence[str], shares: Sequence[float], seed: int, fixed: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Deal images so that all of a group go to the same split.
+    """Split images so that all of a group go to the same split.
 
     Parameters
     ----------
@@ -116,14 +114,14 @@ def split_groups(
     shares : three floats
         Of train, valid and test, counted in images.
     seed : int
-        Which of several groups of one size is dealt first.
+        Random seed of the order of groups of one size.
     fixed : mapping, optional
         Groups whose split is given.
 
     Returns
     -------
     list of str
-        A split for every image, in their order. Large groups are dealt first, each to the split
+        A split for every image, in their order. Large groups come first, each goes to the split
         that lacks most images; every split with a share gets a group.
 
     Raises
@@ -147,7 +145,7 @@ def split_groups(
     empty = [split for split in lacking if split not in chosen.values()]
     if len(queue) < len(empty):
         raise UsageError(
-            "groups", f"expected at least {len(empty)} groups to deal to {', '.join(empty)}, got {len(queue)}"
+            "groups", f"expected at least {len(empty)} groups for {', '.join(empty)}, got {len(queue)}"
         )
     for position, group in enumerate(queue):
         # The last groups are kept for splits that still have none: a share is never left without images.
@@ -159,8 +157,8 @@ def split_groups(
     return [chosen[group] for group in groups]
 
 
-def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
-    """Cut a row of groups into stretches of like many images.
+def split_folds(groups: Sequence[str], folds: int) -> list[int]:
+    """Cut a row of groups into folds of about as many images each.
 
     Parameters
     ----------
@@ -172,7 +170,7 @@ def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
     Returns
     -------
     list of int
-        The fold of every image, 0 to ``folds - 1``; all of a group are in one. Groups stand in the order of
+        The fold of every image, 0 to ``folds - 1``; all of a group are in one. Groups are in the order of
         their first images. Of all ways to cut between them, the one whose fold sizes have the least sum of
         squares; of equals, the one with the smaller first folds.
 
@@ -183,8 +181,9 @@ def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
 
     Notes
     -----
-    Images that follow each other often show one piece of tissue; dealt at random, a fold would be judged on
-    tissue that it was trained on (Roberts et al. 2017, doi 10.1111/ecog.02881, on blocked cross-validation).
+    Images that follow each other often show one piece of tissue; with random folds a network would be
+    judged on tissue that it was trained on (Roberts et al. 2017,
+    doi 10.1111/ecog.02881, on blocked cross-validation).
     """
     if folds < 2:
         raise UsageError("folds", f"expected at least 2, got {folds}")
@@ -199,7 +198,7 @@ def deal_folds(groups: Sequence[str], folds: int) -> list[int]:
 
 
 def _best_cuts(sizes: Sequence[int], parts: int) -> list[int]:
-    """Where to cut a row of sizes, ends included, so that the sums' squares add up to the least."""
+    """Return cuts of a row of sizes, ends included, with the least sum of squared part sizes."""
     sums = [0, *itertools.accumulate(sizes)]
     best: dict[int, tuple[int, list[int]]] = {stop: (sums[stop] ** 2, [0, stop]) for stop in range(len(sums))}
     for part in range(2, parts + 1):

@@ -1,4 +1,4 @@
-"""Cross-validation."""
+"""Cross-validation and sweeps of settings."""
 
 from __future__ import annotations
 
@@ -18,426 +18,49 @@ from glomtile.config.fields import config_error
 from glomtile.config.load import COMMAND_LINE, check_config, load_config, make_config
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
+from glomtile.datasets.loading import read_labels, scale_of_image, split_pairs, working_scale
 from glomtile.datasets.pairing import group_rows
-from glomtile.datasets.splitting import deal_folds
+from glomtile.datasets.splitting import split_folds
 from glomtile.errors import InputError, MissingExtraError, ModelError, UsageError
 from glomtile.evaluation.calibration import CalibrationAccumulator, join_judged, min_expected_dice
-from glomtile.evaluation.score import ScoreResult, score
+from glomtile.evaluation.score import OBJECT_COUNTS, ScoreResult, score
+from glomtile.formatting import listed
 from glomtile.io import atomic
 from glomtile.io.atomic import PRIVATE_FOLDER, file_lock
-from glomtile.io.images import read_image
-from glomtile.io.masks import read_mask, write_mask
+from glomtile.io.images import list_images, read_image
+from glomtile.io.masks import MASK_SUFFIXES, write_mask
 from glomtile.io.tables import Cell, read_csv, write_csv
 from glomtile.training.train import tell_of_changed_sources, tell_of_split
-from glomtile.types import SILENT, Progress, UInt8
+from glomtile.types import SILENT, Box, Progress, UInt8, crop
 
 if TYPE_CHECKING:
     from glomtile.cluster import Cluster
     from glomtile.datasets.pairing import Pair
-    from glomtile.evaluation.bootstrap import Figure
     from glomtile.inference.quality_control import QualityFlags
     from glomtile.models.pretrained import PretrainedWeights
-    from glomtile.palette import Palette
 
 MOST_RUNS = 1000
-
-OF_EACH_RUN = ("train.model_dir", "train.eval_dir", "train.break_file", "train.use")
-"""What a fold writes into its config whatever was asked."""
-
-
-def variants(
-    path: Path, overrides: Sequence[str], varied: Sequence[str], name: str | None = None
-) -> dict[str, Config]:
-    """The configs of a sweep.
-
-    Parameters
-    ----------
-    path : Path
-        The config that all have in common.
-    overrides : sequence of str
-        ``section.key=value``, for all of them.
-    varied : sequence of str
-        ``section.key=value``: one key's values are tried one after the other, several keys' in all
-        combinations.
-    name : str, optional
-        What the names of runs begin with; the config's stem by default.
-
-    Returns
-    -------
-    dict of str to Config
-        By the run's name, ``<name>-<key>=<value>``, where what no folder may be called is ``_``.
-
-    Raises
-    ------
-    UsageError
-        A text without ``=``, a value given twice, a key that is set too or that each fold has of its own,
-        two runs of one name, or more than a thousand runs.
-    ConfigError
-        A value does not fit its setting; see `load_config`.
-    """
-    values: dict[str, list[str]] = {}
-    for text in varied:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not key:
-            raise UsageError("--vary", f"expected SECTION.KEY=VALUE, got {text!r}")
-        if value in values.setdefault(key, []):
-            raise UsageError("--vary", f"expected each value once, got {text!r} twice")
-        values[key].append(value)
-    fixed = {text.partition("=")[0].strip() for text in overrides}
-    for key in values:
-        if key in fixed:
-            raise UsageError("--vary", f"expected {key} either varied or set, got both")
-        if key in OF_EACH_RUN:
-            raise UsageError(
-                "--vary", f"expected a setting that moves figures, got {key}, which each fold has of its own"
-            )
-    combinations = list(product(*([f"{key}={value}" for value in values[key]] for key in values)))
-    if len(combinations) > MOST_RUNS:
-        raise UsageError("--vary", f"expected at most {MOST_RUNS:,} runs, got {len(combinations):,}")
-    wrong = [
-        replace(finding, file="--vary")
-        for text in varied
-        for finding in check_config(path, [text])
-        if finding.severity == "error" and finding.file == COMMAND_LINE
-    ]
-    if wrong:
-        raise config_error(wrong)
-    found: dict[str, Config] = {}
-    for settings in combinations:
-        config = load_config(path, [*overrides, *settings])
-        called = "-".join([name or name_of(config), *(_in_a_name(setting) for setting in settings)])
-        if called in found:
-            raise UsageError("--vary", f"expected runs of different names, got {called} twice")
-        found[called] = config
-    return found
-
-
-def _in_a_name(setting: str) -> str:
-    """``train.epochs=20`` as ``epochs=20``, without quotes, of characters that any folder may have."""
-    return re.sub(r"[^\w.+=,-]+", "_", re.sub("[\"']", "", setting.partition(".")[2]), flags=re.ASCII)
-
-
-def sweep(
-    configs: Mapping[str, Config],
-    out: Path,
-    *,
-    folds: int = 4,
-    groups: Path | None = None,
-    against: Path | None = None,
-    cluster: Cluster | None = None,
-    progress: Progress = SILENT,
-) -> dict[str, CrossvalResult]:
-    """Cross-validate with each of several settings.
-
-    Parameters
-    ----------
-    configs : mapping of str to Config
-        By the names of their runs; at least one.
-    out, folds, groups, against, progress
-        As of `glomtile.evaluation.cross_validation.crossval`.
-    cluster : Cluster, optional
-        Whose workers take the folds of all runs, so that none waits for the last fold of a run. Without
-        one, a run is trained and scored before the next begins.
-
-    Returns
-    -------
-    dict of str to CrossvalResult
-
-    Raises
-    ------
-    UsageError, InputError, ModelError, ClusterError
-        See `crossval`; what can be told beforehand is told of all runs before the first is trained.
-    """
-    began = time.perf_counter()
-    runs = {name: Run.begun(config, Path(out), name, folds, groups) for name, config in configs.items()}
-    if cluster is not None:
-        run_folds([run.job for run in runs.values()], folds, cluster, progress)
-        return {name: run.judged(against, began, progress) for name, run in runs.items()}
-    results: dict[str, CrossvalResult] = {}
-    for name, run in runs.items():
-        progress.note(f"run {len(results) + 1} of {len(runs)}: {name}")
-        began = time.perf_counter()
-        run_folds([run.job], folds, None, progress)
-        results[name] = run.judged(against, began, progress)
-    return results
-
-
+MOST_FOLDS = 99
+RUNS, SETTINGS, TRUSTED = "runs.csv", "settings.json", "trusted"
 TRAIN_ONLY, JUDGE_ONLY = "train", "judge"
+
+FOLD_SETTINGS = ("train.model_dir", "train.eval_dir", "train.break_file", "train.use")
+"""Settings that every fold has of its own."""
+
 AFTER_TRAINING = ("tiledinfer", "eval", "infer", "test", "valid")
-"""Sections that may differ when a run is taken up again: no fold has to be trained anew for them."""
+"""Sections that may differ when a run is continued: no fold has to be trained anew for them."""
 
-_FOLD_CONFIG, _HELD_OUT = "fold.toml", "held_out.json"
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The images of a cross-validation.
-
-    Attributes
-    ----------
-    pairs : tuple of Pair
-        In natural order of their names.
-    groups : dict of str to str
-        Of every image; an image of no known group is its own.
-    use : dict of str to str
-        ``"train"`` for images that are trained on in every fold and never judged, ``"judge"`` for images
-        that are judged and never trained on (known label noise, say); others are both in turn.
-    grouped : bool
-        Whether somebody said so; else nobody knows which images come from one patient.
-    """
-
-    pairs: tuple[Pair, ...]
-    groups: dict[str, str]
-    use: dict[str, str]
-    grouped: bool = True
-
-    @property
-    def judged(self) -> list[Pair]:
-        """What is dealt to the folds."""
-        return [pair for pair in self.pairs if self.use.get(pair.stem) != TRAIN_ONLY]
-
-    @property
-    def trusted(self) -> list[str]:
-        """Stems that are both trained on and judged."""
-        return [pair.stem for pair in self.pairs if pair.stem not in self.use]
-
-
-@dataclass(frozen=True)
-class FoldJob:
-    """Training and predicting the folds of one run.
-
-    Attributes
-    ----------
-    config : Config
-    pool : Pool
-    dealt : tuple of int
-        The fold of each judged image.
-    run : Path
-        Folder of the run, as the workers see it.
-    start : tuple of (str, str) or None
-        The model that every fold begins with: its address as the workers see it, and its network's digest.
-    """
-
-    config: Config
-    pool: Pool
-    dealt: tuple[int, ...]
-    run: Path
-    start: tuple[str, str] | None = None
-
-    def run_fold(self, fold: int, progress: Progress) -> None:
-        """Train one fold and predict what it holds out; who still works on it is waited for."""
-        held = [pair for pair, number in zip(self.pool.judged, self.dealt, strict=True) if number == fold]
-        folder = self.run / f"fold-{fold + 1}"
-        progress.note(
-            f"fold {fold + 1} of {max(self.dealt) + 1}: {', '.join(pair.stem for pair in held)} held out"
-        )
-        with file_lock(self.run / PRIVATE_FOLDER / f"{folder.name}.lock", progress, wait=True):
-            _run_fold(self, held, folder, progress)
-
-
-@dataclass(frozen=True)
-class FoldTask:
-    """One fold of one run, as it is sent to a worker of a cluster."""
-
-    job: FoldJob
-    fold: int
-
-    def __str__(self) -> str:
-        return f"fold {self.fold + 1} of {self.job.run.name}"
-
-
-def run_fold_on_worker(task: FoldTask, progress: Progress) -> None:
-    """Train and predict with one fold in a worker of a cluster.
-
-    Raises
-    ------
-    MissingExtraError
-        The worker has no Keras to train with.
-    """
-    from glomtile.cluster import worker_threads
-    from glomtile.system import limit_threads, quiet_import
-
-    if find_spec("keras") is None:
-        raise MissingExtraError(
-            "worker",
-            "expected Keras to train with, got an installation without it",
-            "pip install 'glomtile[cpu]'",
-        )
-    with quiet_import():
-        limit_threads(worker_threads(), "keras")
-    task.job.run_fold(task.fold, progress)
-
-
-def run_folds(jobs: Sequence[FoldJob], folds: int, cluster: Cluster | None, progress: Progress) -> None:
-    """Each fold of each run here, one after the other, or all of them on the workers of a cluster."""
-    tell_of_split(jobs[0].config, progress)
-    tell_of_changed_sources(jobs[0].config, "train", progress)
-    for name in dict.fromkeys(job.config.train.pretrained for job in jobs):
-        if name is not None:
-            progress.warn(
-                f"every fold begins with the weights of {name}: figures are out of fold only for images "
-                "that it has not learned from either"
-            )
-    if cluster is None:
-        for job in jobs:
-            for fold in range(folds):
-                job.run_fold(fold, progress)
-        return
-    from glomtile.cluster import run_tasks
-
-    tasks = [FoldTask(job, fold) for job in jobs for fold in range(folds)]
-    of_runs = f" of {len(jobs)} runs" if len(jobs) > 1 else ""
-    progress.note(f"{len(tasks)} folds{of_runs} for {cluster}")
-    with ExitStack() as held:
-        for job in jobs:
-            held.enter_context(file_lock(job.run / PRIVATE_FOLDER / "lock", progress))
-        progress.start("folds", len(tasks))
-        results = held.enter_context(closing(run_tasks(run_fold_on_worker, tasks, cluster, progress)))
-        for _, problem in results:
-            progress.advance(1)
-            if problem is not None:
-                raise problem
-
-
-def _run_fold(job: FoldJob, held: Sequence[Pair], folder: Path, progress: Progress) -> None:
-    """Train on all others, as far as that is not done, and predict what is held out."""
-    from glomtile.datasets.loading import scale_of_image
-    from glomtile.training.train import train
-
-    config, pool, palette = job.config, job.pool, job.config.palette()
-    left = {pair.stem for pair in held}
-    learnt = [p for p in pool.pairs if p.stem not in left and pool.use.get(p.stem) != JUDGE_ONLY]
-    for pair in learnt:
-        atomic.link(folder / "train" / "images" / pair.image.name, pair.image)
-        atomic.link(folder / "train" / "masks" / pair.mask.name, pair.mask)
-    atomic.write_json(folder / _HELD_OUT, [pair.stem for pair in held])
-    atomic.write_text(folder / _FOLD_CONFIG, _fold_config(config, job.start[0] if job.start else None))
-    fold_config = load_config(folder / _FOLD_CONFIG)
-    if job.start is not None:
-        _require_same_start(fold_config, *job.start)
-    atomic.restore_folder(folder / "models" / "last")
-    begun = (folder / "models" / "last").is_dir()
-    train(fold_config, resume=begun, progress=progress)
-    out = folder.parent
-    progress.start("held-out images", len(held))
-    judged = CalibrationAccumulator(palette)
-    for pair, said in predictions(config, folder / "models" / "last", held):
-        truth, mpp = _truth(pair, config, palette), scale_of_image(config, pair.image)
-        write_mask(out / "predictions" / f"{pair.stem}.png", said.labels, palette, mpp)
-        write_mask(out / "truth" / f"{pair.stem}.png", truth, palette, mpp)
-        if said.confidence is not None:
-            judged.add_confidence(said.confidence, truth)
-        if said.doubts is not None:
-            judged.doubts[pair.stem] = said.doubts
-        progress.advance(1, image=pair.stem)
-    judged.write(folder)
-
-
-def _require_same_start(config: Config, address: str, digest: str) -> None:
-    """Folds are compared, so they begin alike, whatever was saved at the place meanwhile."""
-    from glomtile.models.pretrained import beginning
-
-    found = beginning(config)
-    if found is None or found.digest != digest:
-        raise ModelError(
-            address,
-            f"expected the network that the run began with, {digest[:12]}…, got "
-            + (f"{found.digest[:12]}…" if found else "none"),
-            "put it back, or begin a run of another --name",
-        )
-
-
-def _fold_config(config: Config, start: str | None) -> str:
-    """The config of one fold: its paths are its folder's, and no images judge its epochs."""
-    content = {name: _given(config, name) for name in type(config).model_fields if name not in AFTER_TRAINING}
-    content["tiledinfer"] = _given(config, "tiledinfer")
-    for key in ("images_dir", "output_dir"):
-        content["tiledinfer"].pop(key, None)
-    if start is not None:
-        content["train"]["pretrained"] = start
-    content["train"] |= {
-        "images_dir": "train/images",
-        "masks_dir": "train/masks",
-        "model_dir": "models",
-        "eval_dir": "eval",
-        "break_file": "break_training",
-        "use": "last",
-        "epoch_change_infer": False,
-        "epoch_change_tiled_infer": False,
-    }
-    return to_toml(make_config(content))
-
-
-def _given(config: Config, name: str) -> dict[str, Any]:
-    """The settings of a section that were written."""
-    section = config.section(name)
-    values = {key: getattr(section, key) for key in type(section).model_fields if section.is_set(key)}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class Said:
-    """What a network says of an image: labels, and where it is known how sure it is and what to doubt."""
-
-    labels: UInt8
-    confidence: UInt8 | None = None
-    doubts: QualityFlags | None = None
-
-
-def predictions(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Said]]:
-    """What a model folder says of images: as `segment` does where the scale is known, else raw labels."""
-    from glomtile.datasets.loading import working_scale
-    from glomtile.inference.image import segment_image
-    from glomtile.inference.predictor import KerasPredictor, PredictionSettings
-    from glomtile.inference.segmenter import Segmenter
-    from glomtile.inference.window_size import TilingSettings
-    from glomtile.models.folder import load_model_folder, read_card, read_whole
-    from glomtile.types import Box, crop
-
-    settings = PredictionSettings.of_config(config)
-    if read_whole(model, read_card).mpp is None:
-        loaded = load_model_folder(model)
-        predictor = KerasPredictor(loaded.model, loaded.geometry, None, settings)
-        for pair in pairs:
-            yield (
-                pair,
-                Said(
-                    segment_image(read_image(pair.image), predictor, TilingSettings.of_config(config)).labels
-                ),
-            )
-        return
-    segmenter = Segmenter.load(
-        model,
-        tta=settings.tta,
-        threshold=settings.threshold,
-        smoothing_px=settings.smoothing_px,
-        min_expected_dice=min_expected_dice(config),
-    )
-    for pair in pairs:
-        scale = working_scale(config, pair.image)
-        assert scale is not None
-        result = segmenter.segment(pair.image, mpp=scale[0])
-        labels = crop(result.labels, Box(0, 0, *result.labels.shape))
-        yield pair, Said(labels, result.confidence, result.quality)
-
-
-def _truth(pair: Pair, config: Config, palette: Palette) -> UInt8:
-    return read_mask(pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance)
-
-
-RUNS, SETTINGS = "runs.csv", "settings.json"
-TRUSTED = "trusted"
-_LARGEST_FOLD_NUMBER = 99
+_RUN_FIGURES = ("pooled_dice", "mean_dice", "pooled_precision", "pooled_recall", "object_f1", "pq")
 
 
 @dataclass(frozen=True)
 class CrossvalResult:
-    """What a cross-validation gave.
+    """Scores of a cross-validation.
 
     Attributes
     ----------
     scores : ScoreResult
-        Over all judged images.
+        Over all held-out images.
     trusted : ScoreResult or None
         Over those that are trained on too, where some are only judged.
     folds : tuple of Path
@@ -463,7 +86,7 @@ def crossval(
     cluster: Cluster | None = None,
     progress: Progress = SILENT,
 ) -> CrossvalResult:
-    """Train a network for each fold, predict what it was not trained on, and score all predictions together.
+    """Train a network for each fold, predict its held-out images, and score all predictions together.
 
     Parameters
     ----------
@@ -477,12 +100,12 @@ def crossval(
     name : str, optional
         Of the run; the config's stem by default.
     groups : Path, optional
-        CSV ``stem,group[,use]``: images of one group fall into one fold, and intervals are drawn over groups.
+        CSV ``stem,group[,use]``: images of one group are in one fold, and the bootstrap draws groups.
         ``use`` is empty, ``train`` (in every training, never judged) or ``judge`` (never trained on).
     against : Path, optional
-        Masks of another program for the same images: the paired difference is given too.
+        Folder of other masks of the same images: the paired difference is written too.
     cluster : Cluster, optional
-        Whose workers train, a fold each at a time; this process does where it is left out.
+        Its workers train a fold each at a time; without one, this process trains.
     progress : Progress
 
     Returns
@@ -496,182 +119,314 @@ def crossval(
     UsageError
         Fewer groups than folds, or a run of this name has other settings or damaged ones.
     InputError
-        Images and masks do not pair, or the table of groups does not fit them.
+        Images and masks do not pair, the table of groups does not fit them, or `against` lacks a mask.
     ModelError
-        ``[train] pretrained`` names no model, or in a later fold another than in the first.
+        ``[train] pretrained`` names no model, or another in a later fold than in the first.
     ClusterError
-        A fold's worker died again and again, or the scheduler of the cluster was lost and did not return.
+        A fold failed twice on the workers, or the connection to the scheduler was lost.
 
     Notes
     -----
-    A run that was stopped goes on where it was: a finished fold is not trained again, an unfinished one from
-    its last epoch. Folds are stretches of neighbouring names that part no group (`core.folds.deal_folds`).
+    A stopped run continues where it was: a finished fold is not trained again, an unfinished one continues
+    after its last epoch. Folds are stretches of neighbouring names that divide no group, see
+    `glomtile.datasets.splitting.split_folds`.
+    """
+    name = name or _name_of(config)
+    return sweep(
+        {name: config}, out, folds=folds, groups=groups, against=against, cluster=cluster, progress=progress
+    )[name]
+
+
+def sweep(
+    configs: Mapping[str, Config],
+    out: Path,
+    *,
+    folds: int = 4,
+    groups: Path | None = None,
+    against: Path | None = None,
+    cluster: Cluster | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, CrossvalResult]:
+    """Cross-validate with each of several settings.
+
+    Parameters
+    ----------
+    configs : mapping of str to Config
+        By the names of their runs; at least one.
+    out, folds, groups, against, progress
+        See `crossval`.
+    cluster : Cluster, optional
+        Its workers take the folds of all runs, so that none waits for the last fold of a run. Without
+        one, each run is trained and scored before the next.
+
+    Returns
+    -------
+    dict of str to CrossvalResult
+
+    Raises
+    ------
+    UsageError, InputError, ModelError, ClusterError
+        See `crossval`; the inputs of all runs are checked before the first is trained.
     """
     began = time.perf_counter()
-    run = Run.begun(config, Path(out), name, folds, groups)
-    run_folds([run.job], folds, cluster, progress)
-    return run.judged(against, began, progress)
+    runs = {
+        name: _prepare_run(config, Path(out), name, folds, groups, against)
+        for name, config in configs.items()
+    }
+    _warn(list(runs.values()), progress)
+    results: dict[str, CrossvalResult] = {}
+    if cluster is not None:
+        _train_on_cluster(list(runs.values()), cluster, progress)
+    for name, run in runs.items():
+        if cluster is None:
+            if len(runs) > 1:
+                progress.note(f"run {len(results) + 1} of {len(runs)}: {name}")
+            began = time.perf_counter()
+            for fold in range(run.folds):
+                _run_fold(FoldTask(run, fold), progress)
+        results[name] = _score_run(run, began, progress)
+    return results
+
+
+def variants(
+    path: Path, overrides: Sequence[str], varied: Sequence[str], name: str | None = None
+) -> dict[str, Config]:
+    """Load the configs of a sweep.
+
+    Parameters
+    ----------
+    path : Path
+        The config that all have in common.
+    overrides : sequence of str
+        ``section.key=value``, for all of them.
+    varied : sequence of str
+        ``section.key=value``: values of one key are alternatives, several keys give all combinations.
+    name : str, optional
+        Prefix of the runs' names; the config's stem by default.
+
+    Returns
+    -------
+    dict of str to Config
+        By the run's name, ``<name>-<key>=<value>``; characters that a folder name cannot have are ``_``.
+
+    Raises
+    ------
+    UsageError
+        A text without ``=``, a value given twice, a key that is also set or that each fold has of its own,
+        two runs of one name, or more than a thousand runs.
+    ConfigError
+        A value does not fit its setting; see `load_config`.
+    """
+    values: dict[str, list[str]] = {}
+    for text in varied:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise UsageError("--vary", f"expected SECTION.KEY=VALUE, got {text!r}")
+        if value in values.setdefault(key, []):
+            raise UsageError("--vary", f"expected each value once, got {text!r} twice")
+        values[key].append(value)
+    fixed = {text.partition("=")[0].strip() for text in overrides}
+    for key in values:
+        if key in fixed:
+            raise UsageError("--vary", f"expected {key} either varied or set, got both")
+        if key in FOLD_SETTINGS:
+            raise UsageError(
+                "--vary", f"expected a setting that changes scores, got {key}, which each fold has of its own"
+            )
+    combinations = list(product(*([f"{key}={value}" for value in values[key]] for key in values)))
+    if len(combinations) > MOST_RUNS:
+        raise UsageError("--vary", f"expected at most {MOST_RUNS:,} runs, got {len(combinations):,}")
+    wrong = [
+        replace(finding, file="--vary")
+        for text in varied
+        for finding in check_config(path, [text])
+        if finding.severity == "error" and finding.file == COMMAND_LINE
+    ]
+    if wrong:
+        raise config_error(wrong)
+    configs: dict[str, Config] = {}
+    for settings in combinations:
+        config = load_config(path, [*overrides, *settings])
+        parts = [re.sub("[\"']", "", setting.partition(".")[2]) for setting in settings]
+        safe = [re.sub(r"[^\w.+=,-]+", "_", part, flags=re.ASCII) for part in parts]
+        run = "-".join([name or _name_of(config), *safe])
+        if run in configs:
+            raise UsageError("--vary", f"expected runs of different names, got {run} twice")
+        configs[run] = config
+    return configs
 
 
 @dataclass(frozen=True)
-class Run:
-    """A cross-validation under way.
+class Pool:
+    """Images of a cross-validation.
 
     Attributes
     ----------
-    job : FoldJob
-    out : Path
-        Folder of runs.
-    folds : int
+    pairs : tuple of Pair
+        In natural order of their names.
+    groups : dict of str to str
+        Of every image; an image of no known group is its own.
+    use : dict of str to str
+        ``"train"`` for images that are trained on in every fold and never judged, ``"judge"`` for images
+        that are judged and never trained on (known label noise, say); others are both in turn.
+    grouped : bool
+        Whether a table names the groups.
     """
 
-    job: FoldJob
-    out: Path
-    folds: int
+    pairs: tuple[Pair, ...]
+    groups: dict[str, str]
+    use: dict[str, str]
+    grouped: bool = True
 
-    @classmethod
-    def begun(cls, config: Config, out: Path, name: str | None, folds: int, groups: Path | None) -> Run:
-        """Begin the run's folder, or see that it is this run's; refuse what no fold could train.
+    @property
+    def judged(self) -> list[Pair]:
+        """Images that are held out in one of the folds."""
+        return [pair for pair in self.pairs if self.use.get(pair.stem) != TRAIN_ONLY]
 
-        Raises
-        ------
-        ConfigError, UsageError, InputError, ModelError
-            See `crossval`.
-        """
-        from glomtile.models.pretrained import beginning
-        from glomtile.networks.losses import build_loss
-        from glomtile.training.train import require_buildable
-
-        _require_sense(folds, name)
-        require_buildable(config)
-        build_loss(config.model)
-        pool = read_pool(config, groups)
-        dealt = deal_folds([pool.groups[pair.stem] for pair in pool.judged], folds)
-        folder = out / (name or name_of(config))
-        start = beginning(config)
-        _require_same_run(folder, _identity(config, pool, dealt, start))
-        told = (start.address, start.digest) if start else None
-        return cls(FoldJob(config, pool, tuple(dealt), folder.absolute(), told), out, folds)
-
-    def judged(self, against: Path | None, began: float, progress: Progress) -> CrossvalResult:
-        """Score the predictions of its folds, all of which are done, and add its row to the table of runs.
-
-        Parameters
-        ----------
-        against : Path or None
-        began : float
-            When training began, by `time.perf_counter`.
-        progress : Progress
-        """
-        config, pool = self.job.config, self.job.pool
-        folder = self.out / self.job.run.name
-        fold_folders = [folder / f"fold-{fold + 1}" for fold in range(self.folds)]
-        join_judged(fold_folders, folder)
-        everything = {pair.stem: pair for pair in pool.judged}
-        scores = _score(config, folder, list(everything), pool, everything, against, progress)
-        trusted = None
-        if set(pool.trusted) != set(everything):
-            trusted = _score_part(config, folder, pool, everything, against, progress)
-        seconds = time.perf_counter() - began
-        table = _add_row(self.out / RUNS, folder.name, config, self.folds, scores, trusted, seconds)
-        parts = [scores.paths, trusted.paths if trusted else ()]
-        return CrossvalResult(
-            scores, trusted, tuple(fold_folders), (table, *(path for part in parts for path in part))
-        )
-
-
-def name_of(config: Config) -> str:
-    """What a run of these settings is called where nobody says otherwise."""
-    return config.source.stem if config.source else "crossval"
+    @property
+    def trusted(self) -> list[Pair]:
+        """Images that are both trained on and judged."""
+        return [pair for pair in self.pairs if pair.stem not in self.use]
 
 
 def read_pool(config: Config, groups: Path | None) -> Pool:
-    """The images of ``[train]``, with what a table says of their groups and use.
+    """List the images of ``[train]``, with their groups and use.
 
     Parameters
     ----------
     config : Config
     groups : Path or None
-        The table; without one every image is a group of its own.
+        See `crossval`; without a table every image is a group of its own.
 
     Raises
     ------
     InputError
         See `crossval`.
     """
-    from glomtile.datasets.loading import split_pairs
-
     pairs = tuple(split_pairs(config, "train"))
     stems = [pair.stem for pair in pairs]
     if groups is None:
         return Pool(pairs, {stem: stem for stem in stems}, {}, grouped=False)
-    known: dict[str, str] = {}
+    group_of: dict[str, str] = {}
     use: dict[str, str] = {}
     for row in group_rows(groups, stems):
         stem, role = row["stem"], row.get("use", "")
-        known[stem] = row["group"]
+        group_of[stem] = row["group"]
         if role not in ("", TRAIN_ONLY, JUDGE_ONLY):
             raise InputError(
                 groups, f"expected use to be empty, {TRAIN_ONLY} or {JUDGE_ONLY} for {stem}, got {role!r}"
             )
         if role:
             use[stem] = role
-    return Pool(pairs, known, use)
+    return Pool(pairs, group_of, use)
 
 
-def _require_sense(folds: int, name: str | None) -> None:
-    if not 2 <= folds <= _LARGEST_FOLD_NUMBER:
-        raise UsageError("--folds", f"expected 2 to {_LARGEST_FOLD_NUMBER}, got {folds}")
-    if name is not None and (Path(name).name != name or name in ("", ".", "..")):
+@dataclass(frozen=True)
+class CrossvalRun:
+    """A cross-validation to train and score.
+
+    Attributes
+    ----------
+    config : Config
+    folder : Path
+    folds : int
+    pool : Pool
+    fold_of : tuple of int
+        Fold of each judged image.
+    against : dict of str to Path
+        Other masks by stem, empty without any.
+    start : tuple of (str, str) or None
+        Pretrained model of every fold: its address as the workers see it, and its network's digest.
+    """
+
+    config: Config
+    folder: Path
+    folds: int
+    pool: Pool
+    fold_of: tuple[int, ...]
+    against: dict[str, Path]
+    start: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """One fold of one run."""
+
+    run: CrossvalRun
+    fold: int
+
+    def __str__(self) -> str:
+        return f"fold {self.fold + 1} of {self.run.folder.name}"
+
+
+def _name_of(config: Config) -> str:
+    return config.source.stem if config.source else "crossval"
+
+
+def _prepare_run(
+    config: Config, out: Path, name: str, folds: int, groups: Path | None, against: Path | None
+) -> CrossvalRun:
+    """Check the inputs of a run, and create its folder or make sure that it is this run's."""
+    from glomtile.models.pretrained import beginning
+    from glomtile.networks.losses import build_loss
+    from glomtile.training.train import require_buildable
+
+    if not 2 <= folds <= MOST_FOLDS:
+        raise UsageError("--folds", f"expected 2 to {MOST_FOLDS}, got {folds}")
+    if Path(name).name != name or name in ("", ".", ".."):
         raise UsageError("--name", f"expected the name of a folder, got {name!r}")
+    require_buildable(config)
+    build_loss(config.model)
+    pool = read_pool(config, groups)
+    fold_of = tuple(split_folds([pool.groups[pair.stem] for pair in pool.judged], folds))
+    other = _find_masks(against, pool.judged) if against is not None else {}
+    start = beginning(config)
+    _require_same_run(out / name, _fingerprint(config, pool, fold_of, start))
+    pretrained = (start.address, start.digest) if start else None
+    return CrossvalRun(config, out / name, folds, pool, fold_of, other, pretrained)
 
 
-def _identity(
-    config: Config, pool: Pool, dealt: Sequence[int], start: PretrainedWeights | None
+def _find_masks(folder: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
+    found = {path.stem: path for path in list_images(folder, MASK_SUFFIXES)}
+    missing = [pair.stem for pair in pairs if pair.stem not in found]
+    if missing:
+        raise InputError(folder, f"expected a mask for every image, got none for {listed(missing)}")
+    return {pair.stem: found[pair.stem].absolute() for pair in pairs}
+
+
+def _fingerprint(
+    config: Config, pool: Pool, fold_of: Sequence[int], start: PretrainedWeights | None
 ) -> dict[str, Any]:
-    """What the folds' networks depend on, as JSON has it."""
+    """Collect all that the folds' networks depend on, as JSON holds it."""
     sections = json.loads(config.model_dump_json(exclude=set(AFTER_TRAINING)))
     for key in ("images_dir", "masks_dir", "model_dir", "eval_dir"):
         sections["train"].pop(key, None)
     sections["train"]["pretrained"] = start.digest if start else None
-    numbers = {pair.stem: fold + 1 for pair, fold in zip(pool.judged, dealt, strict=True)}
+    folds = {pair.stem: fold + 1 for pair, fold in zip(pool.judged, fold_of, strict=True)}
     sizes = {pair.stem: [pair.image.stat().st_size, pair.mask.stat().st_size] for pair in pool.pairs}
-    return {"settings": sections, "folds": numbers, "use": pool.use, "files": sizes}
+    return {"settings": sections, "folds": folds, "use": pool.use, "files": sizes}
 
 
-def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
-    """Begin a run's folder, or make sure that it is this run's."""
+def _require_same_run(folder: Path, fingerprint: dict[str, Any]) -> None:
     path = folder / SETTINGS
-    try:
-        known = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        atomic.write_json(path, identity)
+    if not path.exists():
+        atomic.write_json(path, fingerprint)
         return
-    except (OSError, ValueError) as problem:
-        raise UsageError(path, f"expected the settings of a run, got: {problem}") from problem
-    if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
+    known = atomic.read_json(path, "the settings of a run", UsageError)
+    if not isinstance(known.get("settings"), dict):
         raise UsageError(path, f"expected the settings of a run as a map, got {str(known)[:60]}")
-    wanted = json.loads(json.dumps(identity))
-    known = _with_later_settings(known, wanted)
-    if known == wanted:
-        return
-    others = ", ".join(_differences(known, wanted))
-    raise UsageError(
-        folder,
-        f"expected the settings of the run that is there, got others: {others}",
-        "give another --name, or move that run away",
-    )
-
-
-def _with_later_settings(known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a run; settings that came after it are at their defaults, as it did without them."""
-    then, defaults = known["settings"], json.loads(Config().model_dump_json())
-    filled = {}
-    for section, keys in wanted["settings"].items():
-        told = then.get(section, {})
-        if isinstance(told, dict):
-            filled[section] = {key: defaults[section][key] for key in keys} | told
-    return known | {"settings": then | filled}
+    defaults = json.loads(Config().model_dump_json())
+    for section, keys in fingerprint["settings"].items():  # a run of an earlier version lacks some
+        earlier = known["settings"].get(section, {})
+        if isinstance(earlier, dict):
+            known["settings"][section] = {key: defaults[section][key] for key in keys} | earlier
+    differing = ", ".join(_differences(known, json.loads(json.dumps(fingerprint))))
+    if differing:
+        raise UsageError(
+            folder,
+            f"expected the settings of the existing run, got others: {differing}",
+            "give another --name, or move that run away",
+        )
 
 
 def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:
@@ -682,89 +437,223 @@ def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:
         yield f"{where.removeprefix('settings.')} {known} is now {wanted}"
 
 
-def _score_part(
-    config: Config,
-    folder: Path,
-    pool: Pool,
-    pairs: dict[str, Pair],
-    against: Path | None,
-    progress: Progress,
-) -> ScoreResult:
-    """The figures over the images whose labels are trusted, in a folder of their own."""
-    stems = [stem for stem in pool.trusted if stem in pairs]
-    part = folder / TRUSTED
-    for kind in ("predictions", "truth"):
-        for stem in stems:
-            atomic.link(part / kind / f"{stem}.png", folder / kind / f"{stem}.png")
-    return _score(config, part, stems, pool, pairs, against, progress)
+def _warn(runs: Sequence[CrossvalRun], progress: Progress) -> None:
+    tell_of_split(runs[0].config, progress)
+    tell_of_changed_sources(runs[0].config, "train", progress)
+    for name in dict.fromkeys(run.config.train.pretrained for run in runs):
+        if name is not None:
+            progress.warn(
+                f"every fold starts with the weights of {name}: scores are out of fold only for images "
+                "that it was not trained on either"
+            )
 
 
-def _score(
-    config: Config,
-    folder: Path,
-    stems: Sequence[str],
-    pool: Pool,
-    pairs: dict[str, Pair],
-    against: Path | None,
-    progress: Progress,
-) -> ScoreResult:
-    from glomtile.datasets.loading import scale_of_image
+def _train_on_cluster(runs: Sequence[CrossvalRun], cluster: Cluster, progress: Progress) -> None:
+    from glomtile.cluster import run_tasks
 
-    for stem in stems:
-        atomic.link(folder / "images" / pairs[stem].image.name, pairs[stem].image)
-    if against is not None:
-        _link_masks(against, stems, folder / "against")
-    groups = None
-    if pool.grouped:
-        groups = write_csv(
-            folder / "groups.csv", ["stem", "group"], [[stem, pool.groups[stem]] for stem in stems]
+    remote = [replace(run, folder=run.folder.absolute()) for run in runs]
+    tasks = [FoldTask(run, fold) for run in remote for fold in range(run.folds)]
+    of_runs = f" of {len(runs)} runs" if len(runs) > 1 else ""
+    progress.note(f"{len(tasks)} folds{of_runs} for {cluster}")
+    with ExitStack() as stack:
+        for run in remote:
+            stack.enter_context(file_lock(run.folder / PRIVATE_FOLDER / "lock", progress))
+        progress.start("folds", len(tasks))
+        results = stack.enter_context(closing(run_tasks(run_fold_on_worker, tasks, cluster, progress)))
+        for _, error in results:
+            progress.advance(1)
+            if error is not None:
+                raise error
+
+
+def run_fold_on_worker(task: FoldTask, progress: Progress) -> None:
+    """Train and predict one fold in a worker of a cluster.
+
+    Raises
+    ------
+    MissingExtraError
+        The worker has no Keras to train with.
+    """
+    from glomtile.cluster import worker_threads
+    from glomtile.system import limit_threads, quiet_import
+
+    if find_spec("keras") is None:
+        raise MissingExtraError(
+            "worker",
+            "expected Keras to train with, got an installation without it",
+            "pip install 'glomtile[cpu]'",
         )
-    scales = {stem: scale_of_image(config, pairs[stem].image) for stem in stems}
+    with quiet_import():
+        limit_threads(worker_threads(), "keras")
+    _run_fold(task, progress)
+
+
+def _run_fold(task: FoldTask, progress: Progress) -> None:
+    """Train on the other folds, as far as that is not done, and predict the held-out images."""
+    from glomtile.training.train import train
+
+    run, config, palette = task.run, task.run.config, task.run.config.palette()
+    held_out = [pair for pair, fold in zip(run.pool.judged, run.fold_of, strict=True) if fold == task.fold]
+    stems = [pair.stem for pair in held_out]
+    folder = run.folder.absolute() / f"fold-{task.fold + 1}"
+    progress.note(f"fold {task.fold + 1} of {run.folds}: {', '.join(stems)} held out")
+    with file_lock(folder.parent / PRIVATE_FOLDER / f"{folder.name}.lock", progress, wait=True):
+        for pair in run.pool.pairs:
+            if pair.stem not in stems and run.pool.use.get(pair.stem) != JUDGE_ONLY:
+                atomic.link(folder / "train" / "images" / pair.image.name, pair.image)
+                atomic.link(folder / "train" / "masks" / pair.mask.name, pair.mask)
+        atomic.write_json(folder / "held_out.json", stems)
+        atomic.write_text(folder / "fold.toml", _fold_config(config, run.start[0] if run.start else None))
+        fold_config = load_config(folder / "fold.toml")
+        if run.start is not None:
+            _require_same_start(fold_config, *run.start)
+        train(fold_config, resume=(folder / "models" / "last").is_dir(), progress=progress)
+        progress.start("held-out images", len(held_out))
+        calibration = CalibrationAccumulator(palette)
+        for pair, predicted in predict(config, folder / "models" / "last", held_out):
+            truth, mpp = read_labels(pair, config, palette), scale_of_image(config, pair.image)
+            for kind, labels in (("predictions", predicted.labels), ("truth", truth)):
+                write_mask(folder.parent / kind / f"{pair.stem}.png", labels, palette, mpp)
+            if predicted.confidence is not None:
+                calibration.add_confidence(predicted.confidence, truth)
+            if predicted.quality is not None:
+                calibration.doubts[pair.stem] = predicted.quality
+            progress.advance(1, image=pair.stem)
+        calibration.write(folder)
+
+
+def _require_same_start(config: Config, address: str, digest: str) -> None:
+    """Refuse a pretrained model that was replaced since the run began: folds are compared."""
+    from glomtile.models.pretrained import beginning
+
+    found = beginning(config)
+    if found is None or found.digest != digest:
+        raise ModelError(
+            address,
+            f"expected the pretrained network of the run, {digest[:12]}…, got "
+            + (f"{found.digest[:12]}…" if found else "none"),
+            "put it back, or start a run of another --name",
+        )
+
+
+def _fold_config(config: Config, pretrained: str | None) -> str:
+    """Return the config of one fold: its paths are its folder's, and it has no validation images."""
+    names = [name for name in type(config).model_fields if name not in AFTER_TRAINING]
+    content = {name: _given(config, name) for name in (*names, "tiledinfer")}
+    for key in ("images_dir", "output_dir"):
+        content["tiledinfer"].pop(key, None)
+    if pretrained is not None:
+        content["train"]["pretrained"] = pretrained
+    content["train"] |= {
+        "images_dir": "train/images",
+        "masks_dir": "train/masks",
+        "model_dir": "models",
+        "eval_dir": "eval",
+        "break_file": "break_training",
+        "use": "last",
+        "epoch_change_infer": False,
+        "epoch_change_tiled_infer": False,
+    }
+    return to_toml(make_config(content))
+
+
+def _given(config: Config, name: str) -> dict[str, Any]:
+    section = config.section(name)
+    values = {key: getattr(section, key) for key in type(section).model_fields if section.given(key)}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutPrediction:
+    """Labels of an image, and where the scale is known confidence and quality flags."""
+
+    labels: UInt8
+    confidence: UInt8 | None = None
+    quality: QualityFlags | None = None
+
+
+def predict(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, HeldOutPrediction]]:
+    """Predict images with a model folder: as `segment` does where the scale is known, else raw labels."""
+    from glomtile.inference.image import segment_image
+    from glomtile.inference.predictor import KerasPredictor, PredictionSettings
+    from glomtile.inference.segmenter import Segmenter
+    from glomtile.inference.window_size import TilingSettings
+    from glomtile.models.folder import load_model_folder, read_card, read_whole
+
+    settings = PredictionSettings.of_config(config)
+    if read_whole(model, read_card).mpp is None:
+        loaded, tiling = load_model_folder(model), TilingSettings.of_config(config)
+        predictor = KerasPredictor(loaded.model, loaded.geometry, None, settings)
+        for pair in pairs:
+            labels = segment_image(read_image(pair.image), predictor, tiling).labels
+            yield pair, HeldOutPrediction(labels)
+        return
+    segmenter = Segmenter.load(
+        model,
+        tta=settings.tta,
+        threshold=settings.threshold,
+        smoothing_px=settings.smoothing_px,
+        min_expected_dice=min_expected_dice(config),
+    )
+    for pair in pairs:
+        scale = working_scale(config, pair.image)
+        assert scale is not None
+        result = segmenter.segment(pair.image, mpp=scale[0])
+        labels = crop(result.labels, Box(0, 0, *result.labels.shape))
+        yield pair, HeldOutPrediction(labels, result.confidence, result.quality)
+
+
+def _score_run(run: CrossvalRun, began: float, progress: Progress) -> CrossvalResult:
+    """Score the predictions of all folds, and add a row to the table of runs."""
+    folders = tuple(run.folder / f"fold-{fold + 1}" for fold in range(run.folds))
+    join_judged(folders, run.folder)
+    judged, trusted = run.pool.judged, run.pool.trusted
+    scores = _score_images(run, run.folder, judged, progress)
+    of_trusted = None
+    if len(trusted) != len(judged):
+        part = run.folder / TRUSTED
+        for kind in ("predictions", "truth"):
+            for pair in trusted:
+                atomic.link(part / kind / f"{pair.stem}.png", run.folder / kind / f"{pair.stem}.png")
+        of_trusted = _score_images(run, part, trusted, progress)
+    table = _add_row(run, scores, of_trusted, time.perf_counter() - began)
+    paths = (table, *scores.paths, *(of_trusted.paths if of_trusted else ()))
+    return CrossvalResult(scores, of_trusted, folders, paths)
+
+
+def _score_images(run: CrossvalRun, folder: Path, pairs: Sequence[Pair], progress: Progress) -> ScoreResult:
+    groups = None
+    if run.pool.grouped:
+        rows = [[pair.stem, run.pool.groups[pair.stem]] for pair in pairs]
+        groups = write_csv(folder / "groups.csv", ["stem", "group"], rows)
+    scales = {pair.stem: scale_of_image(run.config, pair.image) for pair in pairs}
+    for pair in pairs:
+        atomic.link(folder / "images" / pair.image.name, pair.image)
+        if run.against:
+            mask = run.against[pair.stem]
+            atomic.link(folder / "against" / mask.name, mask)
     return score(
         folder / "predictions",
         folder / "truth",
         folder,
-        palette=config.palette(),
+        palette=run.config.palette(),
         groups=groups,
         mpp={stem: scale for stem, scale in scales.items() if scale is not None},
         images=folder / "images",
-        against=folder / "against" if against is not None else None,
-        draws=config.eval.draws,
+        against=folder / "against" if run.against else None,
+        draws=run.config.eval.draws,
         progress=progress,
     )
 
 
-def _link_masks(source: Path, stems: Sequence[str], target: Path) -> None:
-    """The masks of these images in another folder."""
-    from glomtile.io.images import list_images
-    from glomtile.io.masks import MASK_SUFFIXES
-
-    found = {path.stem: path for path in list_images(source, MASK_SUFFIXES)}
-    missing = [stem for stem in stems if stem not in found]
-    if missing:
-        raise InputError(source, f"expected a mask for every image, got none for {', '.join(missing[:10])}")
-    for stem in stems:
-        atomic.link(target / found[stem].name, found[stem])
-
-
-_FIGURES = ("pooled_dice", "mean_dice", "pooled_precision", "pooled_recall", "object_f1", "pq")
-
-
-def _add_row(
-    path: Path,
-    name: str,
-    config: Config,
-    folds: int,
-    scores: ScoreResult,
-    trusted: ScoreResult | None,
-    seconds: float,
-) -> Path:
-    """One row a run, a later one of the same name in the place of the earlier; of the first class above 0."""
+def _add_row(run: CrossvalRun, scores: ScoreResult, trusted: ScoreResult | None, seconds: float) -> Path:
+    """Write the run's row of ``runs.csv``, of the first class above 0, in place of an earlier one."""
+    config, name = run.config, run.folder.name
     row: dict[str, Cell] = {
         "name": name,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.source.name if config.source else "",
-        "folds": folds,
+        "folds": run.folds,
         "epochs": config.train.epochs,
         "tta": config.tiledinfer.tta,
         "threshold": config.tiledinfer.threshold,
@@ -772,27 +661,17 @@ def _add_row(
         "seconds": round(seconds, 1),
     }
     for prefix, result in (("", scores), (f"{TRUSTED}_", trusted)):
-        if result is not None:
-            row |= _figures(prefix, result)
-    rows: list[dict[str, Any]] = list(read_csv(path)) if path.is_file() else []
-    rows = [*(old for old in rows if old.get("name") != name), row]
-    columns = list(dict.fromkeys(column for line in rows for column in line))
-    write_csv(path, columns, [[line.get(column) for column in columns] for line in rows])
-    return path
-
-
-def _figures(prefix: str, result: ScoreResult) -> dict[str, Cell]:
-    found: dict[str, Cell] = {f"{prefix}images": len(result.per_image)}
-    figures: dict[str, Figure] = result.scores.classes[0].figures
-    for name in _FIGURES:
-        figure = figures[name]
-        found |= {
-            f"{prefix}{name}": round(figure.value, 4),
-            f"{prefix}{name}_low": round(figure.low, 4),
-            f"{prefix}{name}_high": round(figure.high, 4),
-        }
-    total = result.scores.classes[0].total
-    return found | {
-        f"{prefix}{name}": getattr(total, name)
-        for name in ("true_positive", "false_positive", "false_negative")
-    }
+        if result is None:
+            continue
+        summary = result.scores.classes[0]
+        row[f"{prefix}images"] = len(result.per_image)
+        for figure_name in _RUN_FIGURES:
+            figure = summary.figures[figure_name]
+            for end, value in (("", figure.value), ("_low", figure.low), ("_high", figure.high)):
+                row[f"{prefix}{figure_name}{end}"] = round(value, 4)
+        row |= {f"{prefix}{count}": getattr(summary.total, count) for count in OBJECT_COUNTS}
+    path = run.folder.parent / RUNS
+    rows: list[Mapping[str, Cell]] = list(read_csv(path)) if path.is_file() else []
+    rows = [*(earlier for earlier in rows if earlier.get("name") != name), row]
+    columns = list(dict.fromkeys(column for one in rows for column in one))
+    return write_csv(path, columns, [[one.get(column) for column in columns] for one in rows])

@@ -36,10 +36,8 @@ from glomtile.validation import number_argument, path_argument, typed_argument, 
 
 MOST_SHEETS = 24
 RUN_FILE = "run.json"
-COUNT_COLUMNS = (
-    *("truth_objects", "predicted_objects", "true_positive", "false_positive", "false_negative"),
-    *("tp_px", "fp_px", "fn_px"),
-)
+OBJECT_COUNTS = ("true_positive", "false_positive", "false_negative")
+COUNT_COLUMNS = ("truth_objects", "predicted_objects", *OBJECT_COUNTS, "tp_px", "fp_px", "fn_px")
 RATIO_COLUMNS = ("dice", "iou", "precision", "recall", "object_f1", "pq")
 IMAGE_COLUMNS = (
     *("image", "group", "class", "name", *RATIO_COLUMNS, *COUNT_COLUMNS[:5]),
