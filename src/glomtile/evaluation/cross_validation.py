@@ -573,7 +573,7 @@ def _fold_config(config: Config, pretrained: str | None) -> str:
 
 def _given(config: Config, name: str) -> dict[str, Any]:
     section = config.section(name)
-    values = {key: getattr(section, key) for key in type(section).model_fields if section.given(key)}
+    values = {key: getattr(section, key) for key in type(section).model_fields if section.is_set(key)}
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
