@@ -82,19 +82,19 @@ def test_a_config_names_the_dataset_and_its_classes(tmp_path):
     for split in ("train", "valid"):
         lines += [f"[{split}]", *(f'{k}_dir = "../dataset/Name/{split}/{k}/"' for k in ("images", "masks"))]
     config.write_text("\n".join(lines))
-    listening = RecordingProgress()
-    result = stats(config, progress=listening)
+    progress = RecordingProgress()
+    result = stats(config, progress=progress)
     assert result.paths[0] == tmp_path / "project" / "Name_Statistics" / "Name_Statistics.png"
     assert list(result.figures["splits"]) == ["train", "valid"]
     assert [found["rgb"] for found in result.figures["classes"]] == [[0, 0, 0], [255, 0, 0], [0, 0, 255]]
-    assert any("class 2" in text and "does not occur in train, valid" in text for text in listening.warnings)
+    assert any("class 2" in text and "does not occur in train, valid" in text for text in progress.warnings)
 
 
-def test_a_picture_in_two_splits_is_told(tmp_path):
+def test_an_image_in_two_splits_is_warned_of(tmp_path):
     for split in ("train", "test"):
         paint(tmp_path / "Set" / split, 2, seed=0)
     [warning] = stats(tmp_path / "Set").figures["warnings"]
-    assert warning.startswith("2 pictures stand in more than one split, as train/k0 and test/k0")
+    assert warning.startswith("2 images are in more than one split, as train/k0 and test/k0")
 
 
 def test_a_folder_without_splits_is_refused(tmp_path):
@@ -115,8 +115,10 @@ def test_the_augmented_sheet_needs_a_config(tmp_path):
         draw_augmented(tmp_path / "Set")
 
 
-def test_a_target_that_is_not_there_is_neither_a_dataset_nor_a_config(tmp_path):
-    with pytest.raises(UsageError, match="nowhere: expected a dataset's folder or a config, got nothing"):
+def test_a_target_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(
+        UsageError, match="nowhere: expected a dataset's folder or a config, the path does not"
+    ):
         stats(tmp_path / "nowhere")
 
 
@@ -139,11 +141,11 @@ def test_the_augmented_sheet_shows_what_the_network_sees(tmp_path):
             masks_dir = "Set/train/masks"
             """
         )
-        listening = RecordingProgress()
-        path = draw_augmented(config, tmp_path / enabled, progress=listening)
+        progress = RecordingProgress()
+        path = draw_augmented(config, tmp_path / enabled, progress=progress)
         assert path == tmp_path / enabled / "Set_Augmented.png"
         sheets[enabled] = read_image(path)
-        assert bool(listening.warnings) == (enabled == "false")
+        assert bool(progress.warnings) == (enabled == "false")
     assert sheets["true"].shape == sheets["false"].shape
     assert (sheets["true"] != sheets["false"]).mean() > 0.1
 
@@ -189,6 +191,6 @@ def test_glass_is_no_tissue():
     assert stain.saturation == pytest.approx(0.5)
 
 
-def test_a_picture_of_glass_or_black_has_a_colour_too():
+def test_an_image_of_glass_or_black_has_a_colour_too():
     assert stain_of(np.full((3, 3, 3), 255, np.uint8)).rgb == (255, 255, 255)
     assert stain_of(np.zeros((1, 1, 3), np.uint8)).saturation == 1.0

@@ -10,12 +10,13 @@ from glomtile.objects.labelling import find_objects
 from glomtile.types import UInt8
 
 _SAMPLED_PX = 65_536
-_GLASS = 235  # pixels whose darkest channel is above this are glass
+_GLASS = 235
+"""Darkest channel above which a pixel is glass."""
 
 
 @dataclass(frozen=True)
 class ObjectSize:
-    """One object: its class, its pixels, and whether the picture's border cuts it."""
+    """One object: its class, its pixels, and whether the image border cuts it."""
 
     number: int
     area_px: int
@@ -24,7 +25,7 @@ class ObjectSize:
 
 @dataclass(frozen=True)
 class Stain:
-    """The tissue's colour over a sample of pixels that are not glass.
+    """Colour of tissue over a sample of pixels that are not glass.
 
     Attributes
     ----------
@@ -45,12 +46,12 @@ class Stain:
 
 
 def class_pixels(labels: UInt8, num_classes: int) -> list[int]:
-    """Pixels of class 0, 1, … K − 1."""
+    """Count the pixels of class 0, 1, … K − 1."""
     return [int(count) for count in np.bincount(labels.ravel(), minlength=num_classes)[:num_classes]]
 
 
 def object_sizes(labels: UInt8, num_classes: int) -> list[ObjectSize]:
-    """Every 8-connected object of every class but background, by class."""
+    """Measure every 8-connected object of every class but background, by class."""
     height, width = labels.shape
     found = []
     for number in range(1, num_classes):
@@ -65,12 +66,12 @@ def object_sizes(labels: UInt8, num_classes: int) -> list[ObjectSize]:
 
 
 def stain_of(image: UInt8) -> Stain:
-    """The tissue's colour; of a picture that is all glass, the glass's.
+    """Measure the colour of tissue, or of glass where there is nothing else.
 
     Parameters
     ----------
     image : (H, W, 3) uint8 ndarray
-        RGB, at least one pixel; every n-th row and column is looked at.
+        RGB, at least one pixel; rows and columns are sampled.
     """
     step = max(1, int((image.shape[0] * image.shape[1] / _SAMPLED_PX) ** 0.5))
     pixels = image[::step, ::step].reshape(-1, 3).astype(np.float64)

@@ -298,7 +298,7 @@ def _replacing(folder: Path, moved_aside: list[Path], progress: Progress) -> Ite
             yield partial
             older = move_aside(folder)
     except BaseException:
-        # A partial folder that is still there is complete: it is renamed when it is next asked for.
+        # A partial folder that is still there is complete: the next run renames it.
         if older is not None and not folder.exists() and not partial.exists():
             with storage_errors(folder):
                 older.rename(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from glomtile.config.load import load_config
 from glomtile.config.schema import Config
 from glomtile.contact_sheets import draw_outlines, grid_sheet, legend_of
 from glomtile.datasets.image_statistics import ObjectSize, Stain, class_pixels, object_sizes, stain_of
+from glomtile.datasets.loading import map_files, mask_suffix_of
 from glomtile.datasets.pairing import PREPARE_FILE, Pair, pair, read_prepare_record, whole_pairs
 from glomtile.datasets.splitting import SPLITS
 from glomtile.errors import InputError, UsageError
@@ -26,22 +26,20 @@ from glomtile.palette import GLOMERULI, Palette, PaletteClass
 from glomtile.plotting import draw_class_shares, draw_counts, draw_sizes, draw_stains
 from glomtile.types import SILENT, Progress, UInt8
 
-__all__ = ["StatsResult", "stats"]
-
-_SHEET_PICTURES, _SHEET_COLUMNS = 24, 6
+_SHEET_IMAGES, _SHEET_COLUMNS = 24, 6
 _EMPTY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class StatsResult:
-    """What `stats` wrote.
+    """Charts and statistics of a dataset.
 
     Attributes
     ----------
     paths : list of Path
         Charts, sheets and ``stats.json``.
     figures : dict
-        What ``stats.json`` holds; empty for ``augmented``.
+        Content of ``stats.json``.
     """
 
     paths: list[Path]
@@ -50,7 +48,7 @@ class StatsResult:
 
 @dataclass(frozen=True)
 class _Dataset:
-    """The pairs of each split and how to read them."""
+    """Pairs of each split and how to read them."""
 
     name: str
     splits: dict[str, list[Pair]]
@@ -62,8 +60,8 @@ class _Dataset:
 
 
 @dataclass(frozen=True)
-class _Census:
-    """One file, counted."""
+class _FileCounts:
+    """Class pixels and colour of one image or tile."""
 
     stem: str
     size_px: tuple[int, int]
@@ -77,8 +75,8 @@ class _Census:
 
 
 @dataclass(frozen=True)
-class _Sized:
-    """The objects of one whole picture."""
+class _ImageObjects:
+    """Objects of one whole image."""
 
     objects: list[ObjectSize]
     mpp: float | None
@@ -92,7 +90,7 @@ def stats(target: Path, out: Path | None = None, *, progress: Progress = SILENT)
     target : Path
         A folder ``{train,valid,test}/{images,masks}``, or a config that names such folders.
     out : Path, optional
-        Where the charts go; without it ``<Name>_Statistics/`` beside `target`.
+        Folder of the charts; ``<Name>_Statistics/`` beside `target` by default.
     progress : Progress
 
     Returns
@@ -104,21 +102,19 @@ def stats(target: Path, out: Path | None = None, *, progress: Progress = SILENT)
     Raises
     ------
     UsageError
-        There is nothing at `target`.
+        `target` does not exist.
     InputError
         There is no such dataset, or a file in it cannot be used.
-    MissingExtraError
-        The charts' library is not installed.
 
     Notes
     -----
-    Objects are measured on the whole images where ``prepare.json`` says which: tiles cut them.
+    Objects are measured on the whole images where ``prepare.json`` names them: tiles cut objects.
     """
     target = Path(target)
     if target.is_dir():
         dataset = _of_folder(target)
     elif not target.exists():
-        raise UsageError(target, "expected a dataset's folder or a config, got nothing there")
+        raise UsageError(target, "expected a dataset's folder or a config, the path does not exist")
     else:
         dataset = _of_config(load_config(target))
     return _describe(dataset, charts_folder(target, dataset.name, out), progress)
@@ -139,34 +135,33 @@ def _of_folder(folder: Path) -> _Dataset:
     if not places:
         expected = "expected train/, valid/ or test/ with images/ and masks/ in it, got none"
         raise InputError(folder, expected, "run prepare first")
-    splits = {split: pair(*both) for split, both in places.items() if _holds_files(split, folder)}
+    prepared = (folder / PREPARE_FILE).is_file()
+    # A prepared split whose share is 0 is an empty folder.
+    filled = [split for split in places if not prepared or any(places[split][0].iterdir())]
+    splits = {split: pair(*places[split]) for split in filled}
     wholes = {split: whole_pairs(*both) or [] for split, both in places.items()}
-    if not (folder / PREPARE_FILE).is_file():
+    if not prepared:
         return _Dataset(folder.name, splits, wholes, GLOMERULI)
     settings = read_prepare_record(folder).get("settings", {})
     try:
         classes = [PaletteClass(c["number"], c["name"], tuple(c["rgb"])) for c in settings["classes"]]
-        ways = settings["datatype"], settings["tolerance"]
+        reading = settings["datatype"], settings["tolerance"]
     except (KeyError, TypeError) as error:
-        raise InputError(folder / PREPARE_FILE, f"expected what prepare writes, got no {error}") from error
-    return _Dataset(folder.name, splits, wholes, Palette(tuple(classes)), *ways)
-
-
-def _holds_files(split: str, folder: Path) -> bool:
-    """A prepared split of no share is an empty folder, and no mistake."""
-    return any((folder / split / "images").iterdir()) or not (folder / PREPARE_FILE).is_file()
+        raise InputError(
+            folder / PREPARE_FILE, f"expected a record that prepare writes, got no {error}"
+        ) from error
+    return _Dataset(folder.name, splits, wholes, Palette(tuple(classes)), *reading)
 
 
 def _of_config(config: Config) -> _Dataset:
-    suffix = config.mask.mask_file_format if config.mask.is_set("mask_file_format") else None
     splits, wholes = {}, {}
     for split in SPLITS:
         if split == "train" or config.section(split).is_set("images_dir"):
             places = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
-            splits[split] = pair(*places, suffix)
+            splits[split] = pair(*places, mask_suffix_of(config))
             wholes[split] = whole_pairs(*places) or []
-    ways = config.mask.mask_datatype, config.mask.tolerance, config.dataset.image_mpp
-    return _Dataset(dataset_name(config), splits, wholes, config.palette(), *ways)
+    reading = config.mask.mask_datatype, config.mask.tolerance, config.dataset.image_mpp
+    return _Dataset(dataset_name(config), splits, wholes, config.palette(), *reading)
 
 
 def dataset_name(config: Config) -> str:
@@ -202,43 +197,32 @@ def _describe(dataset: _Dataset, out: Path, progress: Progress) -> StatsResult:
     return StatsResult([*paths, out / "stats.json"], figures)
 
 
-def _count(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[_Census]:
-    def count(found: Pair) -> _Census:
-        labels = _labels(found, dataset)
-        image = read_image(found.image)
-        pixels = class_pixels(labels, dataset.palette.num_classes)
+def _count(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[_FileCounts]:
+    def count(one: Pair) -> _FileCounts:
+        pixels = class_pixels(_labels(one, dataset), dataset.palette.num_classes)
+        image = read_image(one.image)
         size_px = image.shape[0], image.shape[1]
-        return _Census(found.stem, size_px, pixels, stain_of(image), sha256(found.image))
+        return _FileCounts(one.stem, size_px, pixels, stain_of(image), sha256(one.image))
 
     progress.start(f"counting {split}", len(pairs))
-    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 2))) as pool:
-        counted = []
-        for census in pool.map(count, pairs):
-            progress.advance()
-            counted.append(census)
-    return counted
+    return map_files(count, pairs, lambda one: one.image, progress)
 
 
-def _measure(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[_Sized]:
-    def measure(found: Pair) -> _Sized:
-        sizes = object_sizes(_labels(found, dataset), dataset.palette.num_classes)
-        return _Sized(sizes, image_mpp(found.image) or dataset.mpp)
+def _measure(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[_ImageObjects]:
+    def measure(one: Pair) -> _ImageObjects:
+        sizes = object_sizes(_labels(one, dataset), dataset.palette.num_classes)
+        return _ImageObjects(sizes, image_mpp(one.image) or dataset.mpp)
 
     progress.start(f"measuring {split}", len(pairs))
-    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 2))) as pool:
-        sized = []
-        for found in pool.map(measure, pairs):
-            progress.advance()
-            sized.append(found)
-    return sized
+    return map_files(measure, pairs, lambda one: one.mask, progress)
 
 
-def _labels(found: Pair, dataset: _Dataset) -> UInt8:
-    return read_mask(found.mask, dataset.palette, datatype=dataset.datatype, tolerance=dataset.tolerance)
+def _labels(one: Pair, dataset: _Dataset) -> UInt8:
+    return read_mask(one.mask, dataset.palette, datatype=dataset.datatype, tolerance=dataset.tolerance)
 
 
-def _warnings(dataset: _Dataset, counted: dict[str, list[_Census]]) -> list[str]:
-    """What one would rather know before training than after."""
+def _warnings(dataset: _Dataset, counted: dict[str, list[_FileCounts]]) -> list[str]:
+    """List classes that a split lacks, and images in several splits."""
     warnings = []
     for entry in dataset.palette.classes[1:]:
         without = [
@@ -254,13 +238,13 @@ def _warnings(dataset: _Dataset, counted: dict[str, list[_Census]]) -> list[str]
     if shared:
         first = " and ".join(f"{split}/{stem}" for split, stem in shared[0])
         warnings.append(
-            f"{len(shared)} pictures stand in more than one split, as {first}: scores will flatter"
+            f"{len(shared)} images are in more than one split, as {first}: scores will be too high"
         )
     return warnings
 
 
 def _figures(
-    dataset: _Dataset, split: str, files: Sequence[_Census], sized: Sequence[_Sized]
+    dataset: _Dataset, split: str, files: Sequence[_FileCounts], sized: Sequence[_ImageObjects]
 ) -> dict[str, Any]:
     pixels = np.sum([file.pixels for file in files], axis=0)
     sizes = Counter(f"{file.size_px[1]}x{file.size_px[0]}" for file in files)
@@ -287,8 +271,8 @@ def _figures(
     }
 
 
-def _object_figures(sized: Sequence[_Sized], number: int) -> dict[str, Any]:
-    """Counts of all objects; areas of those that no border cuts."""
+def _object_figures(sized: Sequence[_ImageObjects], number: int) -> dict[str, Any]:
+    """Return counts of all objects, and areas of those that no border cuts."""
     whole = [(size.area_px, found.mpp) for found in sized for size in found.objects
              if size.number == number and not size.cut]  # fmt: skip
     cut = sum(size.cut for found in sized for size in found.objects if size.number == number)
@@ -310,8 +294,8 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 
 def _draw(
     dataset: _Dataset,
-    counted: dict[str, list[_Census]],
-    sized: dict[str, list[_Sized]],
+    counted: dict[str, list[_FileCounts]],
+    sized: dict[str, list[_ImageObjects]],
     out: Path,
     tiled: bool,
 ) -> list[Path]:
@@ -337,15 +321,15 @@ def _draw(
     paths.append(draw_stains(out / f"{name}_Stains.png", name, stains, unit))
     for split, files in counted.items():
         path = out / f"{name}_Samples_{split}.png"
-        write_png(path, _samples(dataset, split, files))
+        write_png(path, _sample_sheet(dataset, split, files))
         paths.append(path)
     return paths
 
 
 def _areas(
-    dataset: _Dataset, sized: Sequence[_Sized]
+    dataset: _Dataset, sized: Sequence[_ImageObjects]
 ) -> tuple[dict[str, tuple[list[float], list[float]]], str]:
-    """Areas of whole and of cut objects by class: in µm² where every picture's scale is known, else in px."""
+    """Return areas of whole and of cut objects by class: in µm² where every scale is known, else in px."""
     known = all(found.mpp is not None for found in sized if found.objects)
     areas: dict[str, tuple[list[float], list[float]]] = {
         entry.name: ([], []) for entry in dataset.palette.classes[1:]
@@ -357,21 +341,21 @@ def _areas(
     return areas, "µm²" if known else "px"
 
 
-def _samples(dataset: _Dataset, split: str, files: Sequence[_Census]) -> UInt8:
-    """Pictures with their masks' outlines, evenly spaced over the split, most of them with a class."""
+def _sample_sheet(dataset: _Dataset, split: str, files: Sequence[_FileCounts]) -> UInt8:
+    """Draw images with their masks' outlines, evenly spaced over the split, most of them with a class."""
     full = [index for index, file in enumerate(files) if not file.empty]
     bare = [index for index, file in enumerate(files) if file.empty]
-    bare_wanted = max(round(_EMPTY_SHARE * _SHEET_PICTURES), _SHEET_PICTURES - len(full))
+    bare_wanted = max(round(_EMPTY_SHARE * _SHEET_IMAGES), _SHEET_IMAGES - len(full))
     chosen = _spaced(bare, bare_wanted)
-    chosen = sorted(_spaced(full, _SHEET_PICTURES - len(chosen)) + chosen)
-    pictures, captions = [], []
+    chosen = sorted(_spaced(full, _SHEET_IMAGES - len(chosen)) + chosen)
+    images, captions = [], []
     for index in chosen:
         found, pixels = dataset.splits[split][index], files[index].pixels
-        pictures.append(draw_outlines(read_image(found.image), _labels(found, dataset), dataset.palette))
+        images.append(draw_outlines(read_image(found.image), _labels(found, dataset), dataset.palette))
         share = 100 * sum(pixels[1:]) / sum(pixels)
         captions.append(f"{found.stem}  {share:.3g} %" if share else f"{found.stem}  empty")
     title = f"{dataset.name}, {split}: {len(chosen)} of {len(files)}, with the share that is not background"
-    return grid_sheet(pictures, captions, _SHEET_COLUMNS, title=title, legend=legend_of(dataset.palette))
+    return grid_sheet(images, captions, _SHEET_COLUMNS, title=title, legend=legend_of(dataset.palette))
 
 
 def _spaced(items: Sequence[int], count: int) -> list[int]:
