@@ -6,13 +6,13 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from glomtile.config.fields import config_error
 from glomtile.config.load import COMMAND_LINE, check_config, load_config, make_config
@@ -21,7 +21,7 @@ from glomtile.config.toml import to_toml
 from glomtile.datasets.loading import read_labels, scale_of_image, split_pairs, working_scale
 from glomtile.datasets.pairing import group_rows
 from glomtile.datasets.splitting import split_folds
-from glomtile.errors import ClusterError, InputError, MissingExtraError, ModelError, UsageError
+from glomtile.errors import InputError, MissingExtraError, ModelError, UsageError
 from glomtile.evaluation.calibration import CalibrationAccumulator, join_judged, min_expected_dice
 from glomtile.evaluation.score import OBJECT_COUNTS, ScoreResult, score
 from glomtile.formatting import listed
@@ -449,8 +449,7 @@ def _warn(runs: Sequence[CrossvalRun], progress: Progress) -> None:
 
 
 def _train_on_cluster(runs: Sequence[CrossvalRun], cluster: Cluster, progress: Progress) -> None:
-    from glomtile.cluster import crew_of
-    from glomtile.inference.crew import GivenUp
+    from glomtile.cluster import run_tasks
 
     remote = [replace(run, folder=run.folder.absolute()) for run in runs]
     tasks = [FoldTask(run, fold) for run in remote for fold in range(run.folds)]
@@ -459,47 +458,34 @@ def _train_on_cluster(runs: Sequence[CrossvalRun], cluster: Cluster, progress: P
     with ExitStack() as stack:
         for run in remote:
             stack.enter_context(file_lock(run.folder / PRIVATE_FOLDER / "lock", progress))
-        job = FoldJob(remote[0].folder / PRIVATE_FOLDER / "cluster")
-        pool = stack.enter_context(crew_of(cluster, job, progress))
         progress.start("folds", len(tasks))
-        for number, result in pool.answers(tasks):
-            progress.advance(1, **pool.figures())
-            if isinstance(result, GivenUp):
-                raise ClusterError(
-                    str(tasks[number]),
-                    f"expected a worker that survives it, got {result.deaths} that died",
-                    "do they have enough memory? the same command continues after the last epoch",
-                )
+        results = stack.enter_context(closing(run_tasks(run_fold_on_worker, tasks, cluster, progress)))
+        for _, error in results:
+            progress.advance(1)
+            if error is not None:
+                raise error
 
 
-@dataclass(frozen=True)
-class FoldJob:
-    """Setup of a worker that trains folds."""
+def run_fold_on_worker(task: FoldTask, progress: Progress) -> None:
+    """Train and predict one fold in a worker of a cluster.
 
-    folder: Path
+    Raises
+    ------
+    MissingExtraError
+        The worker has no Keras to train with.
+    """
+    from glomtile.cluster import worker_threads
+    from glomtile.system import limit_threads, quiet_import
 
-    stage: ClassVar[str] = "epoch"
-    figure: ClassVar[str] = "batches"
-
-    def ready(self, threads: int) -> Any:
-        """Import the backend with a number of threads, and return the function that runs a task.
-
-        Raises
-        ------
-        MissingExtraError
-            The worker has no Keras to train with.
-        """
-        from glomtile.system import limit_threads, quiet_import
-
-        if find_spec("keras") is None:
-            raise MissingExtraError(
-                "worker",
-                "expected Keras to train with, got an installation without it",
-                "pip install 'glomtile[cpu]'",
-            )
-        with quiet_import():
-            limit_threads(threads, "keras")
-        return _run_fold
+    if find_spec("keras") is None:
+        raise MissingExtraError(
+            "worker",
+            "expected Keras to train with, got an installation without it",
+            "pip install 'glomtile[cpu]'",
+        )
+    with quiet_import():
+        limit_threads(worker_threads(), "keras")
+    _run_fold(task, progress)
 
 
 def _run_fold(task: FoldTask, progress: Progress) -> None:
