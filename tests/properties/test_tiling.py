@@ -1,4 +1,4 @@
-"""What holds for tiling at every size: 1 px wide pictures, windows beyond the picture, any offset."""
+"""Properties of tiling at every size: images 1 px wide, windows larger than the image, any offset."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def test_a_window_reads_its_margin_around_all_it_owns(axis):
 
 
 @given(plans())
-def test_a_window_owns_every_pixel_of_a_picture_once(plan):
-    owners = np.zeros(plan.size_px, int)
+def test_windows_own_every_pixel_of_an_image_once(plan):
+    counts = np.zeros(plan.size_px, int)
     for window in plan:
-        owners[window.own.top : window.own.bottom, window.own.left : window.own.right] += 1
-    assert (owners == 1).all()
+        counts[window.own.top : window.own.bottom, window.own.left : window.own.right] += 1
+    assert (counts == 1).all()
 
 
 @given(plans())
-def test_every_window_begins_at_a_multiple_of_the_stride(plan):
+def test_every_window_starts_at_a_multiple_of_the_stride(plan):
     for window in plan:
         assert window.read.top % plan.align_px == 0
         assert window.read.left % plan.align_px == 0
@@ -70,14 +70,14 @@ def test_every_window_begins_at_a_multiple_of_the_stride(plan):
 
 
 @given(axes(), st.integers(0, 60), BLENDS)
-def test_every_pixel_has_a_weight_and_the_shares_make_one(axis, context, blend):
+def test_every_pixel_has_a_weight_and_weights_sum_to_one(axis, context, blend):
     raw, total = np.zeros(axis.length_px), np.zeros(axis.length_px)
     profile = window_profile(axis.window_px, axis.overlap_px, context, blend)
     for k, share in enumerate(axis_weights(axis, context, blend)):
         start = axis.read(k).start
         inside = np.arange(axis.length_px) - start
-        seen = (inside >= 0) & (inside < axis.window_px)
-        raw[seen] += profile[inside[seen]]
+        valid = (inside >= 0) & (inside < axis.window_px)
+        raw[valid] += profile[inside[valid]]
         total[share.span.start : share.span.stop] += share.weights
         own = axis.own(k)
         assert profile[own.start - start : own.stop - start].min() > 0
@@ -86,7 +86,7 @@ def test_every_pixel_has_a_weight_and_the_shares_make_one(axis, context, blend):
 
 
 @given(axes(), st.integers(0, 40), st.sampled_from(["hann", "linear"]))
-def test_no_window_weighs_in_where_its_context_is_cut(axis, context, blend):
+def test_a_window_has_no_weight_where_its_context_is_cut(axis, context, blend):
     if context > axis.overlap_px:
         context = axis.overlap_px
     for k, share in enumerate(axis_weights(axis, context, blend)):
@@ -96,7 +96,7 @@ def test_no_window_weighs_in_where_its_context_is_cut(axis, context, blend):
 
 
 class Identity:
-    """Answers the picture itself, as if it were probabilities."""
+    """A network that returns its input as probabilities."""
 
     num_classes, stride_px, context_px, mpp = 3, 1, 0, None
 
@@ -105,7 +105,7 @@ class Identity:
 
 
 class Pooling:
-    """Looks at pixels as a U-Net does: blocks on a fixed grid, neighbours of blocks, nothing outside."""
+    """A network with the context of a U-Net: blocks on a fixed grid and their neighbours."""
 
     num_classes, stride_px, context_px, mpp = 2, 4, 7, None
 
@@ -120,7 +120,7 @@ class Pooling:
 
 
 def collected(reader, predictor, plan, **options):
-    """All rows that the sink was given, after it has checked their order."""
+    """Join all rows of the sink, after checking their order."""
     rows = []
 
     def sink(top, probs):
@@ -133,19 +133,19 @@ def collected(reader, predictor, plan, **options):
 
 
 @st.composite
-def planned_pictures(draw):
+def planned_images(draw):
     plan = draw(plans())
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return plan, rng.integers(0, 256, (*plan.size_px, 3), dtype=np.uint8)
 
 
 @settings(deadline=None, max_examples=60)
-@given(planned_pictures(), BLENDS, st.integers(1, 5))
-def test_an_identity_network_gives_back_the_picture(planned, blend, batch_size):
-    plan, picture = planned
-    answer = collected(ArrayReader(picture), Identity(), plan, blend=blend, batch_size=batch_size)
-    assert (np.rint(answer * 255).astype(np.uint8) == picture).all()
-    assert np.abs(answer - picture / 255).max() < 1e-5
+@given(planned_images(), BLENDS, st.integers(1, 5))
+def test_an_identity_network_returns_the_image(planned, blend, batch_size):
+    plan, image = planned
+    result = collected(ArrayReader(image), Identity(), plan, blend=blend, batch_size=batch_size)
+    assert (np.rint(result * 255).astype(np.uint8) == image).all()
+    assert np.abs(result - image / 255).max() < 1e-5
 
 
 @settings(deadline=None, max_examples=60)
@@ -156,31 +156,30 @@ def test_an_identity_network_gives_back_the_picture(planned, blend, batch_size):
     st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
     BLENDS,
 )
-def test_tiled_equals_whole_when_the_margin_is_at_least_the_context(picture, overlap, core, steps, blend):
+def test_tiled_equals_whole_when_the_margin_is_at_least_the_context(image, overlap, core, steps, blend):
     network = Pooling()
     margin = -(-overlap // 4) * 4
     plan = plan_windows(
-        picture.shape[:2],
+        image.shape[:2],
         (core[0] + 2 * margin, core[1] + 2 * margin),
         overlap,
         4,
         (steps[0] * 4, steps[1] * 4),
     )
-    tiled = collected(ArrayReader(picture), network, plan, blend=blend, batch_size=3)
-    height, width = picture.shape[:2]
+    tiled = collected(ArrayReader(image), network, plan, blend=blend, batch_size=3)
+    height, width = image.shape[:2]
     pads = ((8, 8 + -height % 4), (8, 8 + -width % 4), (0, 0))
-    whole = network(np.pad(picture, pads, mode="reflect")[None])[0, 8 : 8 + height, 8 : 8 + width]
+    whole = network(np.pad(image, pads, mode="reflect")[None])[0, 8 : 8 + height, 8 : 8 + width]
     assert np.abs(tiled - whole).max() <= 1e-5
 
 
 @settings(deadline=None, max_examples=60)
-@given(planned_pictures(), BLENDS, st.integers(1, 5), st.data())
-def test_panels_side_by_side_are_the_whole_to_the_bit(planned, blend, batch_size, data):
-    """However the columns are cut, and whichever windows are skipped."""
-    plan, picture = planned
+@given(planned_images(), BLENDS, st.integers(1, 5), st.data())
+def test_panels_side_by_side_equal_the_whole_to_the_bit(planned, blend, batch_size, data):
+    plan, image = planned
     width = plan.size_px[1]
     cuts = sorted(data.draw(st.sets(st.integers(1, max(width - 1, 1)), max_size=4)) | {0, width})
-    reader, network = ArrayReader(picture), Uneven()
+    reader, network = ArrayReader(image), Uneven()
 
     def skip(window):
         return (window.row + window.column) % 3 == 0
@@ -204,15 +203,15 @@ def test_panels_side_by_side_are_the_whole_to_the_bit(planned, blend, batch_size
 
 
 @settings(deadline=None, max_examples=60)
-@given(planned_pictures(), BLENDS, st.integers(1, 5), st.data())
-def test_a_run_that_begins_further_down_gives_the_same_rows_and_batches(planned, blend, batch_size, data):
-    plan, picture = planned
+@given(planned_images(), BLENDS, st.integers(1, 5), st.data())
+def test_a_run_that_starts_further_down_gives_the_same_rows_and_batches(planned, blend, batch_size, data):
+    plan, image = planned
     start = data.draw(st.integers(0, plan.size_px[0] - 1))
 
     def run(from_row_px):
         tops, rows, network = [], [], Remembering()
         predict_tiled(
-            ArrayReader(picture),
+            ArrayReader(image),
             network,
             plan,
             lambda top, probs: (tops.append(top), rows.append(probs)),
@@ -221,7 +220,7 @@ def test_a_run_that_begins_further_down_gives_the_same_rows_and_batches(planned,
             from_row_px=from_row_px,
             skip=lambda window: (window.row * window.column) % 4 == 3,
         )
-        return tops[0], np.concatenate(rows), network.shown
+        return tops[0], np.concatenate(rows), network.batches
 
     _, whole, all_batches = run(0)
     top, part, batches = run(start)
@@ -231,7 +230,7 @@ def test_a_run_that_begins_further_down_gives_the_same_rows_and_batches(planned,
 
 
 class Uneven(Identity):
-    """Values that do not sum exactly in float32, so that another order of sums would show."""
+    """A network whose values do not sum exactly in float32: another order of sums would differ."""
 
     def __call__(self, batch):
         return np.sqrt(batch.astype(np.float32) + np.float32(0.1))
@@ -239,8 +238,8 @@ class Uneven(Identity):
 
 class Remembering(Uneven):
     def __init__(self):
-        self.shown = []
+        self.batches = []
 
     def __call__(self, batch):
-        self.shown.append(batch.tobytes())
+        self.batches.append(batch.tobytes())
         return super().__call__(batch)

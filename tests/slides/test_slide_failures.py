@@ -19,11 +19,11 @@ def tissue(height, width):
 
 
 def write_pyramid(path, **how):
-    picture = tissue(600, 800)
+    image = tissue(600, 800)
     how = {"tile": (128, 128), "photometric": "rgb"} | how
     with tifffile.TiffWriter(path) as writer:
-        writer.write(picture, subifds=1, metadata={"axes": "YXS", "PhysicalSizeX": 0.5}, **how)
-        writer.write(picture[::2, ::2], subfiletype=1, metadata=None, **how)
+        writer.write(image, subifds=1, metadata={"axes": "YXS", "PhysicalSizeX": 0.5}, **how)
+        writer.write(image[::2, ::2], subfiletype=1, metadata=None, **how)
 
 
 WRITERS = {
@@ -32,14 +32,14 @@ WRITERS = {
     "raw.ome.tif": write_pyramid,
     "strips.tif": lambda path: tifffile.imwrite(path, tissue(64, 4200), rowsperstrip=8, photometric="rgb"),
     "tiles.tif": lambda path: tifffile.imwrite(path, tissue(512, 512), tile=(128, 128), photometric="rgb"),
-    "picture.png": lambda path: Image.fromarray(tissue(300, 400)).save(path),
-    "picture.jpg": lambda path: Image.fromarray(tissue(300, 400)).save(path),
-    "picture.bmp": lambda path: Image.fromarray(tissue(300, 400)).save(path),
+    "image.png": lambda path: Image.fromarray(tissue(300, 400)).save(path),
+    "image.jpg": lambda path: Image.fromarray(tissue(300, 400)).save(path),
+    "image.bmp": lambda path: Image.fromarray(tissue(300, 400)).save(path),
 }
 
 
-def look(path):
-    """A thumbnail, or the words of an InputError, which names the file; anything else is a failure."""
+def thumbnail(path):
+    """Return a thumbnail, or None after an InputError that names the file."""
     try:
         with open_slide(path) as slide:
             return slide.thumbnail(256)[0]
@@ -59,24 +59,24 @@ def truncated(whole, folder):
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_slide_cut_off_anywhere_is_whole_or_refused(tmp_path, name):
     WRITERS[name](tmp_path / name)
-    good = look(tmp_path / name)
+    good = thumbnail(tmp_path / name)
     assert good is not None
     folder = tmp_path / f"cut {name}"
     folder.mkdir()
     for path in truncated((tmp_path / name).read_bytes(), folder):
-        cut = look(path)
+        cut = thumbnail(path)
         assert cut is None or np.array_equal(cut, good), path.name
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", GOOD)
 def test_a_scanned_slide_cut_off_anywhere_is_whole_or_refused(shared_data, tmp_path, name):
-    good = look(shared_data / "slides" / name)
+    good = thumbnail(shared_data / "slides" / name)
     assert good is not None
     folder = tmp_path / f"cut {name}"
     folder.mkdir()
     for path in truncated((shared_data / "slides" / name).read_bytes(), folder):
-        cut = look(path)
+        cut = thumbnail(path)
         assert cut is None or np.array_equal(cut, good), path.name
 
 
@@ -92,7 +92,7 @@ def test_a_slide_with_damaged_bytes_is_read_or_refused(tmp_path, name):
             damaged[place] = random.integers(256)
         path = tmp_path / f"{n}-{name}"
         path.write_bytes(damaged)
-        look(path)
+        thumbnail(path)
 
 
 @pytest.mark.shared
@@ -103,7 +103,7 @@ def test_a_broken_slide_is_refused_by_name(shared_data, name):
         slide.thumbnail(256)
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_a_path_that_is_no_regular_file_is_refused(tmp_path):
     (tmp_path / "folder.svs").mkdir()
     (tmp_path / "empty.svs").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe.svs")
@@ -131,7 +131,7 @@ def test_text_under_a_slides_name_is_refused(tmp_path, name):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_a_slide_nobody_may_read_is_refused(tmp_path):
+def test_a_slide_without_read_permission_is_refused(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir()
     Image.fromarray(tissue(64, 64)).save(closed / "a.png")
@@ -160,7 +160,7 @@ def test_a_set_of_ome_files_is_refused_rather_than_read_wrongly(tmp_path):
         open_slide(tmp_path / "a.ome.tif")
 
 
-def test_a_slide_that_vanishes_while_it_is_read_goes_on_or_is_refused(tmp_path):
+def test_a_slide_deleted_while_it_is_read_continues_or_is_refused(tmp_path):
     write_pyramid(tmp_path / "a.ome.tif", compression="jpeg")
     with open_slide(tmp_path / "a.ome.tif") as slide:
         expected = slide.thumbnail(100)[0]

@@ -1,13 +1,15 @@
-"""Tissue is never lost: not the palest nor beside ink; bare glass, ink and black rims are."""
+"""Tissue detection: no tissue is lost; bare glass, ink and black rims are left out."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glomtile.errors import InputError
-from glomtile.slides.tissue import find_tissue
+from glomtile.slides.tissue import TissueMap, find_tissue
 from glomtile.synthetic import SyntheticSlide
 from glomtile.types import Box
 
@@ -31,15 +33,15 @@ STAINED, PALE = ellipse(110, 150, (60, 30)), ellipse(150, 245, (30, 20))
 
 
 def section() -> np.ndarray:
-    picture = np.full((*SIZE, 3), 243, np.uint8)
-    picture[STAINED] = (200, 140, 190)
-    picture[PALE] = (240, 231, 238)
-    return picture
+    image = np.full((*SIZE, 3), 243, np.uint8)
+    image[STAINED] = (200, 140, 190)
+    image[PALE] = (240, 231, 238)
+    return image
 
 
-def as_scanned(picture: np.ndarray, noise: float = 1.5, quality: int = 70) -> np.ndarray:
+def as_scanned(image: np.ndarray, noise: float = 1.5, quality: int = 70) -> np.ndarray:
     rng = np.random.default_rng(0)
-    soft = cv2.GaussianBlur(picture, (0, 0), 0.8)
+    soft = cv2.GaussianBlur(image, (0, 0), 0.8)
     noisy = np.clip(soft + rng.normal(0, noise, soft.shape), 0, 255).astype(np.uint8)
     coded = cv2.imencode(".jpg", noisy[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
@@ -103,10 +105,10 @@ def test_the_margin_reaches_beyond_the_tissue():
 
 @pytest.mark.parametrize("ink", INKS)
 def test_pen_marks_are_left_out_and_the_tissue_beside_them_kept(ink):
-    picture = section()
-    cv2.line(picture, (20, 20), (280, 40), INKS[ink], 9, cv2.LINE_AA)
-    cv2.line(picture, (15, 170), (90, 185), INKS[ink], 6, cv2.LINE_AA)
-    tissue = find_tissue(as_scanned(picture), MPP)
+    image = section()
+    cv2.line(image, (20, 20), (280, 40), INKS[ink], 9, cv2.LINE_AA)
+    cv2.line(image, (15, 170), (90, 185), INKS[ink], 6, cv2.LINE_AA)
+    tissue = find_tissue(as_scanned(image), MPP)
     assert lost(STAINED, tissue) == 0
     assert lost(PALE, tissue) < 0.03
     assert tissue[:55].mean() < 0.05
@@ -115,15 +117,15 @@ def test_pen_marks_are_left_out_and_the_tissue_beside_them_kept(ink):
 
 @pytest.mark.parametrize("colour", [(90, 60, 140), (80, 50, 110), (150, 40, 130), (120, 110, 180)])
 def test_dark_haematoxylin_and_magenta_are_no_ink(colour):
-    picture = section()
-    picture[STAINED] = colour
-    assert lost(STAINED, find_tissue(as_scanned(picture), MPP)) == 0
+    image = section()
+    image[STAINED] = colour
+    assert lost(STAINED, find_tissue(as_scanned(image), MPP)) == 0
 
 
 def test_black_borders_are_left_out():
-    picture = section()
-    picture[:20], picture[:, :15], picture[:, -6:] = 8, 12, 20
-    tissue = find_tissue(as_scanned(picture), MPP)
+    image = section()
+    image[:20], image[:, :15], image[:, -6:] = 8, 12, 20
+    tissue = find_tissue(as_scanned(image), MPP)
     assert lost(STAINED, tissue) == 0
     assert tissue[:22].mean() < 0.02
     assert tissue[:, :17].mean() < 0.02
@@ -145,27 +147,49 @@ def test_bare_glass_of_any_tint_is_no_tissue(glass):
 
 
 @pytest.mark.parametrize("colour", [(225, 205, 222), (200, 140, 190), (90, 60, 140)])
-def test_tissue_that_fills_the_picture_is_all_tissue(colour):
+def test_tissue_that_fills_the_image_is_all_tissue(colour):
     assert find_tissue(as_scanned(np.full((*SIZE, 3), colour, np.uint8)), MPP).mean() > 0.99
 
 
 def test_specks_are_left_out_and_lumina_filled():
-    picture = section()
-    picture[20, 20:22] = (200, 140, 190)
-    picture[105:115, 140:150] = 243
-    tissue = find_tissue(picture, MPP, margin_um=0.0)
+    image = section()
+    image[20, 20:22] = (200, 140, 190)
+    image[105:115, 140:150] = 243
+    tissue = find_tissue(image, MPP, margin_um=0.0)
     assert not tissue[:40].any()
     assert tissue[105:115, 140:150].all()
 
 
 @pytest.mark.parametrize(
-    ("thumbnail", "mpp", "said"),
+    ("thumbnail", "mpp", "expected"),
     [
         (np.zeros((4, 4), np.uint8), 8.0, "uint8"),
         (np.zeros((4, 4, 3), np.float32), 8.0, "uint8"),
         (np.zeros((4, 4, 3), np.uint8), 0.0, "above 0"),
     ],
 )
-def test_what_is_no_thumbnail_is_refused(thumbnail, mpp, said):
-    with pytest.raises(InputError, match=said):
+def test_a_wrong_thumbnail_is_refused(thumbnail, mpp, expected):
+    with pytest.raises(InputError, match=expected):
         find_tissue(thumbnail, mpp)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 2.5, 7.3, 16.0]), st.data())
+def test_near_tissue_equals_the_cells_under_a_box(seed: int, zoom: float, data: st.DataObject) -> None:
+    near = np.random.default_rng(seed).random((9, 12)) < 0.05
+    height, width = int(9 * zoom), int(12 * zoom)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+    rows = np.unique((np.arange(top, bottom) // zoom).astype(int).clip(0, 8))
+    columns = np.unique((np.arange(left, right) // zoom).astype(int).clip(0, 11))
+    near_tissue = TissueMap(near, near, zoom, 16.0).near_tissue(Box(top, left, bottom, right))
+    # A box's last pixel may reach into the cell behind its corner, which counts too: never fewer than these.
+    assert near_tissue or not near[np.ix_(rows, columns)].any()
+    if near_tissue:
+        wider = near[rows[0] : rows[-1] + 2, columns[0] : columns[-1] + 2]
+        assert wider.any()
+
+
+def test_area_counts_tissue_and_not_its_margin() -> None:
+    tissue = np.zeros((10, 10), np.bool_)
+    tissue[2:4, 2:7] = True
+    assert TissueMap(tissue, np.ones_like(tissue), 4.0, 100.0).area_mm2 == 10 * 0.01

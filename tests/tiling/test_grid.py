@@ -1,4 +1,4 @@
-"""Windows on exact small grids; tests/properties has every other size."""
+"""Windows on small grids; tests/properties covers other sizes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from glomtile.tiling.grid import Axis, Span, plan_windows, round_up
 from glomtile.types import Box
 
 
-def test_windows_of_an_axis_begin_one_margin_before_the_picture():
+def test_windows_of_an_axis_start_one_margin_before_the_image():
     axis = Axis(length_px=100, window_px=64, overlap_px=16)
     assert [axis.read(k) for k in range(len(axis))] == [(-16, 48), (16, 80), (48, 112), (80, 144)]
     assert [axis.own(k) for k in range(len(axis))] == [(0, 32), (32, 64), (64, 96), (96, 100)]
 
 
-def test_the_last_window_hangs_over_and_is_not_shifted():
+def test_the_last_window_extends_over_the_edge_and_is_not_shifted():
     axis = Axis(length_px=33, window_px=48, overlap_px=8)
     assert axis.read(1) == Span(24, 72)
     assert axis.own(1) == Span(32, 33)
 
 
-def test_a_moved_grid_has_a_first_window_that_owns_only_what_is_left_before_it():
+def test_the_first_window_of_a_moved_grid_owns_only_the_rest_before_it():
     axis = Axis(length_px=64, window_px=48, overlap_px=8, offset_px=16)
     assert [axis.own(k) for k in range(len(axis))] == [(0, 16), (16, 48), (48, 64)]
     assert axis.read(0) == Span(-24, 24)
@@ -52,13 +52,13 @@ def test_a_window_can_have_two_sides():
 
 
 @pytest.mark.parametrize("number", [np.int64, np.uint16])
-def test_a_window_s_side_may_be_a_number_of_numpy_s(number):
+def test_a_numpy_number_is_a_valid_window_side(number):
     ours, theirs = plan_windows((100, 90), 64, 8), plan_windows((100, 90), number(64), 8)
     assert theirs == ours
     assert [type(side) for side in theirs.window_px] == [int, int]
 
 
-def test_a_window_larger_than_the_picture_covers_it_alone():
+def test_a_window_larger_than_the_image_covers_it_alone():
     (window,) = plan_windows((5, 1), 64, 8)
     assert window.read == Box(-8, -8, 56, 56)
     assert window.own == Box(0, 0, 5, 1)
@@ -81,7 +81,7 @@ def test_an_offset_off_the_stride_is_refused():
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1)])
-def test_an_empty_picture_is_refused(size):
+def test_an_empty_image_is_refused(size):
     with pytest.raises(UsageError, match="at least 1 px"):
         plan_windows(size, 64, 0)
 

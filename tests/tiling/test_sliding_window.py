@@ -1,4 +1,4 @@
-"""The tiled engine with three-line networks: order, batches, memory, and how it ends when something fails."""
+"""Sliding-window prediction with three-line networks: order, batches, memory and errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from glomtile.errors import GlomtileError, UsageError
 from glomtile.io.images import ArrayReader
 from glomtile.tiling.grid import plan_windows
-from glomtile.tiling.sliding_window import TiledRun, predict_tiled
+from glomtile.tiling.sliding_window import predict_tiled
 
 
 class Identity:
-    """Answers the picture, and remembers what it was shown."""
+    """A network that returns its input and keeps its batches."""
 
     num_classes, stride_px, context_px, mpp = 3, 1, 0, None
 
@@ -28,7 +28,7 @@ class Identity:
 
 
 class Rows:
-    """A sink that puts rows together."""
+    """A sink that joins rows."""
 
     def __init__(self):
         self.tops, self.parts = [], []
@@ -38,44 +38,40 @@ class Rows:
         self.parts.append(probs)
 
     @property
-    def picture(self):
+    def image(self):
         return np.rint(np.concatenate(self.parts) * 255).astype(np.uint8)
 
 
-def picture(height, width, seed=3):
+def painted(height, width, seed=3):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left_behind():
+def no_thread_is_left():
     yield
     assert [t.name for t in threading.enumerate() if t.name.startswith("glomtile-")] == []
 
 
 def test_rows_come_once_each_from_top_to_bottom():
-    image, rows = picture(150, 60), Rows()
+    image, rows = painted(150, 60), Rows()
     predict_tiled(ArrayReader(image), Identity(), plan_windows((150, 60), 48, 8), rows)
     assert rows.tops == np.cumsum([0, *[len(part) for part in rows.parts[:-1]]]).tolist()
-    assert (rows.picture == image).all()
+    assert (rows.image == image).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 97), (97, 1), (31, 33), (32, 32), (64, 65)])
-def test_pictures_smaller_than_a_window_or_a_pixel_wide_work(size):
-    image, rows = picture(*size), Rows()
+def test_images_smaller_than_a_window_or_one_pixel_wide_work(size):
+    image, rows = painted(*size), Rows()
     predict_tiled(ArrayReader(image), Identity(), plan_windows(size, 48, 8), rows, batch_size=4)
-    assert (rows.picture == image).all()
+    assert (rows.image == image).all()
 
 
-def test_the_network_sees_batches_of_one_shape_and_the_last_is_filled_up():
+def test_batches_have_one_shape_and_the_last_is_padded():
     network = Identity()
     run = predict_tiled(
-        ArrayReader(picture(70, 100)), network, plan_windows((70, 100), 48, 8), Rows(), batch_size=4
+        ArrayReader(painted(70, 100)), network, plan_windows((70, 100), 48, 8), Rows(), batch_size=5
     )
-    assert (run.windows, run.batches) == (12, 3)
-    network = Identity()
-    run = predict_tiled(
-        ArrayReader(picture(70, 100)), network, plan_windows((70, 100), 48, 8), Rows(), batch_size=5
-    )
+    assert run.windows == 12
     assert {batch.shape for batch in network.batches} == {(5, 48, 48, 3)}
     last = network.batches[-1]
     assert len(network.batches) == run.batches == 3
@@ -83,22 +79,14 @@ def test_the_network_sees_batches_of_one_shape_and_the_last_is_filled_up():
     assert not (last[0] == last[1]).all()
 
 
-def test_reference_fault_6_6_the_network_is_called_by_batches_not_by_tiles():
-    network = Identity()
-    run = predict_tiled(
-        ArrayReader(picture(128, 128)), network, plan_windows((128, 128), 48, 8), Rows(), batch_size=8
-    )
-    assert (run.windows, len(network.batches)) == (16, 2)
-
-
 def test_a_batch_is_never_larger_than_the_plan():
     network = Identity()
-    predict_tiled(ArrayReader(picture(9, 9)), network, plan_windows((9, 9), 32, 8), Rows(), batch_size=16)
+    predict_tiled(ArrayReader(painted(9, 9)), network, plan_windows((9, 9), 32, 8), Rows(), batch_size=16)
     assert [batch.shape for batch in network.batches] == [(1, 32, 32, 3)]
 
 
-def test_reference_fault_6_2_every_window_is_seen_at_the_scale_of_the_picture():
-    image, network = picture(200, 200), Identity()
+def test_reference_fault_6_2_every_window_keeps_the_scale_of_the_image():
+    image, network = painted(200, 200), Identity()
     plan = plan_windows((200, 200), 80, 16)
     predict_tiled(ArrayReader(image), network, plan, Rows())
     mirrored = np.pad(image, ((80, 80), (80, 80), (0, 0)), mode="reflect")
@@ -118,7 +106,7 @@ def test_a_margin_below_the_context_is_blended_not_exact():
             p = np.pad(p, ((0, 0), (0, 0), (6, batch.shape[2] - 6 - p.shape[2])))
             return np.stack([1 - p, p], axis=-1)
 
-    image = picture(40, 90)
+    image = painted(40, 90)
     exact, cut = Rows(), Rows()
     predict_tiled(ArrayReader(image), Blur(), plan_windows((40, 90), 102, 6), exact)
     predict_tiled(ArrayReader(image), Blur(), plan_windows((40, 90), 32, 2), cut)
@@ -126,30 +114,30 @@ def test_a_margin_below_the_context_is_blended_not_exact():
 
 
 def test_skipped_windows_are_not_read_and_count_as_background():
-    image, network, rows = picture(64, 96), Identity(), Rows()
+    image, network, rows = painted(64, 96), Identity(), Rows()
     plan = plan_windows((64, 96), 32, 0)
-    asked = []
+    windows = []
 
     def skip(window):
-        asked.append(window)
+        windows.append(window)
         return window.column == 1
 
     run = predict_tiled(ArrayReader(image), network, plan, rows, skip=skip)
-    assert asked == list(plan)
+    assert windows == list(plan)
     assert (run.windows, run.skipped, len(network.batches)) == (6, 2, 4)
-    assert (rows.picture[:, 32:64] == (255, 0, 0)).all()
-    assert (rows.picture[:, :32] == image[:, :32]).all()
-    assert (rows.picture[:, 64:] == image[:, 64:]).all()
+    assert (rows.image[:, 32:64] == (255, 0, 0)).all()
+    assert (rows.image[:, :32] == image[:, :32]).all()
+    assert (rows.image[:, 64:] == image[:, 64:]).all()
 
 
-def test_a_picture_of_which_everything_is_skipped_is_background():
+def test_an_image_with_all_windows_skipped_is_background():
     network, rows = Identity(), Rows()
     run = predict_tiled(
-        ArrayReader(picture(50, 50)), network, plan_windows((50, 50), 32, 8), rows, skip=lambda window: True
+        ArrayReader(painted(50, 50)), network, plan_windows((50, 50), 32, 8), rows, skip=lambda window: True
     )
     assert network.batches == []
     assert run.batches == 0
-    assert (rows.picture == (255, 0, 0)).all()
+    assert (rows.image == (255, 0, 0)).all()
 
 
 def test_reading_ahead_is_bounded():
@@ -167,21 +155,21 @@ def test_reading_ahead_is_bounded():
         num_classes = 3
 
         def __call__(self, batch):
-            # All that may be read ahead has the time to be.
+            # Wait until the readers have read ahead.
             read.acquire(timeout=0.02)
             seen.append(len(batch))
             ahead.append(counter["read"] - sum(seen[:-1]))
             return super().__call__(batch)
 
     plan = plan_windows((16, 16 * 200), 16, 0)
-    predict_tiled(Counting(picture(16, 3200)), Slow(), plan, Rows(), batch_size=2, read_threads=3)
+    predict_tiled(Counting(painted(16, 3200)), Slow(), plan, Rows(), batch_size=2, read_threads=3)
     assert counter["read"] == 200
     # In the network, waiting for it, and read ahead: 2 + 2 + (2 * 2 + 3).
     assert max(ahead) <= 11
     assert max(ahead) > 4
 
 
-def test_what_is_kept_in_memory_does_not_grow_with_height():
+def test_memory_does_not_grow_with_height():
     class Wide:
         mpp = None
 
@@ -209,7 +197,7 @@ def test_what_is_kept_in_memory_does_not_grow_with_height():
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_what_the_reader_raises_comes_out_and_reading_stops(threads):
+def test_an_error_of_the_reader_is_raised_and_reading_stops(threads):
     calls = []
 
     class Torn(ArrayReader):
@@ -222,7 +210,7 @@ def test_what_the_reader_raises_comes_out_and_reading_stops(threads):
     rows = Rows()
     with pytest.raises(OSError, match="cable"):
         predict_tiled(
-            Torn(picture(16 * 500, 16)),
+            Torn(painted(16 * 500, 16)),
             Identity(),
             plan_windows((16 * 500, 16), 16, 0),
             rows,
@@ -232,7 +220,7 @@ def test_what_the_reader_raises_comes_out_and_reading_stops(threads):
     assert all(top < 64 for top in rows.tops)
 
 
-def test_what_the_predictor_raises_comes_out():
+def test_an_error_of_the_predictor_is_raised():
     class Broken(Identity):
         def __call__(self, batch):
             if len(self.batches) == 2:
@@ -241,12 +229,12 @@ def test_what_the_predictor_raises_comes_out():
 
     network, rows = Broken(), Rows()
     with pytest.raises(RuntimeError, match="on the device"):
-        predict_tiled(ArrayReader(picture(1600, 16)), network, plan_windows((1600, 16), 16, 0), rows)
+        predict_tiled(ArrayReader(painted(1600, 16)), network, plan_windows((1600, 16), 16, 0), rows)
     assert len(network.batches) == 2
     assert rows.tops == [0, 16]
 
 
-def test_what_the_sink_raises_comes_out_and_nothing_is_handed_on_after_it():
+def test_an_error_of_the_sink_is_raised_and_no_row_follows():
     tops = []
 
     def full(top, probs):
@@ -256,21 +244,21 @@ def test_what_the_sink_raises_comes_out_and_nothing_is_handed_on_after_it():
 
     network = Identity()
     with pytest.raises(OSError, match="no space"):
-        predict_tiled(ArrayReader(picture(1600, 16)), network, plan_windows((1600, 16), 16, 0), full)
+        predict_tiled(ArrayReader(painted(1600, 16)), network, plan_windows((1600, 16), 16, 0), full)
     assert tops == [0, 16, 32]
     assert len(network.batches) <= 6
 
 
-def test_what_skip_raises_comes_out_before_anything_is_read():
+def test_an_error_of_skip_is_raised_before_anything_is_read():
     network = Identity()
     with pytest.raises(ZeroDivisionError):
         predict_tiled(
-            ArrayReader(picture(20, 20)), network, plan_windows((20, 20), 16, 0), Rows(), skip=lambda w: 1 / 0
+            ArrayReader(painted(20, 20)), network, plan_windows((20, 20), 16, 0), Rows(), skip=lambda w: 1 / 0
         )
     assert network.batches == []
 
 
-def test_a_reader_of_another_shape_is_named():
+def test_a_wrong_shape_of_the_reader_is_named():
     class Short(ArrayReader):
         def read(self, box):
             return super().read(box)[:-1]
@@ -278,24 +266,24 @@ def test_a_reader_of_another_shape_is_named():
     with pytest.raises(
         GlomtileError, match=r"box \(0, 0, 16, 16\): expected \(16, 16, 3\) uint8, got \(15, 16, 3\)"
     ):
-        predict_tiled(Short(picture(16, 16)), Identity(), plan_windows((16, 16), 16, 0), Rows())
+        predict_tiled(Short(painted(16, 16)), Identity(), plan_windows((16, 16), 16, 0), Rows())
 
 
-def test_a_predictor_of_another_shape_is_named():
+def test_a_wrong_shape_of_the_predictor_is_named():
     class Fewer(Identity):
         num_classes = 4
 
     with pytest.raises(
         GlomtileError, match=r"expected probabilities of shape \(1, 16, 16, 4\), got \(1, 16, 16, 3\)"
     ):
-        predict_tiled(ArrayReader(picture(16, 16)), Fewer(), plan_windows((16, 16), 16, 0), Rows())
+        predict_tiled(ArrayReader(painted(16, 16)), Fewer(), plan_windows((16, 16), 16, 0), Rows())
 
 
-def test_a_plan_of_another_picture_or_stride_is_refused():
+def test_a_plan_of_another_size_or_stride_is_refused():
     class Strided(Identity):
         stride_px = 16
 
-    reader = ArrayReader(picture(40, 40))
+    reader = ArrayReader(painted(40, 40))
     with pytest.raises(UsageError, match=r"expected a plan of \(40, 40\) px, got one of \(40, 41\) px"):
         predict_tiled(reader, Identity(), plan_windows((40, 41), 16, 0), Rows())
     with pytest.raises(UsageError, match="aligned to the network's stride of 16 px, got one aligned to 8 px"):
@@ -304,49 +292,21 @@ def test_a_plan_of_another_picture_or_stride_is_refused():
         predict_tiled(reader, Identity(), plan_windows((40, 40), 16, 0), Rows(), batch_size=0)
 
 
-def test_progress_is_told_of_every_window():
-    steps, titles = [], []
+@pytest.mark.parametrize(("skipped", "figures"), [(0, {}), (6, {"glass": "6 skipped"})])
+def test_progress_counts_predicted_windows(skipped, figures):
+    events = []
 
-    class Watcher:
+    class Recorder:
         def start(self, title, total=None):
-            titles.append((title, total))
-
-        def advance(self, steps_done=1, **figures):
-            steps.append(steps_done)
-
-        def note(self, text): ...
-
-        def warn(self, text): ...
-
-    predict_tiled(
-        ArrayReader(picture(40, 40)), Identity(), plan_windows((40, 40), 16, 0), Rows(), progress=Watcher()
-    )
-    assert titles == [("windows", 9)]
-    assert sum(steps) == 9
-
-
-def test_progress_counts_what_the_network_sees_and_tells_what_it_skips():
-    told = []
-
-    class Watcher:
-        def start(self, title, total=None):
-            told.append((title, total))
+            events.append((title, total))
 
         def advance(self, steps=1, **figures):
-            told.append((steps, figures))
+            events.append((steps, figures))
 
-        def note(self, text): ...
-
-        def warn(self, text): ...
-
-    predict_tiled(
-        ArrayReader(picture(40, 40)), Identity(), plan_windows((40, 40), 16, 0), Rows(),
-        skip=lambda window: window.own.top > 0, progress=Watcher(),
+    run = predict_tiled(
+        ArrayReader(painted(40, 40)), Identity(), plan_windows((40, 40), 16, 0), Rows(),
+        skip=lambda window: skipped and window.own.top > 0, progress=Recorder(),
     )  # fmt: skip
-    assert told == [("windows", 3), *[(1, {"glass": "6 skipped"})] * 3]
-
-
-def test_a_run_says_where_its_time_went():
-    run = predict_tiled(ArrayReader(picture(40, 40)), Identity(), plan_windows((40, 40), 16, 0), Rows())
-    assert isinstance(run, TiledRun)
+    assert events == [("windows", 9 - skipped), *[(1, figures)] * (9 - skipped)]
+    assert (run.windows, run.skipped) == (9, skipped)
     assert 0 < run.network_s <= run.wall_s

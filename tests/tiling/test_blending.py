@@ -1,4 +1,4 @@
-"""Weights by hand, and a strip that is given windows by hand."""
+"""Weights and accumulated rows on small examples."""
 
 from __future__ import annotations
 
@@ -10,21 +10,12 @@ from glomtile.tiling.blending import RowAccumulator, axis_weights, window_profil
 from glomtile.tiling.grid import Axis, plan_windows
 
 
-def test_a_linear_taper_is_a_trapezium_over_the_shared_stretch():
-    assert window_profile(16, 2, 0, "linear").tolist() == [
-        0.125,
-        0.375,
-        0.625,
-        0.875,
-        *[1] * 8,
-        0.875,
-        0.625,
-        0.375,
-        0.125,
-    ]
+def test_a_linear_profile_is_a_trapezium_over_the_shared_stretch():
+    rise = [0.125, 0.375, 0.625, 0.875]
+    assert window_profile(16, 2, 0, "linear").tolist() == [*rise, *[1] * 8, *rise[::-1]]
 
 
-def test_a_hann_taper_rises_as_a_squared_sine():
+def test_a_hann_profile_rises_as_a_squared_sine():
     rise = window_profile(64, 8, 0, "hann")[:16]
     assert rise == pytest.approx(np.sin((np.arange(16) + 0.5) / 16 * np.pi / 2) ** 2)
     assert rise + rise[::-1] == pytest.approx(np.ones(16))
@@ -57,13 +48,13 @@ def test_an_unknown_blend_is_refused():
         window_profile(8, 1, 0, "cosine")  # type: ignore[arg-type]
 
 
-def test_weights_do_not_fall_towards_the_edge_of_the_picture():
+def test_weights_do_not_fall_towards_the_edge_of_the_image():
     first, *_, last = axis_weights(Axis(100, 40, 10), 0)
     assert first.weights[:10] == pytest.approx(np.ones(10))
     assert last.weights[-10:] == pytest.approx(np.ones(10))
 
 
-def test_rows_are_given_away_as_soon_as_no_later_window_touches_them():
+def test_rows_are_returned_as_soon_as_no_later_window_touches_them():
     plan = plan_windows((64, 16), 32, 8)
     strip = RowAccumulator(plan, 2, context_px=0)
     ready = []
@@ -73,11 +64,11 @@ def test_rows_are_given_away_as_soon_as_no_later_window_touches_them():
         top, rows = strip.finish(row)
         ready.append((top, top + rows.shape[0]))
         assert rows == pytest.approx(np.full(rows.shape, 0.5), abs=1e-6)
-    # The second window's weights begin at row 8: with no context to spare it touches all it reads.
+    # The second window's weights start at row 8: without context, it touches all that it reads.
     assert ready == [(0, 8), (8, 24), (24, 40), (40, 64)]
 
 
-def test_rows_given_away_do_not_change_any_more():
+def test_returned_rows_do_not_change_later():
     plan = plan_windows((96, 8), 32, 8)
     strip = RowAccumulator(plan, 2, context_px=0)
     kept, copies = [], []
@@ -89,7 +80,7 @@ def test_rows_given_away_do_not_change_any_more():
     assert all((now == then).all() for now, then in zip(kept, copies, strict=True))
 
 
-def test_a_background_window_is_background_with_certainty():
+def test_a_background_window_has_probability_1():
     plan = plan_windows((10, 10), 32, 8)
     strip = RowAccumulator(plan, 3, context_px=0)
     strip.add_background(0, 0)

@@ -1,3 +1,5 @@
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -9,7 +11,7 @@ from PIL import Image
 from tests.fakes import RecordingProgress
 
 from glomtile.errors import InputError, UsageError
-from glomtile.slides.backends import OpenSlidePixels, levels_of
+from glomtile.slides.backends import OpenSlidePixels, TiffPixels, levels_of
 from glomtile.slides.slide import SLIDE_SUFFIXES, Slide, list_slides, open_slide
 from glomtile.types import Box, Reader
 
@@ -30,13 +32,13 @@ def scale(mpp):
     return {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
 
 
-def write_ome(path, picture, levels=3, mpp=0.5, **how):
+def write_ome(path, image, levels=3, mpp=0.5, **how):
     how = {"tile": (128, 128), "photometric": "rgb"} | how
     words = {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp, "PhysicalSizeXUnit": "µm"}
     with tifffile.TiffWriter(path, ome=True) as writer:
-        writer.write(picture, subifds=levels - 1, metadata=words, **how)
+        writer.write(image, subifds=levels - 1, metadata=words, **how)
         for n in range(1, levels):
-            smaller = picture[:: 2**n, :: 2**n]
+            smaller = image[:: 2**n, :: 2**n]
             writer.write(smaller, subfiletype=1, metadata=None, **how)
     return path
 
@@ -49,13 +51,13 @@ def whole(slide, level=0):
 def openslide_whole(path, level=0):
     with openslide.OpenSlide(path) as slide:
         size = slide.level_dimensions[level]
-        picture = slide.read_region((0, 0), level, size)
+        image = slide.read_region((0, 0), level, size)
     glass = Image.new("RGBA", size, (255, 255, 255, 255))
-    return np.asarray(Image.alpha_composite(glass, picture).convert("RGB"))
+    return np.asarray(Image.alpha_composite(glass, image).convert("RGB"))
 
 
 def edge_positions(lines, expected, zoom):
-    """Where dark turns to light on a profile, by the light in a window around each place expected."""
+    """Measure the positions of edges from dark to light near the expected ones."""
     found = []
     for place in expected:
         middle = int(place / zoom)
@@ -66,7 +68,7 @@ def edge_positions(lines, expected, zoom):
 
 
 def bars(length):
-    """Black and white in turn, with edges at odd places all along."""
+    """Return black and white bars with edges at odd positions."""
     edges = np.arange(117, length - 100, 331)
     profile = np.zeros(length, np.uint8)
     for n, edge in enumerate(edges):
@@ -76,7 +78,7 @@ def bars(length):
 
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize("pyramid", [False, True])
-def test_edges_stay_where_they_are_along_50000_px(tmp_path, upright, pyramid):
+def test_edges_stay_in_place_along_50000_px(tmp_path, upright, pyramid):
     length = 50_001
     edges, profile = bars(length)
     strip = np.ascontiguousarray(np.broadcast_to(profile[None, :, None], (64, length, 3)))
@@ -109,7 +111,7 @@ def test_a_level_rounded_down_keeps_its_whole_factor():
 
 
 @pytest.mark.parametrize("mpp", [0.2, 0.5, 1.0, 1.85, 2.004])
-def test_reading_in_pieces_is_reading_whole(tmp_path, mpp):
+def test_pieces_equal_the_whole(tmp_path, mpp):
     write_ome(tmp_path / "a.ome.tif", noise(700, 901) // 100)
     with open_slide(tmp_path / "a.ome.tif") as slide:
         reader = slide.at(mpp)
@@ -125,7 +127,7 @@ def test_reading_in_pieces_is_reading_whole(tmp_path, mpp):
 
 
 @pytest.mark.parametrize("mpp", [None, 1.0, 1.4])
-def test_beyond_the_edge_tissue_is_mirrored(tmp_path, mpp):
+def test_tissue_is_mirrored_outside_the_slide(tmp_path, mpp):
     write_ome(tmp_path / "a.ome.tif", noise(300, 260))
     with open_slide(tmp_path / "a.ome.tif") as slide:
         reader = slide.at(mpp)
@@ -146,7 +148,7 @@ def test_beyond_the_edge_tissue_is_mirrored(tmp_path, mpp):
 
 
 @pytest.mark.parametrize("packing", [None, "jpeg", "deflate", "lzw"])
-def test_every_level_of_an_ome_tiff_is_what_tifffile_reads(tmp_path, packing):
+def test_every_level_of_an_ome_tiff_equals_tifffile(tmp_path, packing):
     write_ome(tmp_path / "a.ome.tif", tissue(700, 901), compression=packing)
     with tifffile.TiffFile(tmp_path / "a.ome.tif") as file, open_slide(tmp_path / "a.ome.tif") as slide:
         assert slide.kind == "OME-TIFF"
@@ -171,17 +173,17 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_big_flat_tiff_is_read_in_pieces(tmp_path, way):
-    picture = tissue(300, 4200)
-    stored = np.moveaxis(picture, -1, 0) if "planar" in way else picture
+    image = tissue(300, 4200)
+    stored = np.moveaxis(image, -1, 0) if "planar" in way else image
     how = {"rowsperstrip": 70} if "tile" not in WAYS[way] else {}
     tifffile.imwrite(tmp_path / "a.tif", stored, metadata=None, **WAYS[way], **how)
     with open_slide(tmp_path / "a.tif") as slide:
         assert not slide.plain
         assert slide.kind == "TIFF"
-        assert np.array_equal(whole(slide), picture)
-        assert np.array_equal(slide.read_level(0, Box(60, 4000, 150, 4111)), picture[60:150, 4000:4111])
+        assert np.array_equal(whole(slide), image)
+        assert np.array_equal(slide.read_level(0, Box(60, 4000, 150, 4111)), image[60:150, 4000:4111])
         small, zoom = slide.thumbnail(420)
-        assert np.abs(small.astype(int) - cv2.resize(picture, (420, 30), interpolation=3)).max() <= 1
+        assert np.abs(small.astype(int) - cv2.resize(image, (420, 30), interpolation=3)).max() <= 1
         assert zoom == 10
 
 
@@ -198,33 +200,33 @@ def test_grey_palette_and_white_is_zero_become_rgb(tmp_path):
         "white": np.repeat(255 - grey[..., None], 3, 2),
         "palette": table.T.astype(np.uint8)[grey],
     }
-    for name, picture in expected.items():
+    for name, image in expected.items():
         with open_slide(tmp_path / f"{name}.tif") as slide:
             assert slide.kind == "TIFF"
             assert not slide.plain
-            assert np.array_equal(whole(slide), picture), name
+            assert np.array_equal(whole(slide), image), name
 
 
 @pytest.mark.parametrize("extra", ["unassalpha", "assocalpha", "unspecified"])
-def test_transparency_lies_on_white(tmp_path, extra):
-    picture = tissue(80, 4200)
+def test_transparency_is_blended_with_white(tmp_path, extra):
+    image = tissue(80, 4200)
     alpha = tissue(80, 4200, seed=1)[..., :1]
-    colours = np.rint(picture * (alpha / 255)).astype(np.uint8) if extra == "assocalpha" else picture
+    colours = np.rint(image * (alpha / 255)).astype(np.uint8) if extra == "assocalpha" else image
     rgba = np.concatenate([colours, alpha], axis=-1)
     tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=[extra], metadata=None)
     share = 1.0 if extra == "unspecified" else alpha / 255
     with open_slide(tmp_path / "a.tif") as slide:
-        assert np.abs(whole(slide) - (picture * share + 255 * (1 - share))).max() <= 1
+        assert np.abs(whole(slide) - (image * share + 255 * (1 - share))).max() <= 1
 
 
-def test_tiles_that_a_file_leaves_out_are_glass(tmp_path):
-    picture = tissue(256, 4352)
+def test_missing_tiles_are_white(tmp_path):
+    image = tissue(256, 4352)
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-        tiles = (None if n == 3 else picture[:, 256 * n : 256 * n + 256] for n in range(17))
-        writer.write(tiles, shape=picture.shape, dtype=np.uint8, compression="deflate", **TILED)
-    picture[:, 768:1024] = 255
+        tiles = (None if n == 3 else image[:, 256 * n : 256 * n + 256] for n in range(17))
+        writer.write(tiles, shape=image.shape, dtype=np.uint8, compression="deflate", **TILED)
+    image[:, 768:1024] = 255
     with open_slide(tmp_path / "a.tif") as slide:
-        assert np.array_equal(whole(slide), picture)
+        assert np.array_equal(whole(slide), image)
 
 
 REFUSED = {
@@ -241,7 +243,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("ome", [False, True])
-def test_what_is_no_picture_of_8_bits_is_refused(tmp_path, name, ome):
+def test_an_image_that_is_not_8_bit_is_refused(tmp_path, name, ome):
     pixels, how = REFUSED[name]
     path = tmp_path / ("a.ome.tif" if ome else "a.tif")
     tifffile.imwrite(path, pixels, ome=ome, **how)
@@ -249,23 +251,23 @@ def test_what_is_no_picture_of_8_bits_is_refused(tmp_path, name, ome):
         open_slide(path)
 
 
-def test_plain_pictures_are_slides_too(tmp_path):
-    picture = noise(70, 90)
+def test_plain_images_open_as_slides(tmp_path):
+    image = noise(70, 90)
     for suffix, kind in ((".png", "PNG"), (".bmp", "BMP"), (".tif", "TIFF")):
-        Image.fromarray(picture).save(tmp_path / f"a{suffix}", dpi=(50800, 50800))
+        Image.fromarray(image).save(tmp_path / f"a{suffix}", dpi=(50800, 50800))
         with open_slide(tmp_path / f"a{suffix}") as slide:
             assert (slide.kind, slide.plain, slide.size_px) == (kind, True, (70, 90))
             assert slide.mpp == pytest.approx(0.5, rel=1e-3)
-            assert np.array_equal(slide.at(None).read(Box(0, 0, 70, 90)), picture)
-    Image.fromarray(picture[..., 0] > 99).save(tmp_path / "bit.tif")
+            assert np.array_equal(slide.at(None).read(Box(0, 0, 70, 90)), image)
+    Image.fromarray(image[..., 0] > 99).save(tmp_path / "bit.tif")
     with open_slide(tmp_path / "bit.tif") as slide:
         assert slide.plain
-        assert np.array_equal(whole(slide)[..., 0], (picture[..., 0] > 99) * np.uint8(255))
+        assert np.array_equal(whole(slide)[..., 0], (image[..., 0] > 99) * np.uint8(255))
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "small.svs", "boxes.tiff"])
-def test_full_resolution_is_what_openslide_reads(shared_data, name):
+def test_full_resolution_equals_openslide(shared_data, name):
     path = shared_data / "slides" / name
     with open_slide(path) as slide:
         assert np.array_equal(whole(slide), openslide_whole(path))
@@ -292,7 +294,7 @@ def test_an_aperio_slide_at_two_micrometres(shared_data):
 
 
 @pytest.mark.shared
-def test_a_generic_pyramid_has_the_levels_that_openslide_finds(shared_data):
+def test_a_generic_pyramid_has_the_levels_of_openslide(shared_data):
     path = shared_data / "slides" / "boxes.tiff"
     with open_slide(path) as slide, openslide.OpenSlide(path) as known:
         assert [level.size_px[::-1] for level in slide.levels] == list(known.level_dimensions)
@@ -317,11 +319,11 @@ def test_a_hamamatsu_slide_reads_a_coarse_level(shared_data):
 
 
 def test_a_thumbnail_is_small_and_never_enlarged(tmp_path):
-    picture = noise(200, 333)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    image = noise(200, 333)
+    Image.fromarray(image).save(tmp_path / "a.png")
     with open_slide(tmp_path / "a.png") as slide:
         small, zoom = slide.thumbnail(1000)
-        assert (zoom, np.array_equal(small, picture)) == (1.0, True)
+        assert (zoom, np.array_equal(small, image)) == (1.0, True)
         for most in (1, 10, 100, 332):
             small, zoom = slide.thumbnail(most)
             assert small.shape == (max(1, int(200 * most / 333)), most, 3)
@@ -355,28 +357,28 @@ def test_eight_threads_read_what_one_reads_through_openslide(shared_data):
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_a_given_scale_is_taken_and_told(tmp_path):
+def test_a_given_scale_is_used_with_a_note(tmp_path):
     write_ome(tmp_path / "a.ome.tif", noise(64, 64), mpp=0.499)
-    told = RecordingProgress()
-    with open_slide(tmp_path / "a.ome.tif", mpp=0.25, progress=told) as slide:
+    progress = RecordingProgress()
+    with open_slide(tmp_path / "a.ome.tif", mpp=0.25, progress=progress) as slide:
         assert (slide.mpp, slide.mpp_source) == (0.25, "given")
         assert slide.at(0.5).zoom == 2
-    assert len(told.notes) == 1
-    assert "0.25" in told.notes[0]
-    assert "0.499" in told.notes[0]
-    with open_slide(tmp_path / "a.ome.tif", mpp=0.499, progress=told):
-        assert len(told.notes) == 1
+    assert len(progress.notes) == 1
+    assert "0.25" in progress.notes[0]
+    assert "0.499" in progress.notes[0]
+    with open_slide(tmp_path / "a.ome.tif", mpp=0.499, progress=progress):
+        assert len(progress.notes) == 1
 
 
 @pytest.mark.parametrize("mpp", [0, -1, 0.04, 21, float("nan"), float("inf")])
-def test_an_implausible_given_scale_is_a_wrong_call(tmp_path, mpp):
+def test_an_implausible_given_scale_is_refused(tmp_path, mpp):
     write_ome(tmp_path / "a.ome.tif", noise(64, 64))
     with pytest.raises(UsageError, match="mpp: expected"):
         open_slide(tmp_path / "a.ome.tif", mpp=mpp)
 
 
 @pytest.mark.parametrize("width", [64, 4200])
-def test_an_implausible_scale_in_the_file_is_none(tmp_path, width):
+def test_an_implausible_scale_in_the_file_is_ignored(tmp_path, width):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, width), resolution=(300, 300), resolutionunit="INCH")
     with open_slide(tmp_path / "a.tif") as slide:
         assert slide.mpp is None
@@ -387,23 +389,23 @@ def test_an_implausible_scale_in_the_file_is_none(tmp_path, width):
 
 
 @pytest.mark.parametrize("width", [64, 4200])
-def test_pixels_out_of_square_warn_once_or_refuse(tmp_path, width):
-    for name, y in (("told", 0.525), ("refused", 0.6)):
+def test_pixels_that_are_not_square_are_warned_of_or_refused(tmp_path, width):
+    for name, y in (("warned", 0.525), ("refused", 0.6)):
         tifffile.imwrite(
             tmp_path / f"{name}.tif",
             noise(64, width),
             resolution=(1e4 / 0.5, 1e4 / y),
             resolutionunit="CENTIMETER",
         )
-    told = RecordingProgress()
-    with open_slide(tmp_path / "told.tif", progress=told) as slide:
+    progress = RecordingProgress()
+    with open_slide(tmp_path / "warned.tif", progress=progress) as slide:
         assert slide.mpp == pytest.approx(0.5125)
-    assert len(told.warnings) == 1
+    assert len(progress.warnings) == 1
     with pytest.raises(InputError, match="expected square pixels"):
         open_slide(tmp_path / "refused.tif")
 
 
-def test_a_box_outside_a_level_is_a_wrong_call(tmp_path):
+def test_a_box_outside_a_level_is_refused(tmp_path):
     write_ome(tmp_path / "a.ome.tif", noise(64, 80), levels=2)
     with open_slide(tmp_path / "a.ome.tif") as slide:
         for level, box in (
@@ -419,7 +421,7 @@ def test_a_box_outside_a_level_is_a_wrong_call(tmp_path):
                 slide.read_level(level, Box(0, 0, 1, 1))
 
 
-def test_a_folder_gives_every_slide_in_natural_order(tmp_path):
+def test_slides_of_a_folder_are_listed_in_natural_order(tmp_path):
     names = ["s2.svs", "s10.NDPI", "s11.mrxs", "s12.ome.tif", "s13.png", "s14.dcm", "s15.czi", "s16.tf8"]
     for name in [*names, ".hidden.svs", "._s2.svs", "notes.txt", "a.geojson"]:
         (tmp_path / name).write_bytes(b"x")
@@ -432,7 +434,7 @@ def test_a_folder_gives_every_slide_in_natural_order(tmp_path):
         list_slides(tmp_path / "s2.svs")
 
 
-def test_the_largest_picture_of_a_tiff_is_the_slide(tmp_path):
+def test_the_largest_image_of_a_tiff_is_the_slide(tmp_path):
     """A label or an overview may be stored first."""
     rng = np.random.default_rng(3)
     label, slide = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((100, 100), (600, 800)))
@@ -445,18 +447,18 @@ def test_the_largest_picture_of_a_tiff_is_the_slide(tmp_path):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_the_scale_is_that_of_the_picture_that_is_the_slide(tmp_path, order):
-    """OME-XML tells of every picture; an overview before the slide would say another scale for it."""
-    told = [((300, 400), 8.0), ((1200, 1600), 0.25), ((150, 200), None)]
+def test_the_scale_is_that_of_the_largest_image(tmp_path, order):
+    """OME-XML describes every image; an overview before the slide has another scale."""
+    images = [((300, 400), 8.0), ((1200, 1600), 0.25), ((150, 200), None)]
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
-        for size, mpp in (told[which] for which in order):
+        for size, mpp in (images[which] for which in order):
             words = {"axes": "YXS"} | ({"PhysicalSizeX": mpp, "PhysicalSizeY": mpp} if mpp else {})
             file.write(noise(*size), **TILED | {"metadata": words})
     with open_slide(tmp_path / "a.ome.tif") as slide:
         assert (slide.size_px, slide.mpp, slide.mpp_source) == ((1200, 1600), 0.25, "OME-XML")
 
 
-def test_a_slide_without_a_scale_has_not_that_of_its_overview(tmp_path):
+def test_the_scale_of_an_overview_is_not_used_for_the_slide(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
         words = {"axes": "YXS", "PhysicalSizeX": 8.0, "PhysicalSizeY": 8.0}
         file.write(noise(300, 400), **TILED | {"metadata": words})
@@ -471,13 +473,13 @@ def waves(size_px, full_px, wave_px=97.0):
     for count, full in zip(size_px, full_px, strict=True):
         places.append((np.arange(count) + 0.5) * full / count)
     down, across = (128 + 100 * np.sin(2 * np.pi * at / wave_px) for at in places)
-    picture = np.full((height, width, 3), 128, np.uint8)
-    picture[..., 0], picture[..., 1] = np.rint(across)[None, :], np.rint(down)[:, None]
-    return picture
+    image = np.full((height, width, 3), 128, np.uint8)
+    image[..., 0], image[..., 1] = np.rint(across)[None, :], np.rint(down)[:, None]
+    return image
 
 
 def shift_of_waves(line, places, wave_px=97.0):
-    """By how many full-resolution pixels a profile is displaced, by the phase of the best-fitting wave."""
+    """Measure the displacement of a profile in full-resolution pixels by the best-fitting wave."""
     angle = 2 * np.pi * places / wave_px
     parts = np.stack([np.sin(angle), np.cos(angle), np.ones_like(angle)], axis=1)
     sine, cosine, _ = np.linalg.lstsq(parts, line.astype(float), rcond=None)[0]
@@ -490,8 +492,8 @@ def shift_of_waves(line, places, wave_px=97.0):
     [((4003, 9001), (1231, 2768)), ((3004, 9010), (1000, 2999)), ((2576, 9032), (1128, 3955))],
     ids=["3.25", "3.00", "2.28, nearly half a pixel rounded"],
 )
-def test_a_level_of_openslide_whose_factor_is_not_whole_lies_within_half_a_pixel(tmp_path, full_px, level_px):
-    """OpenSlide is told whole full-resolution pixels: what is rounded away is all that may be off."""
+def test_a_level_whose_factor_is_not_whole_is_placed_within_half_a_pixel(tmp_path, full_px, level_px):
+    """OpenSlide takes whole full-resolution pixels: only the rounding may be off."""
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as writer:
         writer.write(waves(full_px, full_px), **TILED, **scale(0.5))
@@ -502,9 +504,9 @@ def test_a_level_of_openslide_whose_factor_is_not_whole_lies_within_half_a_pixel
         assert factor % 1 > 1e-4
         reader = slide.at(slide.mpp * factor * 1.21)
         assert reader._level == 1
-        picture, apart = reader.read(Box(0, 0, *reader.size_px)), []
+        image, apart = reader.read(Box(0, 0, *reader.size_px)), []
         for axis, channel in ((1, 0), (0, 1)):
-            line = picture[..., channel].mean(axis=1 - axis)
+            line = image[..., channel].mean(axis=1 - axis)
             places = (np.arange(len(line)) + 0.5) * reader.zoom
             # Blocks of 1,024 px of the level are placed one by one.
             for start in range(0, level_px[axis], 1024):
@@ -514,4 +516,38 @@ def test_a_level_of_openslide_whose_factor_is_not_whole_lies_within_half_a_pixel
                     apart.append(shift_of_waves(line[block], places[block]))
     assert len(apart) >= 4
     assert np.abs(apart).max() < 0.5
-    assert np.abs(apart).max() > 0.1, "the worst of these is not hidden by the way it is measured"
+    assert np.abs(apart).max() > 0.1, "the measurement can show a displacement"
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_threads_that_start_at_once_read_what_one_reads(tmp_path, monkeypatch, compression):
+    """With so many tiles, their positions are read at the first access, not with the directory."""
+    path, side, tile, threads = tmp_path / "a.tif", 1024, 64, 8
+    pixels = noise(side // 16, side // 16).repeat(16, 0).repeat(16, 1)
+    tifffile.imwrite(path, pixels, tile=(tile, tile), compression=compression, photometric="rgb")
+    boxes = [Box(row, 0, row + tile, side) for row in range(0, side, side // threads)]
+    alone = TiffPixels(path)
+    expected = [alone.read(0, box) for box in boxes]
+    alone.close()
+
+    seek = tifffile.FileHandle.seek
+
+    def slow_seek(self, *arguments):
+        position = seek(self, *arguments)
+        time.sleep(0.0005)  # long enough for another thread to move the file's position
+        return position
+
+    monkeypatch.setattr(tifffile.FileHandle, "seek", slow_seek)
+    for _ in range(5):
+        pixels = TiffPixels(path)
+        start = threading.Barrier(threads)
+
+        def read(box, pixels=pixels, start=start):
+            start.wait()
+            return pixels.read(0, box)
+
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(read, boxes))
+        pixels.close()
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
