@@ -301,7 +301,7 @@ def test_an_old_run_is_moved_aside_with_its_date(tmp_path: Path) -> None:
     run = tmp_path / "models"
     assert move_aside(run) is None
     run.mkdir()
-    assert move_aside(run) is None, "an empty folder is in nobody's way"
+    assert move_aside(run) is None, "an empty folder"
     moved = []
     for text in "ab":
         run.mkdir(exist_ok=True)

@@ -24,15 +24,15 @@ def noise(height=7, width=11, seed=0):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".bmp", ".PNG"])
-def test_rgb_comes_back_as_it_was(tmp_path, suffix):
+def test_rgb_comes_back_unchanged(tmp_path, suffix):
     Image.fromarray(noise()).save(tmp_path / f"a{suffix}")
     assert np.array_equal(read_image(tmp_path / f"a{suffix}"), noise())
     assert image_size(tmp_path / f"a{suffix}") == (7, 11)
 
 
-@pytest.mark.parametrize("packing", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
-def test_packed_tiff_comes_back_as_it_was(tmp_path, packing):
-    Image.fromarray(noise()).save(tmp_path / "a.tif", compression=packing)
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_a_compressed_tiff_comes_back_unchanged(tmp_path, compression):
+    Image.fromarray(noise()).save(tmp_path / "a.tif", compression=compression)
     assert np.array_equal(read_image(tmp_path / "a.tif"), noise())
 
 
@@ -55,7 +55,7 @@ def test_grey_one_bit_and_palette_become_rgb(tmp_path):
     assert np.array_equal(read_image(tmp_path / "palette.png"), table[grey % 3])
 
 
-def test_transparency_lies_on_white_glass(tmp_path):
+def test_transparency_is_blended_with_white(tmp_path):
     rgba = np.zeros((2, 2, 4), np.uint8)
     rgba[..., 0] = 200
     rgba[0, 0, 3], rgba[0, 1, 3] = 255, 51
@@ -68,7 +68,7 @@ def test_transparency_lies_on_white_glass(tmp_path):
     assert read_image(tmp_path / "grey.png").min() == 255
 
 
-def test_an_orientation_tag_does_not_turn_the_pixels(tmp_path):
+def test_an_orientation_tag_is_not_applied(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(noise(4, 6)).save(tmp_path / "a.png", exif=exif)
@@ -107,7 +107,7 @@ def test_any_names_can_be_sorted(texts):
 
 
 @given(st.integers(1, 9), st.integers(-40, 40), st.integers(0, 40))
-def test_the_mirror_is_the_oracles_for_any_distance(size, start, length):
+def test_mirrored_indices_equal_numpys_reflection(size, start, length):
     wanted = np.pad(np.arange(size), 90, mode="reflect") if size > 1 else np.zeros(200, int)
     assert np.array_equal(
         mirrored_indices(start, start + length, size), wanted[90 + start : 90 + start + length]
@@ -115,7 +115,7 @@ def test_the_mirror_is_the_oracles_for_any_distance(size, start, length):
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(-15, 15), st.integers(-15, 15), st.integers(1, 20))
-def test_reading_over_the_edge_shows_mirrored_tissue(height, width, top, left, side):
+def test_tissue_is_mirrored_over_the_edge(height, width, top, left, side):
     image = noise(height, width)
     read = ArrayReader(image).read(Box(top, left, top + side, left + side))
     rows = np.pad(np.arange(height), 50, mode="reflect" if height > 1 else "edge")

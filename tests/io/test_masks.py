@@ -29,9 +29,7 @@ def test_a_mask_is_written_in_the_order_of_class_numbers_and_comes_back(tmp_path
     assert np.array_equal(read_mask(tmp_path / "a.png", THREE, datatype="indexed"), some_labels())
     assert image_mpp(tmp_path / "a.png") == pytest.approx(0.5)
     bgr = cv2.imread(str(tmp_path / "a.png"))
-    assert np.array_equal(bgr[..., ::-1], THREE.encode(some_labels())), (
-        "another program sees the same colours"
-    )
+    assert np.array_equal(bgr[..., ::-1], THREE.encode(some_labels())), "colours in another program"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
@@ -41,18 +39,18 @@ def test_a_colour_mask_is_read(tmp_path, suffix):
 
 
 def test_a_palette_in_another_order_is_read_by_its_colours(tmp_path):
-    picture = Image.fromarray(2 - some_labels())
-    picture.putpalette([0, 0, 255, 255, 0, 0, 0, 0, 0, 9, 9, 9])
-    picture.save(tmp_path / "a.png")
-    assert np.array_equal(read_mask(tmp_path / "a.png", THREE), some_labels()), "an unused colour is no error"
+    image = Image.fromarray(2 - some_labels())
+    image.putpalette([0, 0, 255, 255, 0, 0, 0, 0, 0, 9, 9, 9])
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png", THREE), some_labels()), "an unused colour is accepted"
 
 
 def test_an_unknown_colour_of_a_palette_is_named_with_its_share(tmp_path):
     labels = np.zeros((10, 10), np.uint8)
     labels[0, :3] = 1
-    picture = Image.fromarray(labels)
-    picture.putpalette([0, 0, 0, 9, 8, 7])
-    picture.save(tmp_path / "a.png")
+    image = Image.fromarray(labels)
+    image.putpalette([0, 0, 0, 9, 8, 7])
+    image.save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png: .*got \(9,8,7\) on 3 %"):
         read_mask(tmp_path / "a.png", THREE)
 
@@ -75,7 +73,7 @@ def test_numbers_of_no_class_are_refused_255_included(tmp_path):
         read_mask(tmp_path / "colours.png", THREE, datatype="indexed")
 
 
-def test_transparent_is_background_and_half_transparent_refused(tmp_path):
+def test_transparent_pixels_are_background_and_half_transparent_ones_refused(tmp_path):
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[..., 0], rgba[0, :, 3] = 255, 255
     rgba[3] = (255, 255, 255, 0)
@@ -88,7 +86,7 @@ def test_transparent_is_background_and_half_transparent_refused(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_is_background_among_class_numbers_too(tmp_path, mode):
+def test_transparent_pixels_of_indexed_masks_are_background(tmp_path, mode):
     pixels = np.ones((4, 4, len(mode)), np.uint8)
     pixels[..., -1] = 255
     pixels[0, :, -1] = 0
@@ -102,13 +100,13 @@ def test_transparent_is_background_among_class_numbers_too(tmp_path, mode):
         read_mask(tmp_path / "b.png", THREE, datatype="indexed")
 
 
-def test_a_class_number_that_is_shown_transparent_is_that_number(tmp_path):
-    """As viewers write masks to be laid over an image: the palette is for show, the numbers are the mask."""
+def test_a_transparent_palette_index_is_its_class_number(tmp_path):
+    """Viewers write such masks to show them over an image."""
     for mode in ("P", "L"):
-        picture = Image.fromarray(some_labels())
+        image = Image.fromarray(some_labels())
         if mode == "P":
-            picture.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
-        picture.save(tmp_path / "a.png", transparency=1)
+            image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+        image.save(tmp_path / "a.png", transparency=1)
         assert np.array_equal(read_mask(tmp_path / "a.png", THREE, datatype="indexed"), some_labels())
 
 
@@ -128,7 +126,7 @@ def test_an_npz_of_colours_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "expected"),
     [
         ({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, "got a.npy, b.npy"),
         ({"mask": np.zeros((2, 2))}, "float64"),
@@ -140,29 +138,29 @@ def test_an_npz_of_colours_is_read(tmp_path):
         ({}, "got none"),
     ],
 )
-def test_an_npz_of_anything_else_is_refused(tmp_path, arrays, said):
+def test_an_npz_of_anything_else_is_refused(tmp_path, arrays, expected):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         read_mask(tmp_path / "a.npz", GLOMERULI)
 
 
 def test_an_npz_whose_packed_bytes_are_damaged_is_refused_by_name(tmp_path):
-    """At any place: some damage shows when the header is inflated, some later, some not at all."""
+    """Some damage is detected in the header, some later, some not at all."""
     rng = np.random.default_rng(0)
     np.savez_compressed(tmp_path / "a.npz", mask=rng.integers(0, 2, (300, 300)).astype(np.uint8))
     whole = (tmp_path / "a.npz").read_bytes()
-    told = set()
-    for place in range(0, len(whole) - 20, 61):
+    messages = set()
+    for start in range(0, len(whole) - 20, 61):
         torn = bytearray(whole)
-        torn[place : place + 20] = bytes(255 - byte for byte in torn[place : place + 20])
+        torn[start : start + 20] = bytes(255 - byte for byte in torn[start : start + 20])
         (tmp_path / "b.npz").write_bytes(torn)
-        for look in (mask_size, lambda path: read_mask(path, GLOMERULI)):
+        for read in (mask_size, lambda path: read_mask(path, GLOMERULI)):
             try:
-                look(tmp_path / "b.npz")
+                read(tmp_path / "b.npz")
             except InputError as error:
-                told.add(str(error))
-    assert any("b.npz: expected an .npz of one array, got: Error" in text for text in told)
-    assert all("b.npz: expected" in text for text in told)
+                messages.add(str(error))
+    assert any("b.npz: expected an .npz of one array, got: Error" in text for text in messages)
+    assert all("b.npz: expected" in text for text in messages)
 
 
 def test_an_encrypted_npz_is_refused_by_name(tmp_path):
@@ -171,15 +169,15 @@ def test_an_encrypted_npz_is_refused_by_name(tmp_path):
     data[6] |= 1
     data[data.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "a.npz").write_bytes(data)
-    for look in (mask_size, lambda path: read_mask(path, GLOMERULI)):
+    for read in (mask_size, lambda path: read_mask(path, GLOMERULI)):
         with pytest.raises(InputError, match=r"a\.npz: expected an \.npz of one array, got: .*encrypted"):
-            look(tmp_path / "a.npz")
+            read(tmp_path / "a.npz")
 
 
 def test_a_mask_of_ignored_or_unknown_labels_is_not_written(tmp_path):
-    for strange in (2, IGNORE):
-        with pytest.raises(InputError, match=f"got {strange} on"):
-            write_mask(tmp_path / "a.png", np.full((2, 2), strange, np.uint8), GLOMERULI)
+    for label in (2, IGNORE):
+        with pytest.raises(InputError, match=f"got {label} on"):
+            write_mask(tmp_path / "a.png", np.full((2, 2), label, np.uint8), GLOMERULI)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -190,8 +188,8 @@ def test_a_mask_keeps_its_classes_when_resized():
     for size_px in ((200, 150), (20, 90), (13, 17), (64, 64)):
         resized = resize_labels(labels, size_px)
         assert resized.shape == size_px
-        assert set(np.unique(resized)) == {0, 3}, "no class between 0 and 3 is invented"
-        assert abs((resized == 3).mean() - 0.25) < 0.05, "neither grows nor shrinks"
+        assert set(np.unique(resized)) == {0, 3}, "no new class"
+        assert abs((resized == 3).mean() - 0.25) < 0.05
 
 
 def test_a_mask_enlarged_and_shrunk_again_is_the_same():
@@ -202,14 +200,14 @@ def test_a_mask_enlarged_and_shrunk_again_is_the_same():
         assert np.array_equal(resize_labels(larger, (12, 10)), labels)
 
 
-def test_the_class_of_most_area_wins_and_of_equals_the_lower():
+def test_the_class_of_most_area_wins_and_the_lower_in_a_tie():
     assert resize_labels(np.array([[2, 2], [2, 0]], np.uint8), (1, 1)) == [[2]]
     assert resize_labels(np.array([[2, 2], [1, 1]], np.uint8), (1, 1)) == [[1]]
     assert resize_labels(np.array([[1, 2, 3], [2, 0, 0]], np.uint8), (1, 1)) == [[0]]
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 30), st.integers(1, 30), st.integers(0, 99))
-def test_no_class_appears_that_was_not_there(height, width, new_height, new_width, seed):
+def test_no_new_class_appears(height, width, new_height, new_width, seed):
     labels = np.random.default_rng(seed).choice(np.array([0, 1, 7, 255], np.uint8), (height, width))
     resized = resize_labels(labels, (new_height, new_width))
     assert resized.shape == (new_height, new_width)

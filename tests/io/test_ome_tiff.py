@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from glomtile.errors import InputError, StorageError, UsageError
+from glomtile.errors import InputError, UsageError
 from glomtile.io.images import image_mpp
 from glomtile.io.masks import mask_size, read_mask
 from glomtile.io.ome_tiff import TILE_PX, checked_sizes, halve, level_sizes, write_mask_pyramid
@@ -21,7 +21,7 @@ THREE = Palette.from_rgb_map(
 
 
 def planes(size_px=(1100, 1537), seed=3):
-    """Blocks of class numbers down to a side of 512."""
+    """Return blocks of class numbers down to a side of 512."""
     small = np.random.default_rng(seed).integers(0, 3, (-(-size_px[0] // 7), -(-size_px[1] // 7)), np.uint8)
     levels = [np.ascontiguousarray(small.repeat(7, 0).repeat(7, 1)[: size_px[0], : size_px[1]])]
     for size in level_sizes(size_px)[1:]:
@@ -55,18 +55,18 @@ def test_tifffile_reads_the_class_numbers_of_every_level(written):
 def test_openslide_reads_level_0_in_the_palettes_colours(written):
     with openslide.OpenSlide(str(written)) as slide:
         assert slide.dimensions == (1537, 1100)
-        seen = np.array(slide.read_region((0, 0), 0, slide.dimensions))
-    assert (seen[..., 3] == 255).all()
-    assert np.array_equal(seen[..., :3], THREE.encode(planes()[0]))
+        rgba = np.array(slide.read_region((0, 0), 0, slide.dimensions))
+    assert (rgba[..., 3] == 255).all()
+    assert np.array_equal(rgba[..., :3], THREE.encode(planes()[0]))
 
 
 @pytest.mark.parametrize("datatype", ["categorized", "indexed"])
-def test_our_own_masks_are_read_as_masks(written, datatype):
+def test_written_masks_are_read_as_masks(written, datatype):
     assert mask_size(written) == (1100, 1537)
     assert np.array_equal(read_mask(written, THREE, datatype=datatype), planes()[0])
 
 
-def test_the_scale_stands_in_ome_xml_and_tags(written):
+def test_the_scale_is_in_ome_xml_and_tags(written):
     assert image_mpp(written) == pytest.approx(0.4990)
     with tifffile.TiffFile(written) as tiff:
         pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
@@ -78,7 +78,7 @@ def test_the_scale_stands_in_ome_xml_and_tags(written):
             assert level.keyframe.tags["ResolutionUnit"].value == 3
 
 
-def test_names_of_picture_and_classes_stand_in_the_ome_xml(written):
+def test_names_of_image_and_classes_are_in_the_ome_xml(written):
     with tifffile.TiffFile(written) as tiff:
         root = ET.fromstring(tiff.ome_metadata)
     space = {"o": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
@@ -103,7 +103,7 @@ def test_the_same_input_gives_the_same_bytes_later(tmp_path):
 
 
 class Counting:
-    """A plane that says the largest piece that was asked of it."""
+    """A plane that records the largest piece read."""
 
     def __init__(self, size_px):
         self.shape = size_px
@@ -132,11 +132,11 @@ def test_memory_is_bounded_by_a_tile_whatever_the_size(tmp_path):
         assert np.array_equal(tiff.series[0].levels[1].asarray(), levels[1][:, :])
 
 
-def test_a_mask_without_a_scale_claims_none(tmp_path):
+def test_a_mask_without_a_scale_states_none(tmp_path):
     write_mask_pyramid(tmp_path / "a.ome.tif", planes((40, 50)), THREE, None, name="n", identity="a")
     assert image_mpp(tmp_path / "a.ome.tif") is None
-    with Image.open(tmp_path / "a.ome.tif") as picture:
-        assert picture.mode == "P"
+    with Image.open(tmp_path / "a.ome.tif") as image:
+        assert image.mode == "P"
 
 
 def test_a_label_of_no_class_is_refused_and_leaves_nothing(tmp_path):
@@ -147,14 +147,8 @@ def test_a_label_of_no_class_is_refused_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError):
-        write_mask_pyramid(tmp_path / "file" / "a.ome.tif", planes((9, 9)), THREE, 1, name="n", identity="a")
-
-
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan")])
-def test_a_scale_of_nothing_is_refused(tmp_path, mpp):
+def test_a_scale_that_is_not_above_0_is_refused(tmp_path, mpp):
     with pytest.raises(UsageError, match="above 0"):
         write_mask_pyramid(tmp_path / "a.ome.tif", planes((9, 9)), THREE, mpp, name="n", identity="a")
 

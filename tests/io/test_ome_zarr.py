@@ -70,7 +70,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["0", "1", "2", "zarr.json"]
 
 
-def test_a_bad_label_leaves_what_stood_there(written):
+def test_a_bad_label_leaves_the_old_folder(written):
     before = (written / "zarr.json").read_bytes()
     with pytest.raises(InputError, match="got 9"):
         write_label_zarr(written, [np.full((9, 9), 9, np.uint8)], THREE, 0.25, "mask")
@@ -78,6 +78,6 @@ def test_a_bad_label_leaves_what_stood_there(written):
     assert [path.name for path in written.parent.iterdir()] == [written.name]
 
 
-def test_a_scale_of_nothing_is_refused(tmp_path):
+def test_a_scale_that_is_not_above_0_is_refused(tmp_path):
     with pytest.raises(UsageError, match="above 0"):
         write_label_zarr(tmp_path / "z", planes(), THREE, 0.0, "n")

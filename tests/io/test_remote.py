@@ -56,7 +56,7 @@ def store() -> Iterator[Any]:
     memory.rm("/", recursive=True)
 
 
-def test_addresses_are_told_from_paths() -> None:
+def test_addresses_and_paths_are_distinguished() -> None:
     for text in ("s3://b/k.svs", "gs://b", "memory://x", "https://host/x.svs"):
         assert is_address(text)
     for text in ("C:\\slides\\a.svs", "C://slides", "slides/a.svs", "/a://b", "s3:/b/k", "a"):
@@ -224,7 +224,7 @@ def test_files_on_the_web_are_listed_by_their_links_and_fetched(tmp_path: Path) 
 
 
 class Status(BaseHTTPRequestHandler):
-    """Answers with the status that the path begins with."""
+    """Server that answers with the status at the start of the path."""
 
     def do_HEAD(self) -> None:
         self.send_response(int(self.path[1:4]))
@@ -264,7 +264,7 @@ def test_the_status_of_a_web_server_is_explained(status: int, expected: str) -> 
 def test_a_server_that_cannot_be_reached_is_named(name: str) -> None:
     pytest.importorskip("aiohttp", reason="the web needs aiohttp: pip install 'glomtile[remote]'")
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # not listening: nobody answers, and nobody else gets the port meanwhile
+        free.bind(("127.0.0.1", 0))  # not listening, and no other process gets the port
         address = f"http://127.0.0.1:{free.getsockname()[1]}/{name}"
         with pytest.raises(InputError, match=r"got no connection: .*refused.*\(is the address right"):
             list_remote(address, SUFFIXES)

@@ -14,7 +14,7 @@ cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), min_s
 
 
 @given(st.lists(st.lists(cells, min_size=2, max_size=2).filter(any), max_size=5))
-def test_a_table_comes_back_as_it_was_written(tmp_path_factory, rows):
+def test_a_table_comes_back_unchanged(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("t") / "t.csv"
     write_csv(path, ["a", "b"], rows)
     assert read_csv(path) == [{"a": a, "b": b} for a, b in rows]
@@ -53,7 +53,7 @@ def test_the_reference_metric_table_with_its_trailing_comma_is_read(tmp_path):
     ]
 
 
-def test_a_byte_order_mark_blank_lines_and_windows_line_ends_do_no_harm(tmp_path):
+def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_ignored(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b"\xef\xbb\xbfstem,group\r\n\r\na,1\r\n")
     assert read_csv(path, required=("stem", "group")) == [{"stem": "a", "group": "1"}]
@@ -70,7 +70,7 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_do_no_harm(tmp_path
         (b"stem,group\n\xff\xfe,1\n", "expected UTF-8"),
     ],
 )
-def test_a_table_that_cannot_be_used_says_why(tmp_path, content, message):
+def test_an_unusable_table_is_explained(tmp_path, content, message):
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
@@ -83,7 +83,7 @@ def test_a_missing_table_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cell", "whole", "said"),
+    ("cell", "whole", "expected"),
     [
         ("0,5", False, "a number under x in row 2, got '0,5'"),
         ("nan", False, "got 'nan'"),
@@ -93,12 +93,12 @@ def test_a_missing_table_is_named(tmp_path):
         ("²", True, "got '²'"),
     ],
 )
-def test_a_cell_that_is_no_number_is_named(tmp_path, cell, whole, said):
-    with pytest.raises(InputError, match=said):
+def test_a_cell_that_is_no_number_is_named(tmp_path, cell, whole, expected):
+    with pytest.raises(InputError, match=expected):
         require_numbers(tmp_path / "t.csv", [{"x": "-1"}, {"x": cell}], ["x", "y"], whole=whole)
 
 
-def test_what_we_write_of_numbers_is_numbers(tmp_path):
+def test_written_numbers_are_read_as_numbers(tmp_path):
     path = write_csv(
         tmp_path / "t.csv", ["a", "b"], [[1.5, -3], [None, 0], [float("nan"), 10**20], [1e-7, 2]]
     )
