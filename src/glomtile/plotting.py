@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,26 +61,6 @@ _SVG_STYLE: Any = {**_STYLE, "font.size": 9, "svg.fonttype": "none", "svg.hashsa
 _WIDE_INCH, _SQUARE_INCH = (5.4, 2.7), (3.6, 3.6)
 
 
-class TissueColour(Protocol):
-    """The mean colour of an image's tissue; see `glomtile.datasets.image_statistics.Stain`."""
-
-    @property
-    def rgb(self) -> tuple[float, float, float]:
-        """Mean colour, 0 to 255."""
-
-    @property
-    def brightness(self) -> float:
-        """Mean brightness, 0 to 255."""
-
-    @property
-    def saturation(self) -> float:
-        """Mean saturation, 0 to 1."""
-
-    @property
-    def glass(self) -> float:
-        """Share of the image without tissue, 0 to 1."""
-
-
 @dataclass(frozen=True)
 class Curves:
     """Columns of numbers over the first column.
@@ -88,7 +68,7 @@ class Curves:
     Attributes
     ----------
     x_name : str
-        Name of the first column, ``epoch`` in our tables.
+        Name of the first column, for example ``epoch``.
     x : tuple of float
     series : dict of str to tuple of float
         Name to values, NaN where a cell is empty.
@@ -102,15 +82,7 @@ class Curves:
 def read_curves(path: Path) -> Curves:
     """Read a CSV of numbers such as ``train_losses.csv``.
 
-    Parameters
-    ----------
-    path : Path
-        First column: epoch; each further column is a curve.
-
-    Returns
-    -------
-    Curves
-        Without points when the table has a header only.
+    The first column is the epoch, each further one a curve; a table may have a header only.
 
     Raises
     ------
@@ -132,14 +104,7 @@ def plot_curves(csv_path: Path, png_path: Path, title: str) -> Path:
     Parameters
     ----------
     csv_path : Path
-        See `read_curves`; may hold no epoch yet.
-    png_path : Path
-    title : str
-
-    Returns
-    -------
-    Path
-        `png_path`.
+        See `read_curves`; may contain no epoch yet.
     """
     curves = read_curves(csv_path)
     with _png(png_path, (7.2, 4.0)) as figure:
@@ -151,18 +116,16 @@ def plot_curves(csv_path: Path, png_path: Path, title: str) -> Path:
 
 
 def draw_counts(path: Path, name: str, counts: Mapping[str, int], cut_from: Mapping[str, int] | None) -> Path:
-    """Draw the reference's chart: how many images each split has.
+    """Draw the number of images of each split.
 
     Parameters
     ----------
-    path : Path
-        The PNG.
     name : str
-        The dataset's.
+        Name of the dataset.
     counts : mapping
         Split to number of files.
     cut_from : mapping, optional
-        Split to number of whole images that the files are tiles of.
+        Split to number of whole images, if the files are tiles.
     """
     unit = "images" if cut_from is None else "tiles"
     with _png(path, (6.4, 4.2)) as figure:
@@ -191,17 +154,16 @@ def draw_class_shares(
     files: Mapping[str, Mapping[str, float]],
     unit: str,
 ) -> Path:
-    """Draw how much of the area, and how many of the files, hold each class.
+    """Draw the share of the area and of the files with each class.
 
     Parameters
     ----------
-    path : Path
     name : str
-        The dataset's.
+        Name of the dataset.
     pixels, files : mapping
-        Class name to split to share, 0 to 1; background left out.
+        Class name to split to share, 0 to 1, without background.
     unit : str
-        What a file is: ``"images"`` or ``"tiles"``.
+        ``"images"`` or ``"tiles"``.
     """
     with _png(path, (9.6, 1.9 + 0.8 * len(pixels))) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
@@ -209,8 +171,8 @@ def draw_class_shares(
         _share_bars(right, files)
         left.set_yticks(range(len(pixels)), [_shortened(text) for text in pixels])
         left.invert_yaxis()
-        _title(left, f"{name}: how much there is of each class", "share of all pixels")
-        _title(right, "", f"share of the {unit} in which it occurs")
+        _title(left, f"{name}: class shares", "share of all pixels")
+        _title(right, "", f"share of the {unit} with the class")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return path
 
@@ -218,16 +180,14 @@ def draw_class_shares(
 def draw_sizes(
     path: Path, name: str, sizes: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str
 ) -> Path:
-    """Draw how large the objects of each class are, on a scale of equal ratios.
+    """Draw the distribution of object areas of each class on a logarithmic axis.
 
     Parameters
     ----------
-    path : Path
     name : str
-        The dataset's.
+        Name of the dataset.
     sizes : mapping
-        Class name to areas of the objects that lie whole in their picture, and of those that its
-        border cuts.
+        Class name to the areas of whole objects, and of objects cut by the image border.
     unit : str
         Of the areas: ``"px"`` or ``"µm²"``.
     """
@@ -237,7 +197,7 @@ def draw_sizes(
         panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
         edges = _ratio_edges(every)
         for axes, (class_name, (whole, cut)) in zip(panels, sizes.items(), strict=False):
-            label = [f"whole ({len(whole)})", f"cut by the picture's border ({len(cut)})"]
+            label = [f"whole ({len(whole)})", f"cut by the image border ({len(cut)})"]
             axes.hist([whole, cut], edges, stacked=True, color=[_SERIES[0], "#a9cce3"], label=label)
             axes.set_xscale("log")
             axes.set_ylabel("objects")
@@ -246,31 +206,30 @@ def draw_sizes(
             if whole:
                 median = float(np.median(whole))
                 axes.axvline(
-                    median, color=_SERIES[1], linewidth=1.6, label=f"median of the whole: {median:,.0f}"
+                    median, color=_SERIES[1], linewidth=1.6, label=f"median of whole objects: {median:,.0f}"
                 )
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
             _title(axes, "", _shortened(class_name))
         panels[-1].set_xlabel(f"area of an object, {unit}")
         _label_ratios(panels[-1], edges)
         first = _shortened(next(iter(sizes), ""))
-        _title(panels[0], f"{name}: how large the objects are", first)
+        _title(panels[0], f"{name}: object areas", first)
     return path
 
 
-def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[TissueColour]], unit: str) -> Path:
-    """Draw every picture as a point by its tissue's brightness and saturation, in the tissue's own colour.
+def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[Any]], unit: str) -> Path:
+    """Draw every image as a point at its tissue's brightness and saturation, in the tissue's mean colour.
 
-    Pictures that are next to all glass are left out: what little is on them is no stain.
+    Images that are almost entirely glass are left out.
 
     Parameters
     ----------
-    path : Path
     name : str
-        The dataset's.
+        Name of the dataset.
     stains : mapping
-        Split to the tissue colour of each of its pictures.
+        Split to a `glomtile.datasets.image_statistics.Stain` of each of its images.
     unit : str
-        What a picture is: ``"images"`` or ``"tiles"``.
+        ``"images"`` or ``"tiles"``.
     """
     from matplotlib.lines import Line2D
 
@@ -303,9 +262,9 @@ def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[TissueColou
         axes.grid(visible=True)
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         bare = sum(stain.glass > _MOSTLY_GLASS for found in stains.values() for stain in found)
-        left_out = f"; {bare:,} of glass alone left out" if bare else ""
-        below = "each point filled with its tissue's mean colour" + left_out
-        _title(axes, f"{name}: how the {unit} are stained", below)
+        left_out = f"; {bare:,} of glass only left out" if bare else ""
+        below = "points in the mean colour of the tissue" + left_out
+        _title(axes, f"{name}: stain of the {unit}", below)
     return path
 
 

@@ -138,7 +138,7 @@ class ProgressDisplay:
         self.warnings: list[str] = []
 
     def start(self, title: str, total: int | None = None) -> None:
-        """End the current stage and begin the next one."""
+        """End the current stage and start the next one."""
         with self._lock:
             self._end()
             self._bar.start()

@@ -25,26 +25,26 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Info:
-    """An installation in facts; ``str()`` of it is what the command prints.
+    """Facts of an installation; the command prints its ``str()``.
 
     Attributes
     ----------
     python, system : str
         Version of Python; operating system and processor.
     cores : int
-        Processor cores this process may use.
+        Processor cores of this process.
     packages : dict of str to str
-        Versions of the packages that matter and are installed.
+        Versions of installed packages.
     backend : str or None
-        Keras' backend, ``None`` without Keras or without the backend it is set to use.
+        Backend of Keras, ``None`` without Keras or its backend.
     devices : tuple of str
-        What the backend can compute on.
+        Devices of the backend.
     runtimes : tuple of str
-        What can compute a network when segmenting, the fastest first.
+        Runtimes of `segment`, the fastest first.
     bundled : Path or None
-        Folder of the model that comes with the package.
+        Folder of the bundled model.
     image_formats, mask_formats : tuple of str
-        Suffixes that can be read.
+        Suffixes of readable files.
     """
 
     python: str
@@ -74,13 +74,7 @@ class Info:
 
 
 def info() -> Info:
-    """Look at this installation.
-
-    Returns
-    -------
-    Info
-        Versions, backend, devices, formats.
-    """
+    """Return versions, backend, devices and formats of this installation."""
     from glomtile.inference.runtime import installed_runtimes
     from glomtile.io.images import IMAGE_SUFFIXES
     from glomtile.models.folder import bundled_folder
@@ -104,20 +98,21 @@ def info() -> Info:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """A slide or picture in facts; ``str()`` of it is what the command prints.
+    """Facts of a slide or image; the command prints its ``str()``.
 
     Attributes
     ----------
     path : Path
     kind : str
-        Of scanner or file, as ``OpenSlide aperio``.
+        For example ``OpenSlide aperio``.
     size_px : (int, int)
         ``(H, W)`` at full resolution.
     levels : tuple of ((int, int), float)
         Size ``(H, W)`` and full-resolution pixels per pixel, from fine to coarse.
     mpp : float or None
-        Micrometres per pixel that the file tells, and who says so.
+        Micrometres per pixel of the file.
     mpp_source : str or None
+        Origin of `mpp`.
     """
 
     path: Path
@@ -129,7 +124,7 @@ class SlideInfo:
 
     def __str__(self) -> str:
         height, width = self.size_px
-        scale = "not told by the file: give segment --mpp, 20x is usually about 0.5, 40x about 0.25"
+        scale = "not in the file: pass --mpp to segment, 20x is usually about 0.5, 40x about 0.25"
         if self.mpp is not None:
             scale = f"{self.mpp:.4g} ({self.mpp_source})"
         rows = [("kind", self.kind), ("size", f"{width:,} x {height:,} px"), ("µm per pixel", scale)]
@@ -140,12 +135,12 @@ class SlideInfo:
 
 
 def slide_info(path: Path) -> SlideInfo:
-    """What a slide or picture says of itself; tissue and windows are what ``segment --dry-run`` tells.
+    """Read the facts of a slide or image.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, or none that can be read.
+        The file is missing, damaged or of another format.
     """
     from glomtile.slides.slide import open_slide
 

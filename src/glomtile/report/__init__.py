@@ -1,1 +1,1 @@
-"""What a person looks at: results of a run as one page that needs nothing else."""
+"""The report page of a folder of results."""

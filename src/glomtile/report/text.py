@@ -348,7 +348,7 @@ def count_sentence(counts: Sequence[tuple[int, int]]) -> str:
     right = sum(truth == predicted for truth, predicted in counts)
     return (
         f"The count is right in {right} of {counted(len(counts), 'image')}. Above the diagonal too many were "
-        "predicted, below it too few; a larger circle stands for more images."
+        "predicted, below it too few; a larger circle is more images."
     )
 
 
