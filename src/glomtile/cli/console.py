@@ -82,13 +82,7 @@ def parse_global_options(argv: Sequence[str]) -> tuple[list[str], Flags]:
 
 @contextmanager
 def progress_display(stream: TextIO | None = None) -> Iterator[ProgressDisplay]:
-    """Show progress on stderr while the block runs.
-
-    Parameters
-    ----------
-    stream : text stream, optional
-        ``sys.stderr`` when left out. A terminal gets a live bar, anything else plain lines.
-    """
+    """Show progress on `stream`, stderr by default: a live bar on a terminal, else plain lines."""
     stream = sys.stderr if stream is None else stream
     flags = FLAGS.get()
     live = _is_live(stream) and not flags.quiet
@@ -112,11 +106,7 @@ class ProgressDisplay:
     verbose : bool
         Print a line at the end of every stage, and more status lines.
     live : bool
-        Show a bar that moves; the stream is a terminal.
-
-    Attributes
-    ----------
-    warnings : list of str
+        Show a bar that moves; `stream` is a terminal.
     """
 
     def __init__(
@@ -297,15 +287,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table, and lines that follow it.
-
-    Attributes
-    ----------
-    columns : tuple of Column
-    rows : list of (list of str, str)
-        Cells, and the row's style: ``""``, ``"yellow"`` or ``"red"``.
-    closing : tuple of str
-    """
+    """A table, and lines that follow it; a row is its cells and its style, ``"yellow"`` for example."""
 
     columns: tuple[Column, ...]
     rows: list[tuple[list[str], str]]
@@ -327,20 +309,8 @@ def report_result(
 ) -> None:
     """Print the result of a command; end it with 1 where some inputs failed.
 
-    Parameters
-    ----------
-    command : str
-    paths : iterable of Path or str
-        Results, one a line on stdout.
-    lines : iterable
-        More lines on stdout; ``--json`` prints `facts` instead.
-    failed : sequence of (input, reason)
-        Listed last, on stderr.
-    warnings : sequence of str
-    facts : mapping, optional
-        Fields of the JSON object beside those of every command.
-    tables : sequence of Table
-        Printed on stderr, unless the run is quiet.
+    `paths` and `lines` go to stdout, or with ``--json`` an object with `facts` in place of `lines`; `tables`
+    and the reasons of `failed` inputs go to stderr.
     """
     flags, listed = FLAGS.get(), [printable(path) for path in paths]
     if flags.json:
@@ -410,14 +380,7 @@ def print_tables(tables: Sequence[Table], stream: TextIO) -> None:
 
 
 def slides_table(images: Sequence[Mapping[str, Any]], failed: Failed) -> Table:
-    """Return a row for each segmented slide; of many, the failed and the flagged first.
-
-    Parameters
-    ----------
-    images : sequence of mapping
-        See `glomtile.inference.records.image_facts`.
-    failed : sequence of (path, reason)
-    """
+    """Return a row for each segmented slide; of many, the failed and the flagged first."""
     keys = dict.fromkeys(key for image in images for key in image)
     classes = [key.removesuffix("_count") for key in keys if key.endswith("_count")]
     one = len(classes) == 1
@@ -453,15 +416,7 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Failed) -> Table:
 
 
 def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
-    """Return the headline figures with their intervals, one table a class.
-
-    Parameters
-    ----------
-    outcome : mapping
-        See `glomtile.inference.records.read_scores`.
-    title : str
-        Describes the images, behind their number.
-    """
+    """Return the headline figures with their intervals, one table a class; `title` describes the images."""
     scores = outcome["scores"]
     tables = []
     for entry in scores["classes"]:
@@ -488,14 +443,7 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
 
 
 def runs_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return a row for each run of a sweep and class, the best first.
-
-    Parameters
-    ----------
-    runs : mapping of str to mapping
-        By name, see `glomtile.inference.records.read_scores`; the outcome under ``trusted``, over the
-        images that are also trained on, comes first where there is one.
-    """
+    """Return a row for each run of a sweep and class, the best first; scores under ``trusted`` come first."""
     found = []
     for name, outcome in runs.items():
         for entry in (outcome["trusted"] or outcome)["scores"]["classes"]:

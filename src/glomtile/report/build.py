@@ -69,37 +69,11 @@ class Chart:
 
 @dataclass
 class Results:
-    """Content of the page; a part that is empty is left out.
+    """Content of the page; an empty part is left out.
 
-    Attributes
-    ----------
-    title : str
-    facts : list of str
-        Short facts under the title.
-    verdict : list of str
-        The results in plain sentences.
-    scores : dict or None
-        ``scores.json`` with its formatted figures.
-    headlines : list of text.FormattedFigure
-        Of segmented slides.
-    rows, rows_left_out
-        ``per_image.csv``.
-    cards, crops, previews
-        The scored images.
-    slides : list of SlideView
-    slide_rows : list of dict
-        ``summary.csv``.
-    curves, distributions, calibration : list of Chart
-    flags : list of (str, str)
-        Image or slide, and its quality flags.
-    quality_rows : list of dict
-        ``quality.csv``.
-    failed : list of (str, str)
-        Failed inputs, and why.
-    settings, versions, digests : list of (str, str)
-    sheets, images : list of NamedImage
-    notes : list of str
-        What is left out.
+    `rows` are those of ``per_image.csv``, `slide_rows` of ``summary.csv``, `quality_rows` of ``quality.csv``;
+    `flags` and `failed` pair an image or slide with its quality flags or its error; `notes` list what is left
+    out.
     """
 
     title: str

@@ -119,18 +119,7 @@ def thumbnail(rgb: UInt8, side_px: int) -> Thumbnail:
 
 
 def crop_around(box: Box, size_px: tuple[int, int], min_px: float = 64.0, margin: float = 0.35) -> Box:
-    """Return a square around a box and some tissue, moved inside the image where possible.
-
-    Parameters
-    ----------
-    box : Box
-    size_px : (int, int)
-        ``(H, W)`` of the image.
-    min_px : float
-        Smallest side of the square.
-    margin : float
-        Share of the box's longer side that is shown beyond each edge.
-    """
+    """Return a square around a box, moved into the image, with a `margin` relative to the box's side."""
     side = max(min_px, (1 + 2 * margin) * max(box.height, box.width))
     edges = []
     for low, high, length in ((box.top, box.bottom, size_px[0]), (box.left, box.right, size_px[1])):
@@ -225,27 +214,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Card:
-    """One scored image.
+    """One scored image; without a thumbnail where only masks are known.
 
-    Attributes
-    ----------
-    key : str
-        Its id inside the page.
-    name : str
-    thumbnail : Thumbnail or None
-        None where only masks are known.
-    size_px : (int, int)
-        ``(H, W)`` of the image: the layers' coordinates.
-    layers : tuple of Layer
-    ignored : str
-        Path of the pixels that do not count.
-    dice : float or None
-    counts : dict of str to int
-        Numbers of objects: ``truth true_positive false_positive false_negative``.
-    errors : str
-        The errors in words, empty without any.
-    flags : str
-        Quality flags, empty without any.
+    `layers` and `ignored`, the path of pixels that do not count, are in pixels of the image, `size_px` its
+    ``(H, W)``. `counts` are numbers of objects, `errors` and `flags` texts that may be empty.
     """
 
     key: str
@@ -290,24 +262,9 @@ def cards_and_crops(
 ) -> tuple[list[Card], dict[str, list[Crop]]]:
     """Read every image and its masks once; make its card, and crops of the objects in error.
 
-    Parameters
-    ----------
-    images : ImageList
-    rows : sequence of mapping
-        ``per_image.csv``, the worst image first.
-    objects : sequence of mapping
-        ``objects.csv``.
-    flags : mapping of str to str
-        Quality flags by stem.
-    notes : list of str
-        Receives what is left out, and why.
-
-    Returns
-    -------
-    list of Card
-        The worst first.
-    dict of str to list of Crop
-        By gallery, see `glomtile.report.text.GALLERIES`.
+    `rows` are those of ``per_image.csv``, the worst image first, `objects` of ``objects.csv``, `flags` the
+    quality flags by stem. `notes` receives what is left out, and why. The crops are sorted into the galleries
+    of `glomtile.report.text.GALLERIES`.
     """
     by_stem = {record.stem: record for record in images.images}
     stems = [stem for stem in dict.fromkeys(row["image"] for row in rows) if stem in by_stem]
@@ -357,13 +314,7 @@ def cards_and_crops(
 
 
 def preview_frames(series: PreviewSeries, palette: Palette) -> list[Frame]:
-    """Read the previews of a training.
-
-    Raises
-    ------
-    InputError
-        The image or a mask cannot be read.
-    """
+    """Read the previews of a training."""
     small = thumbnail(read_image(series.image), FRAME_PX)
     frames = []
     for epoch, path in series.frames:

@@ -42,19 +42,9 @@ _CROP_BYTES_EACH = 12_000
 
 @dataclass(frozen=True)
 class SlideObject:
-    """One object of a slide.
+    """One object of a slide: its outline, its line of ``objects/<slide>.csv``, its crop.
 
-    Attributes
-    ----------
-    key : str
-        Its id inside the page.
-    colour, path : str
-        Of its outline, in full-resolution pixels.
-    row : dict of str to str
-        Its line of ``objects/<slide>.csv``.
-    crop : Thumbnail or None
-    box : Box or None
-        Of the crop, in full-resolution pixels.
+    `path` and `box` are in full-resolution pixels.
     """
 
     key: str
@@ -67,25 +57,9 @@ class SlideObject:
 
 @dataclass(frozen=True)
 class SlideView:
-    """One slide.
+    """One slide: its line of ``summary.csv``, and the objects that the page lists.
 
-    Attributes
-    ----------
-    key, name : str
-    thumbnail : Thumbnail or None
-        With the outlines drawn in unless `plain`.
-    size_px : (int, int)
-        ``(H, W)`` at full resolution.
-    mpp : float or None
-    facts : dict of str to str
-        Its line of ``summary.csv``.
-    count : int
-        Objects of every class, by `facts`.
-    objects : tuple of SlideObject
-        The objects that the page lists.
-    plain : bool
-    flags : str
-        Its quality flags.
+    The thumbnail has the outlines drawn in unless it is `plain`; `count` includes objects not listed.
     """
 
     key: str
@@ -111,16 +85,7 @@ def count_of(facts: Mapping[str, str], name: str) -> int:
 
 
 def slide_views(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]) -> list[SlideView]:
-    """Read the slides of a folder of `segment`, those with quality flags first.
-
-    Parameters
-    ----------
-    folder : Path
-    rows : sequence of mapping
-        ``summary.csv``.
-    notes : list of str
-        Receives what is left out, and why.
-    """
+    """Read the slides of a folder of `segment` by ``summary.csv``, those with quality flags first."""
     ordered = sorted(rows, key=lambda row: not row.get(text.FLAGS))
     most = max_thumbnails(SLIDE_BYTES)
     if len(ordered) > most:
@@ -137,16 +102,7 @@ def slide_views(folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str
 def areas_of_slides(
     folder: Path, rows: Sequence[Mapping[str, str]], notes: list[str]
 ) -> dict[str, list[float]]:
-    """Collect the areas in µm² of all objects of all slides, by class.
-
-    Parameters
-    ----------
-    folder : Path
-    rows : sequence of mapping
-        ``summary.csv``.
-    notes : list of str
-        Receives why those of a slide cannot be read, once.
-    """
+    """Collect the areas in µm² of all objects of all slides, by class."""
     areas: dict[str, list[float]] = {}
     for image in (row["image"] for row in rows):
         try:

@@ -191,15 +191,7 @@ def cautions(scores: Mapping[str, Any]) -> list[str]:
 
 
 def verdict_sentences(scores: Mapping[str, Any], rows: Sequence[Row], objects: Sequence[Row]) -> list[str]:
-    """Summarise the scores, and the errors of the worst image.
-
-    Parameters
-    ----------
-    scores : mapping
-        ``scores.json``.
-    rows, objects : sequence of mapping
-        ``per_image.csv``, the worst image first, and ``objects.csv``.
-    """
+    """Summarise the scores, and the errors of the worst image, which has the first row."""
     sentences = []
     for entry in scores["classes"]:
         counts = entry["objects"]
@@ -317,15 +309,7 @@ def class_headlines(
 ) -> list[FormattedFigure]:
     """Format the headline figures of one class of segmented slides.
 
-    Parameters
-    ----------
-    name : str
-        The class.
-    count, slides : int
-    tissue_mm2 : float
-        Of all slides.
-    figures : sequence of (str, str, Figure, str)
-        Title, sentence, figure and the format of its numbers.
+    `figures` are title, sentence, figure and the format of its numbers.
     """
     sentence = f"{counted(count, name)} in {counted(slides, 'slide')} with {tissue_mm2:.3g} mm² of tissue."
     shown = [FormattedFigure(f"{name}: count", f"{count:,}", "", sentence)]
