@@ -30,7 +30,10 @@ NETWORK = "model.keras"
 _TRIES = 5
 _WEIGHTS = "model.weights.h5"
 _T = TypeVar("_T")
-_PACKAGES = ("glomtile", "keras", "numpy", "openvino", "tensorflow-cpu", "tensorflow", "jax", "torch")
+_PACKAGES = (
+    "glomtile", "keras", "numpy", "opencv-python-headless", "openvino", "tensorflow-cpu", "tensorflow",
+    "jax", "torch",
+)  # fmt: skip
 
 NETWORK_SETTINGS = (
     "model", "image_channels", "mpp", "input_normalize", "num_classes", "base_filters", "base_kernels",
