@@ -296,14 +296,6 @@ class RemoteFolder:
         with self._opened("a folder that takes files", name) as (store, root):
             store.pipe_file(f"{root}/{name}", data)
 
-    def read(self, name: str) -> bytes | None:
-        """Read a small file; ``None`` where there is none."""
-        with self._opened("a file that can be read", name) as (store, root):
-            try:
-                return bytes(store.cat_file(f"{root}/{name}"))
-            except FileNotFoundError:
-                return None
-
     def remove(self, name: str) -> None:
         """Remove a file."""
         with self._opened("a file that can be removed", name) as (store, root):
