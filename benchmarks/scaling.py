@@ -190,6 +190,7 @@ def measure(work: Path) -> None:
     """Print CPU seconds of painted slides on one core, the bytes of their levels, and the client's time."""
     import tifffile
 
+    from cluster import print_task_cost
     from glomtile.inference.records import identity_of
     from glomtile.inference.segmenter import Segmenter
     from glomtile.inference.window_size import TilingSettings
@@ -217,22 +218,7 @@ def measure(work: Path) -> None:
     cpu_s, written = ((b - a) / (last[0] - area) for a, b in zip(runs[1][1:], last[1:], strict=True))
     print(f"per mm² of tissue: {cpu_s:.3f} CPU s, {written:.3f} MB written; "
           f"independent of the tissue: {last[1] - cpu_s * last[0]:.2f} CPU s", flush=True)  # fmt: skip
-    measure_client(work)
-
-
-def measure_client(work: Path, pieces: int = 1000) -> None:
-    """CPU seconds of client and scheduler, which are one process here, for pieces that take no time."""
-    from cluster import Spinning
-    from glomtile.cluster import Cluster, crew_of
-
-    with crew_of(Cluster(workers=1), Spinning(work, 0.0)) as crew:
-        answers = crew.answers([f"piece {number}" for number in range(pieces)])
-        next(answers)
-        began, wall = time.process_time(), time.perf_counter()
-        answered = len(list(answers))
-        spent, wall = time.process_time() - began, time.perf_counter() - wall
-    print(f"client and scheduler: {1000 * spent / answered:.2f} CPU ms a piece, "
-          f"{1000 * wall / answered:.2f} ms from one to the next")  # fmt: skip
+    print_task_cost(1000)
 
 
 def main() -> None:
