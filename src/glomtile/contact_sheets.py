@@ -9,6 +9,7 @@ from typing import cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from glomtile.errors import InputError
 from glomtile.io.masks import resize_labels
@@ -19,7 +20,7 @@ from glomtile.types import IGNORE, UInt8
 PANEL_PX = 512
 CELL_PX = 256
 
-# Okabe and Ito's colours: told apart by colour-blind readers, and none is a colour of PAS tissue.
+# Okabe and Ito's colours: colour-blind readers can distinguish them, and none is a colour of PAS tissue.
 BOTH: RGB = (0, 158, 115)
 ONLY_PREDICTED: RGB = (230, 120, 0)
 ONLY_TRUE: RGB = (0, 90, 200)
@@ -34,11 +35,6 @@ _MARGIN = 16
 _GAP = 10
 _TINT = 0.5
 _SPECK_PX = 14
-
-# OpenCV brings this font along since version 5, and for what it lacks another of most scripts: a file name
-# need not be ASCII.
-_FONT, _WEIGHT = "sans", 400
-_ASCENT = 0.9
 
 
 def comparison_sheet(
@@ -104,7 +100,7 @@ def grid_sheet(
     cell_px: int = CELL_PX,
     legend: Sequence[tuple[RGB, str]] = (),
 ) -> UInt8:
-    """Lay pictures out in rows, each with its caption above.
+    """Lay images out in rows, each with its caption above.
 
     Parameters
     ----------
@@ -113,11 +109,11 @@ def grid_sheet(
     captions : sequence of str
         One an image.
     columns : int
-        Pictures a row, at least 1.
+        Images a row, at least 1.
     title : str
         Line above all.
     cell_px : int
-        Longest side of a picture on the sheet.
+        Longest side of an image on the sheet.
     legend : sequence of (RGB, str)
         Colours and what they mean, below all.
 
@@ -129,27 +125,27 @@ def grid_sheet(
     Raises
     ------
     InputError
-        When there is no picture, or not one caption for each.
+        When there is no image, or not one caption for each.
     """
     if not images or len(images) != len(captions) or columns < 1:
         raise InputError(
             "grid sheet",
-            f"expected pictures and as many captions in at least one column, got {len(images)} pictures, "
+            f"expected images and as many captions in at least one column, got {len(images)} images, "
             f"{len(captions)} captions, {columns} columns",
         )
     cells = [
-        (caption, _fit(picture, cell_px / max(picture.shape[:2])))
-        for picture, caption in zip(images, captions, strict=True)
+        (caption, _fit(image, cell_px / max(image.shape[:2])))
+        for image, caption in zip(images, captions, strict=True)
     ]
     return _lay_out(cells, title, min(columns, len(cells)), legend)
 
 
 def _overlay(pale: UInt8, labels: UInt8, palette: Palette, scale: float) -> UInt8:
-    picture = pale.copy()
+    image = pale.copy()
     for entry in palette.classes[1:]:
-        _paint(picture, labels == entry.number, entry.rgb, scale)
-    _paint(picture, labels == IGNORE, IGNORED, scale)
-    return picture
+        _paint(image, labels == entry.number, entry.rgb, scale)
+    _paint(image, labels == IGNORE, IGNORED, scale)
+    return image
 
 
 def _difference(pale: UInt8, truth: UInt8, prediction: UInt8, scale: float) -> UInt8:
@@ -157,28 +153,28 @@ def _difference(pale: UInt8, truth: UInt8, prediction: UInt8, scale: float) -> U
     only_predicted = (truth == 0) & (prediction > 0)
     only_true = counted & (truth > 0) & (prediction == 0)
     both = counted & (truth > 0) & (prediction > 0)
-    picture = pale.copy()
-    _tint(picture, both & (truth == prediction), BOTH, 0.35)
+    image = pale.copy()
+    _tint(image, both & (truth == prediction), BOTH, 0.35)
     for mask, colour in (
         (only_predicted, ONLY_PREDICTED),
         (only_true, ONLY_TRUE),
         (both & (truth != prediction), OTHER_CLASS),
         (~counted, IGNORED),
     ):
-        _tint(picture, mask, colour, 0.75)
-    picture = _fit(picture, scale)
+        _tint(image, mask, colour, 0.75)
+    image = _fit(image, scale)
     for mask, other, colour in (
         ((prediction > 0) & counted, truth > 0, ONLY_PREDICTED),
         ((truth > 0) & counted, prediction > 0, ONLY_TRUE),
     ):
-        _ring_specks(picture, mask, other, colour, scale)
-    return picture
+        _ring_specks(image, mask, other, colour, scale)
+    return image
 
 
 def _ring_specks(
-    picture: UInt8, mask: NDArray[np.bool_], other: NDArray[np.bool_], colour: RGB, scale: float
+    image: UInt8, mask: NDArray[np.bool_], other: NDArray[np.bool_], colour: RGB, scale: float
 ) -> None:
-    """Ring what the other mask does not touch and shrinking has all but swallowed."""
+    """Ring objects that the other mask does not touch and that are tiny on the sheet."""
     objects = find_objects(mask)
     touched = np.unique(objects.ids[other])
     for number, box in enumerate(objects.boxes, start=1):
@@ -188,109 +184,100 @@ def _ring_specks(
             round((box.left + box.right) / 2 * scale),
             round((box.top + box.bottom) / 2 * scale),
         )
-        cv2.circle(picture, centre, _SPECK_PX // 2 + 2, colour, 1, cv2.LINE_AA)
+        cv2.circle(image, centre, _SPECK_PX // 2 + 2, colour, 1, cv2.LINE_AA)
 
 
-def _paint(picture: UInt8, mask: NDArray[np.bool_], colour: RGB, scale: float) -> None:
+def _paint(image: UInt8, mask: NDArray[np.bool_], colour: RGB, scale: float) -> None:
     """Tint a region and draw its outline, about two pixels wide on the sheet."""
     if not mask.any():
         return
-    _tint(picture, mask, colour, _TINT)
+    _tint(image, mask, colour, _TINT)
     width = max(1, round(2 / scale))
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, colour, width)
+    cv2.drawContours(image, _contours(mask), -1, colour, width)
 
 
-def _tint(picture: UInt8, mask: NDArray[np.bool_], colour: RGB, strength: float) -> None:
-    mixed = picture[mask] * (1 - strength) + np.array(colour) * strength
-    picture[mask] = np.rint(mixed).astype(np.uint8)
+def _tint(image: UInt8, mask: NDArray[np.bool_], colour: RGB, strength: float) -> None:
+    mixed = image[mask] * (1 - strength) + np.array(colour) * strength
+    image[mask] = np.rint(mixed).astype(np.uint8)
 
 
 def _pale(image: UInt8) -> UInt8:
-    """Grey and light, so that a colour on it can only be a class."""
+    """Return the image grey and light, so that a colour on it can only be a class."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     light = np.rint(grey * 0.65 + 255 * 0.35).astype(np.uint8)
     return np.repeat(light[..., None], 3, axis=2)
 
 
-def _fit(picture: UInt8, scale: float) -> UInt8:
-    height, width = picture.shape[:2]
+def _fit(image: UInt8, scale: float) -> UInt8:
+    height, width = image.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(picture, size, interpolation=how), dtype=np.uint8)
+    return np.asarray(cv2.resize(image, size, interpolation=how), dtype=np.uint8)
 
 
 def _lay_out(
     cells: Sequence[tuple[str, UInt8]], title: str, columns: int, legend: Sequence[tuple[RGB, str]]
 ) -> UInt8:
-    cell_h = max(picture.shape[0] for _, picture in cells)
-    cell_w = max(picture.shape[1] for _, picture in cells)
+    cell_h = max(image.shape[0] for _, image in cells)
+    cell_w = max(image.shape[1] for _, image in cells)
     text_px = max(11, min(18, cell_w // 20))
-    title_px = round(text_px * 1.25)
-    head = 2 * title_px if title else 0
+    title_font, font = _font(round(text_px * 1.25)), _font(text_px)
+    head = 2 * title_font.size if title else 0
     caption_h = round(text_px * 1.7)
     rows = -(-len(cells) // columns)
     width = 2 * _MARGIN + columns * cell_w + (columns - 1) * _GAP
     row_h = caption_h + cell_h
-    foot_lines = _legend_lines(legend, width - 2 * _MARGIN, text_px)
-    foot = len(foot_lines) * 2 * text_px
+    legend_lines = _legend_lines(legend, width - 2 * _MARGIN, font)
+    foot = len(legend_lines) * 2 * text_px
     height = 2 * _MARGIN + head + rows * row_h + (rows - 1) * _GAP + foot
-    sheet = np.full((height, width, 3), _PAPER, np.uint8)
-    texts: list[tuple[int, int, str, int, RGB, int]] = []
+    sheet = Image.new("RGB", (width, round(height)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
     if title:
-        texts.append((_MARGIN, _MARGIN, title, title_px, _INK, width - 2 * _MARGIN))
-    for i, (caption, picture) in enumerate(cells):
-        top = _MARGIN + head + i // columns * (row_h + _GAP)
+        pen.text((_MARGIN, _MARGIN), _shorten(title, title_font, width - 2 * _MARGIN), _INK, title_font)
+    for i, (caption, image) in enumerate(cells):
+        top = round(_MARGIN + head) + i // columns * (row_h + _GAP)
         left = _MARGIN + i % columns * (cell_w + _GAP)
-        texts.append((left, top, caption, text_px, _QUIET, cell_w))
-        h, w = picture.shape[:2]
-        sheet[top + caption_h : top + caption_h + h, left : left + w] = picture
-        corner = (left + w - 1, top + caption_h + h - 1)
-        cv2.rectangle(sheet, (left, top + caption_h), corner, _FRAME, 1)
-    top = height - _MARGIN - foot + text_px
-    for line in foot_lines:
+        pen.text((left, top), _shorten(caption, font, cell_w), _QUIET, font)
+        sheet.paste(Image.fromarray(image), (left, top + caption_h))
+        corner = left + image.shape[1] - 1, top + caption_h + image.shape[0] - 1
+        pen.rectangle((left, top + caption_h, *corner), outline=_FRAME)
+    top = sheet.height - _MARGIN - foot + text_px
+    for line in legend_lines:
         for x, colour, name in line:
-            left = _MARGIN + x
-            cv2.rectangle(sheet, (left, top), (left + text_px, top + text_px), colour, cv2.FILLED)
-            texts.append((left + round(1.5 * text_px), top - text_px // 8, name, text_px, _INK, width))
+            pen.rectangle((_MARGIN + x, top, _MARGIN + x + text_px, top + text_px), fill=colour)
+            pen.text((_MARGIN + x + round(1.5 * text_px), top - text_px // 8), name, _INK, font)
         top += 2 * text_px
-    return _write(sheet, texts)
+    return np.asarray(sheet, np.uint8)
 
 
 def _legend_lines(
-    legend: Sequence[tuple[RGB, str]], width: int, text_px: int
+    legend: Sequence[tuple[RGB, str]], width: int, font: ImageFont.FreeTypeFont
 ) -> list[list[tuple[int, RGB, str]]]:
     lines: list[list[tuple[int, RGB, str]]] = []
     x = width + 1
     for colour, name in legend:
-        needed = round(1.5 * text_px + _text_width(name, text_px))
+        needed = round(1.5 * font.size + font.getlength(name))
         if not lines or x + needed > width:
             lines.append([])
             x = 0
         lines[-1].append((x, colour, name))
-        x += needed + 2 * text_px
+        x += needed + round(2 * font.size)
     return lines
 
 
-def _write(sheet: UInt8, texts: Sequence[tuple[int, int, str, int, RGB, int]]) -> UInt8:
-    for left, top, text, size_px, colour, room in texts:
-        start = left, top + round(_ASCENT * size_px)
-        line = _shortened(text, size_px, room)
-        cv2.putText(sheet, line, start, colour, cv2.FontFace(_FONT), size_px, _WEIGHT)
-    return sheet
-
-
-def _shortened(text: str, size_px: int, room: int) -> str:
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     line = " ".join(text.split())
-    if _text_width(line, size_px) <= room:
+    if font.getlength(line) <= width:
         return line
-    fits = bisect_right(range(len(line)), room, key=lambda end: _text_width(line[:end] + "…", size_px))
+    fits = bisect_right(range(len(line)), width, key=lambda end: int(font.getlength(line[:end] + "…")))
     return line[: max(0, fits - 1)] + "…"
 
 
-def _text_width(text: str, size_px: int) -> int:
-    _, _, width, _ = cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace(_FONT), size_px, _WEIGHT)
-    return int(width)
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    """Load DejaVu Sans, which comes with Matplotlib."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size_px)
 
 
 def draw_outlines(image: UInt8, labels: UInt8, palette: Palette, cell_px: int = CELL_PX) -> UInt8:

@@ -86,14 +86,14 @@ def test_inputs_are_not_changed_and_the_sheet_repeats():
 
 def test_a_title_longer_than_the_sheet_is_cut():
     short = comparison_sheet(*scene(), GLOMERULI, "x")
-    room = slice(16, short.shape[1] - 16)
+    space = slice(16, short.shape[1] - 16)
     short_ink, long_ink = (
         np.flatnonzero((sheet[16:36] < 128).all(axis=2).any(axis=0))
         for sheet in (short, comparison_sheet(*scene(), GLOMERULI, "x" * 5000))
     )
     assert short_ink.max() < 40
-    assert long_ink.min() >= room.start
-    assert room.stop - 30 < long_ink.max() < room.stop
+    assert long_ink.min() >= space.start
+    assert space.stop - 30 < long_ink.max() < space.stop
     one_less = comparison_sheet(*scene(), GLOMERULI, "x" * 4999)
     np.testing.assert_array_equal(one_less, comparison_sheet(*scene(), GLOMERULI, "x" * 5000))
 
@@ -106,8 +106,8 @@ def test_masks_of_another_size_are_refused():
 
 def test_a_grid_sheet_fills_rows_from_the_left():
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    pictures = [np.full((50, 50, 3), colour, np.uint8) for colour in colours]
-    sheet = grid_sheet(pictures, ["a", "b", "c"], 2, cell_px=100)
+    images = [np.full((50, 50, 3), colour, np.uint8) for colour in colours]
+    sheet = grid_sheet(images, ["a", "b", "c"], 2, cell_px=100)
     where = [np.argwhere((sheet == colour).all(axis=2)).mean(axis=0) for colour in colours]
     assert where[0][0] == pytest.approx(where[1][0])
     assert where[0][1] < where[1][1]
@@ -116,5 +116,5 @@ def test_a_grid_sheet_fills_rows_from_the_left():
 
 
 def test_a_grid_sheet_of_nothing_is_refused():
-    with pytest.raises(InputError, match="got 0 pictures"):
+    with pytest.raises(InputError, match="got 0 images"):
         grid_sheet([], [], 3)
