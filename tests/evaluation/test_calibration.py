@@ -5,28 +5,29 @@ import math
 import numpy as np
 import pytest
 
-from glomtile.errors import InputError
-from glomtile.evaluation.calibration import as_levels, count_levels, no_levels, reliability
+from glomtile.evaluation.calibration import CalibrationAccumulator, count_levels, reliability
+from glomtile.palette import Palette
 from glomtile.types import IGNORE
 
+THREE = Palette.from_rgb_map({(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2})
 
-def counted(said: float, true_share: float, pixels: int = 1000) -> np.ndarray:
-    probabilities = as_levels(np.full((1, pixels), said, np.float32))
+
+def counted(predicted: float, observed: float, pixels: int = 1000) -> np.ndarray:
     truth = np.zeros((1, pixels), np.uint8)
-    truth[0, : round(true_share * pixels)] = 1
-    return count_levels(probabilities, truth, 1)
+    truth[0, : round(observed * pixels)] = 1
+    return count_levels(np.full((1, pixels), round(255 * predicted), np.uint8), truth, 1)
 
 
-def test_a_network_that_keeps_its_word_has_no_error():
+def test_a_calibrated_network_has_no_error():
     bins, error = reliability(counted(0.2, 0.2) + counted(0.8, 0.8))
-    assert [round(one.said, 2) for one in bins] == [one.true for one in bins] == [0.2, 0.8]
+    assert [round(one.predicted, 2) for one in bins] == [one.observed for one in bins] == [0.2, 0.8]
     assert [one.pixels for one in bins] == [1000, 1000]
     assert error == pytest.approx(0, abs=1e-3)
 
 
-def test_one_that_is_too_sure_is_off_by_what_it_promises_too_much():
+def test_an_overconfident_network_is_off_by_its_excess():
     bins, error = reliability(counted(1.0, 0.6))
-    assert (bins[0].said, bins[0].true) == (1.0, 0.6)
+    assert (bins[0].predicted, bins[0].observed) == (1.0, 0.6)
     assert error == pytest.approx(0.4)
 
 
@@ -40,14 +41,10 @@ def test_ignored_pixels_do_not_count_and_nothing_has_no_error():
 
 
 def test_each_class_is_counted_for_itself():
-    truth = np.array([[1, 2, 2]], np.uint8)
-    counts = no_levels(3)
-    for number in (1, 2):
-        counts[number - 1] += count_levels(np.array([[255, 255, 0]], np.uint8), truth, number)
-    assert counts[:, 0].sum() == 6
-    assert (counts[0, 1, 255], counts[1, 1, 255], counts[1, 1, 0]) == (1, 1, 1)
-
-
-def test_planes_of_other_sizes_are_refused():
-    with pytest.raises(InputError, match="one size"):
-        count_levels(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 1)
+    truth = np.array([[1], [2], [2]], np.uint8)
+    ones = np.ones((2, 1, 3), np.float32)
+    accumulator = CalibrationAccumulator(THREE)
+    accumulator.add_probs([(0, ones), (2, ones[:1] * 0)], truth)
+    assert accumulator.levels[:, 0].sum() == 6
+    assert accumulator.levels[0, 1].nonzero()[0].tolist() == [255]
+    assert accumulator.levels[1, 1].nonzero()[0].tolist() == [0, 255]

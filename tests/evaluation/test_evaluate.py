@@ -126,7 +126,7 @@ def test_the_report_shows_every_image_the_course_of_training_and_the_calibration
     tests = list((trained / "evaluation/predictions").iterdir())
     assert page.count('<article class="card"') == len(tests)
     assert all(f"epoch {number}</figcaption>" in page for number in (1, EPOCHS // 2, EPOCHS))
-    assert "Do the probabilities keep their word?" in page
+    assert "<h2>Calibration</h2>" in page
     assert "Left out of this page" not in page
 
 

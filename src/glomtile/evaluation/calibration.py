@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glomtile.errors import InputError
 from glomtile.io.tables import Cell, read_csv, write_csv
 from glomtile.types import IGNORE, Float32, UInt8
 
@@ -24,32 +23,31 @@ LEVELS = 256
 BINS = 10
 
 
+CALIBRATION, QUALITY = "calibration.csv", "quality.csv"
+_COLUMNS = ("class", "name", "probability", "pixels", "true_pixels")
+
+
 @dataclass(frozen=True)
 class Bin:
     """Pixels of similar probability.
 
     Attributes
     ----------
-    said : float
+    predicted : float
         Their mean probability, 0 to 1.
-    true : float
+    observed : float
         Share of them that is of the class.
     pixels : int
-        How many there are, at least 1.
+        At least 1.
     """
 
-    said: float
-    true: float
+    predicted: float
+    observed: float
     pixels: int
 
 
-def no_levels(num_classes: int) -> NDArray[np.int64]:
-    """``(K - 1, 2, 256)`` zeros to add `count_levels` of images to."""
-    return np.zeros((num_classes - 1, 2, LEVELS), np.int64)
-
-
 def count_levels(probabilities: UInt8, truth: UInt8, class_number: int) -> NDArray[np.int64]:
-    """How often each probability was said of a class, and how often it was right.
+    """Count the pixels of each probability, and those of the class among them.
 
     Parameters
     ----------
@@ -62,28 +60,14 @@ def count_levels(probabilities: UInt8, truth: UInt8, class_number: int) -> NDArr
     Returns
     -------
     (2, 256) int64 ndarray
-        All pixels by probability, and those of the class among them.
-
-    Raises
-    ------
-    InputError
-        The two differ in size.
+        All pixels by probability, and those of the class.
     """
-    if probabilities.shape != truth.shape:
-        raise InputError(
-            "calibration", f"expected planes of one size, got {probabilities.shape} and {truth.shape}"
-        )
-    said, right = probabilities[truth != IGNORE], probabilities[truth == class_number]
-    return np.stack([np.bincount(values, minlength=LEVELS) for values in (said, right)]).astype(np.int64)
-
-
-def as_levels(probs: Float32) -> UInt8:
-    """Probabilities of 0 to 1 as 0 to 255, of any shape."""
-    return np.asarray(np.rint(probs * np.float32(LEVELS - 1)), np.uint8)
+    counted, right = probabilities[truth != IGNORE], probabilities[truth == class_number]
+    return np.stack([np.bincount(values, minlength=LEVELS) for values in (counted, right)]).astype(np.int64)
 
 
 def reliability(counts: NDArray[np.int64], bins: int = BINS) -> tuple[list[Bin], float]:
-    """Sum up what `count_levels` counted.
+    """Sum up the counts of `count_levels`.
 
     Parameters
     ----------
@@ -96,50 +80,40 @@ def reliability(counts: NDArray[np.int64], bins: int = BINS) -> tuple[list[Bin],
     list of Bin
         Those that hold a pixel, by rising probability.
     float
-        Expected calibration error: the mean distance of `said` from `true`, weighted by pixels; NaN without
-        a pixel.
+        Expected calibration error: the mean distance of predicted and observed, weighted by pixels; NaN
+        without a pixel.
 
     Notes
     -----
-    Naeini et al. 2015, *Obtaining well calibrated probabilities using Bayesian binning*. In pictures that are
-    mostly background the error is small whatever the network says of the rest: look at the bins.
+    Naeini et al. 2015, *Obtaining well calibrated probabilities using Bayesian binning*. In images that are
+    mostly background the error is small whatever the rest is like: the bins show it.
     """
     levels = np.arange(LEVELS) / (LEVELS - 1)
     which = np.minimum((levels * bins).astype(np.intp), bins - 1)
     pixels = np.bincount(which, counts[0], bins)
-    said, true = np.bincount(which, counts[0] * levels, bins), np.bincount(which, counts[1], bins)
-    held = [number for number in range(bins) if pixels[number] > 0]
-    found = [Bin(float(said[i] / pixels[i]), float(true[i] / pixels[i]), int(pixels[i])) for i in held]
-    return found, _error(found)
+    predicted, true = np.bincount(which, counts[0] * levels, bins), np.bincount(which, counts[1], bins)
+    held = np.flatnonzero(pixels)
+    result = [Bin(float(predicted[i] / pixels[i]), float(true[i] / pixels[i]), int(pixels[i])) for i in held]
+    total = sum(one.pixels for one in result)
+    off = sum(one.pixels * abs(one.predicted - one.observed) for one in result)
+    return result, off / total if total else float("nan")
 
 
-def _error(bins: Sequence[Bin]) -> float:
-    total = sum(one.pixels for one in bins)
-    return sum(one.pixels * abs(one.said - one.true) for one in bins) / total if total else float("nan")
-
-
-CALIBRATION, QUALITY = "calibration.csv", "quality.csv"
-
-
-@dataclass
 class CalibrationAccumulator:
-    """Adds up what all judged images say; `write` puts it beside the figures.
+    """Counts of probabilities and quality flags of all images; `write` puts them beside the scores.
 
     Attributes
     ----------
-    palette : Palette
     levels : (K - 1, 2, 256) int64 ndarray
-        See `glomtile.evaluation.calibration.count_levels`.
-    doubts : dict of str to Doubts
+        Sums of `count_levels` for each class above 0.
+    quality : dict of str to QualityFlags
         By stem.
     """
 
-    palette: Palette
-    levels: NDArray[np.int64] = field(init=False)
-    doubts: dict[str, QualityFlags] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.levels = no_levels(self.palette.num_classes)
+    def __init__(self, palette: Palette) -> None:
+        self.palette = palette
+        self.levels = np.zeros((palette.num_classes - 1, 2, LEVELS), np.int64)
+        self.quality: dict[str, QualityFlags] = {}
 
     def add_probs(self, rows: Iterable[tuple[int, Float32]], truth: UInt8) -> None:
         """Count the probabilities of an image, given in bands of rows from top to bottom.
@@ -151,64 +125,65 @@ class CalibrationAccumulator:
         truth : (H, W) uint8 ndarray
         """
         for top, band in rows:
-            beside = truth[top : top + band.shape[0]]
+            labels = truth[top : top + band.shape[0]]
             for number in range(1, self.palette.num_classes):
-                self.levels[number - 1] += count_levels(as_levels(band[..., number]), beside, number)
+                probabilities = np.asarray(np.rint(band[..., number] * np.float32(LEVELS - 1)), np.uint8)
+                self.levels[number - 1] += count_levels(probabilities, labels, number)
 
     def add_confidence(self, confidence: UInt8, truth: UInt8) -> None:
-        """Count an image of which only the probability of class 1 is known; only with two classes."""
+        """Count an image with the probability of class 1 only, where there are two classes."""
         if self.palette.num_classes == 2:
             self.levels[0] += count_levels(confidence, truth, 1)
 
     def write(self, out: Path) -> tuple[Path, ...]:
-        """Write ``calibration.csv`` and ``quality.csv``, each only where there is something to tell.
+        """Write ``calibration.csv`` and ``quality.csv``, each where there is something to write.
 
-        An earlier run's goes where there is nothing: it would be read beside other figures.
+        Files of an earlier run are removed: they would belong to other scores.
         """
-        written = []
+        rows: list[list[Cell]] = []
         if self.levels.any():
-            written.append(
-                write_csv(out / CALIBRATION, _LEVEL_COLUMNS, _level_rows(self.levels, self.palette))
-            )
-        if any(one.distances for one in self.doubts.values()):
-            rows: Sequence[dict[str, Cell]] = [
-                {"image": stem, **one.figures()} for stem, one in self.doubts.items()
-            ]
-            columns = list(rows[0])
-            written.append(
-                write_csv(out / QUALITY, columns, [[row[name] for name in columns] for row in rows])
-            )
-        remove_judged(out, written)
-        return tuple(written)
+            for number, (counted, right) in enumerate(self.levels.tolist(), start=1):
+                name = self.palette.classes[number].name
+                rows += [
+                    [number, name, level / (LEVELS - 1), counted[level], right[level]]
+                    for level in range(LEVELS)
+                ]
+        flags: list[dict[str, Cell]] = []
+        if any(one.distances for one in self.quality.values()):
+            flags = [{"image": stem, **one.figures()} for stem, one in self.quality.items()]
+        return _write(out, rows, flags)
 
 
-def join_judged(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
-    """Join the calibration files of `folders`: pixel counts are summed, images keep their order."""
-    written = []
+def join_calibration(folders: Sequence[Path], out: Path) -> tuple[Path, ...]:
+    """Join the calibration files of folders: pixel counts are summed, images keep their order."""
     pixels: dict[tuple[str, ...], list[int]] = {}
-    for row in _rows_of(folders, CALIBRATION):
-        sums = pixels.setdefault(tuple(row[name] for name in _LEVEL_COLUMNS[:3]), [0, 0])
-        for place, name in enumerate(_LEVEL_COLUMNS[3:]):
+    for row in _read(folders, CALIBRATION):
+        sums = pixels.setdefault(tuple(row[name] for name in _COLUMNS[:3]), [0, 0])
+        for place, name in enumerate(_COLUMNS[3:]):
             sums[place] += int(row[name])
-    if pixels:
-        lines: list[list[Cell]] = [[*level, *sums] for level, sums in pixels.items()]
-        written.append(write_csv(out / CALIBRATION, _LEVEL_COLUMNS, lines))
-    doubts = list(_rows_of(folders, QUALITY))
-    if doubts:
-        columns = list(doubts[0])
-        written.append(write_csv(out / QUALITY, columns, [[row[name] for name in columns] for row in doubts]))
-    remove_judged(out, written)
+    return _write(out, [[*level, *sums] for level, sums in pixels.items()], list(_read(folders, QUALITY)))
+
+
+def remove_calibration(out: Path) -> None:
+    """Remove the calibration files of an earlier run."""
+    for name in (CALIBRATION, QUALITY):
+        (out / name).unlink(missing_ok=True)
+
+
+def _write(
+    out: Path, rows: Sequence[Sequence[Cell]], flags: Sequence[Mapping[str, Cell]]
+) -> tuple[Path, ...]:
+    remove_calibration(out)
+    written = []
+    if rows:
+        written.append(write_csv(out / CALIBRATION, _COLUMNS, rows))
+    if flags:
+        columns = list(flags[0])
+        written.append(write_csv(out / QUALITY, columns, [[row[name] for name in columns] for row in flags]))
     return tuple(written)
 
 
-def remove_judged(out: Path, written: Sequence[Path] = ()) -> None:
-    """Remove what an earlier run told of probabilities, but for what this one has `written`."""
-    for path in (out / CALIBRATION, out / QUALITY):
-        if path not in written:
-            path.unlink(missing_ok=True)
-
-
-def _rows_of(folders: Sequence[Path], name: str) -> Iterator[dict[str, str]]:
+def _read(folders: Sequence[Path], name: str) -> Iterator[dict[str, str]]:
     for folder in folders:
         if (folder / name).is_file():
             yield from read_csv(folder / name)
@@ -219,8 +194,8 @@ def min_expected_dice(config: Config) -> float | None:
 
     The card holds the config's value from training; the config of an evaluation may set another.
     """
-    asked = config.tiledinfer
-    return asked.min_expected_dice if asked.is_set("min_expected_dice") else None
+    settings = config.tiledinfer
+    return settings.min_expected_dice if settings.is_set("min_expected_dice") else None
 
 
 def quality_of_image(
@@ -231,9 +206,8 @@ def quality_of_image(
     Parameters
     ----------
     path : Path
-        The picture.
     mpp : float or None
-        Its micrometres per pixel.
+        Micrometres per pixel of the image.
     card : ModelCard
     labels, confidence : (H, W) uint8 ndarray
         See `glomtile.inference.quality_control.assess_quality`.
@@ -249,13 +223,3 @@ def quality_of_image(
             return None
         tissue = make_overview(slide, mpp, 1.0).tissue
         return assess_quality(card, slide, tissue, 1.0, labels, confidence)
-
-
-_LEVEL_COLUMNS = ("class", "name", "probability", "pixels", "true_pixels")
-
-
-def _level_rows(levels: NDArray[np.int64], palette: Palette) -> Iterable[list[Cell]]:
-    for number, counts in enumerate(levels.tolist(), start=1):
-        for level in range(LEVELS):
-            said, true = counts[0][level], counts[1][level]
-            yield [number, palette.classes[number].name, level / (LEVELS - 1), said, true]

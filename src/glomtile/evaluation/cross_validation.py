@@ -22,7 +22,7 @@ from glomtile.datasets.loading import read_labels, scale_of_image, split_pairs, 
 from glomtile.datasets.pairing import group_rows
 from glomtile.datasets.splitting import split_folds
 from glomtile.errors import InputError, MissingExtraError, ModelError, UsageError
-from glomtile.evaluation.calibration import CalibrationAccumulator, join_judged, min_expected_dice
+from glomtile.evaluation.calibration import CalibrationAccumulator, join_calibration, min_expected_dice
 from glomtile.evaluation.score import OBJECT_COUNTS, ScoreResult, score
 from glomtile.formatting import listed
 from glomtile.io import atomic
@@ -517,7 +517,7 @@ def _run_fold(task: FoldTask, progress: Progress) -> None:
             if predicted.confidence is not None:
                 calibration.add_confidence(predicted.confidence, truth)
             if predicted.quality is not None:
-                calibration.doubts[pair.stem] = predicted.quality
+                calibration.quality[pair.stem] = predicted.quality
             progress.advance(1, image=pair.stem)
         calibration.write(folder)
 
@@ -606,7 +606,7 @@ def predict(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tupl
 def _score_run(run: CrossvalRun, began: float, progress: Progress) -> CrossvalResult:
     """Score the predictions of all folds, and add a row to the table of runs."""
     folders = tuple(run.folder / f"fold-{fold + 1}" for fold in range(run.folds))
-    join_judged(folders, run.folder)
+    join_calibration(folders, run.folder)
     judged, trusted = run.pool.judged, run.pool.trusted
     scores = _score_images(run, run.folder, judged, progress)
     of_trusted = None

@@ -387,7 +387,7 @@ def _on_images(
                 calibration.add_probs([(top, rows)], truth)
             quality = quality_of_image(one.image, mpp, card, labels, confidence)
             if quality is not None:
-                calibration.doubts[one.stem] = quality
+                calibration.quality[one.stem] = quality
             progress.advance(1, image=one.stem)
     return per_image, seams
 

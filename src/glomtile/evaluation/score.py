@@ -19,7 +19,7 @@ from glomtile.datasets.loading import map_files
 from glomtile.datasets.pairing import by_stem, group_rows
 from glomtile.errors import InputError
 from glomtile.evaluation.bootstrap import DRAWS, SEED, Figure
-from glomtile.evaluation.calibration import remove_judged
+from glomtile.evaluation.calibration import remove_calibration
 from glomtile.evaluation.metrics import ImageScore, Scores, paired_difference, score_image, summarise
 from glomtile.formatting import listed
 from glomtile.io.atomic import move_aside, replace_folder, write_json
@@ -362,7 +362,7 @@ def score(
     else:
         move_aside(out / "sheets")  # the report would show those of an earlier run beside these scores
     if _command_of(out) == "evaluate":
-        remove_judged(out)
+        remove_calibration(out)
     scores, paths = write_scores(
         out, per_image, palette, groups=known, draws=draws, seed=seed, difference=difference
     )

@@ -376,7 +376,7 @@ def _calibration(folder: Path, notes: list[str]) -> list[Chart]:
         counts = np.array([[int(row[column]) for row in own] for column in ("pixels", "true_pixels")])
         bins, error = reliability(counts)
         if bins:
-            svg = plotting.calibration_svg([(one.said, one.true, one.pixels) for one in bins])
+            svg = plotting.calibration_svg([(one.predicted, one.observed, one.pixels) for one in bins])
             sentence = text.calibration_sentence(name, bins, error)
             charts.append(Chart(f"Calibration: {name}", sentence, svg, square=True))
     return charts

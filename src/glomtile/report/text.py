@@ -340,8 +340,8 @@ def calibration_sentence(name: str, bins: Sequence[Bin], error: float) -> str:
     """Describe a calibration chart by its highest bin and the expected calibration error."""
     last = bins[-1]
     return (
-        f"Where the network predicts {last.said:.2f}, {100 * last.true:.0f} % of the pixels are {name}. "
-        "On the diagonal the probabilities are right; below it the network is overconfident. "
+        f"Where the network predicts {last.predicted:.2f}, {100 * last.observed:.0f} % of the pixels are "
+        f"{name}. On the diagonal the probabilities are right; below it the network is overconfident. "
         f"Expected calibration error: {error:.3f}."
     )
 
