@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from glomtile.errors import InputError
+from glomtile.formatting import printable
 from glomtile.io.masks import resize_labels
 from glomtile.objects.labelling import find_objects
 from glomtile.palette import RGB, Palette
@@ -266,7 +267,7 @@ def _legend_lines(
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     if font.getlength(line) <= width:
         return line
     fits = bisect_right(range(len(line)), width, key=lambda end: int(font.getlength(line[:end] + "…")))

@@ -19,6 +19,7 @@ from glomtile.datasets.loading import map_files, mask_suffix_of
 from glomtile.datasets.pairing import PREPARE_FILE, Pair, pair, read_prepare_record, whole_pairs
 from glomtile.datasets.splitting import SPLITS
 from glomtile.errors import InputError, UsageError
+from glomtile.formatting import printable
 from glomtile.io.atomic import sha256, write_json
 from glomtile.io.images import image_mpp, read_image, write_png
 from glomtile.io.masks import Datatype, read_mask
@@ -300,9 +301,10 @@ def _draw(
     tiled: bool,
 ) -> list[Path]:
     name, unit = dataset.name, "tiles" if tiled else "images"
+    title = printable(name)
     counts = {split: len(files) for split, files in counted.items()}
     cut_from = {split: len(dataset.wholes[split]) for split in counted} if tiled else None
-    paths = [draw_counts(out / f"{name}_Statistics.png", name, counts, cut_from)]
+    paths = [draw_counts(out / f"{name}_Statistics.png", title, counts, cut_from)]
     pixels: dict[str, dict[str, float]] = {}
     holding: dict[str, dict[str, float]] = {}
     for entry in dataset.palette.classes[1:]:
@@ -313,12 +315,12 @@ def _draw(
             pixels.setdefault(entry.name, {})[split] = part / total
             holding.setdefault(entry.name, {})[split] = holds / len(files)
     if pixels:
-        paths.append(draw_class_shares(out / f"{name}_Classes.png", name, pixels, holding, unit))
+        paths.append(draw_class_shares(out / f"{name}_Classes.png", title, pixels, holding, unit))
     sizes, area_unit = _areas(dataset, [found for files in sized.values() for found in files])
     if any(whole or cut for whole, cut in sizes.values()):
-        paths.append(draw_sizes(out / f"{name}_Sizes.png", name, sizes, area_unit))
+        paths.append(draw_sizes(out / f"{name}_Sizes.png", title, sizes, area_unit))
     stains = {split: [file.stain for file in files] for split, files in counted.items()}
-    paths.append(draw_stains(out / f"{name}_Stains.png", name, stains, unit))
+    paths.append(draw_stains(out / f"{name}_Stains.png", title, stains, unit))
     for split, files in counted.items():
         path = out / f"{name}_Samples_{split}.png"
         write_png(path, _sample_sheet(dataset, split, files))
