@@ -187,7 +187,7 @@ def test_an_error_is_one_line_and_its_code(
     assert seen.out == ""
 
 
-def test_an_unexpected_error_is_short_and_asks_for_a_report(
+def test_an_unexpected_error_is_short_and_requests_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _replace_score(monkeypatch, ValueError("bad\n" + "x" * 5000))

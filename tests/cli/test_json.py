@@ -57,7 +57,7 @@ def make_images(folder: Path) -> Path:
     tissue[100:160, 100:180] = (120, 40, 120)
     write_png(folder / "a.png", tissue, 2.0)
     write_png(folder / "glass.png", np.full((300, 400, 3), 243, np.uint8), 2.0)
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
@@ -254,16 +254,16 @@ def test_a_sweep_prints_each_run_the_best_first(
     for name, shift in (("a-seed=1", 4), ("a-seed=2", 2)):
         scored = score(masks(tmp_path / name, shift), truth, tmp_path / "out" / name)
         results[name] = CrossvalResult(scored, None, (), scored.paths)
-    asked: dict[str, Any] = {}
+    options: dict[str, Any] = {}
 
     def sweep(configs: dict[str, Any], out: Path, **more: Any) -> dict[str, CrossvalResult]:
-        asked.update(more, out=out, names=list(configs))
+        options.update(more, out=out, names=list(configs))
         return results
 
     monkeypatch.setattr(glomtile.evaluation.cross_validation, "sweep", sweep)
     vary = ["--vary", "train.seed=1", "--vary", "train.seed=2"]
     _, result, _ = run_json("crossval", config, "-o", tmp_path / "runs", "--folds", 3, *vary)
-    assert (asked["folds"], asked["out"], asked["names"]) == (3, tmp_path / "runs", list(results))
+    assert (options["folds"], options["out"], options["names"]) == (3, tmp_path / "runs", list(results))
     assert list(result["runs"]) == list(results)
     assert result["runs"]["a-seed=2"]["scores"]["images"] == 3
     assert run(["crossval", str(config), "-o", str(tmp_path / "runs"), *vary]) == 0

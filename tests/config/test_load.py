@@ -15,7 +15,7 @@ def write(folder: Path, text: str, name: str = "x.config") -> Path:
     return path
 
 
-def test_the_error_says_file_line_section_key_value_expected_and_got(tmp_path, monkeypatch):
+def test_the_error_has_file_line_section_key_value_expected_and_received(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "; \n" * 29 + '[train]\nepochs = "ten"\n', "glomeruli.config")
     with pytest.raises(ConfigError) as caught:
@@ -60,7 +60,7 @@ def test_the_error_says_file_line_section_key_value_expected_and_got(tmp_path, m
         ("train", f"epochs = {'9' * 40}", "too large a number"),
     ],
 )
-def test_a_wrong_type_or_range_says_what_was_expected_and_what_came(tmp_path, section, line, expected):
+def test_a_wrong_type_or_range_is_described(tmp_path, section, line, expected):
     path = write(tmp_path, f"[{section}]\n{line}\n")
     errors = [finding for finding in check_config(path) if finding.severity == "error"]
     assert len(errors) == 1
@@ -80,7 +80,7 @@ def test_a_colour_of_thousands_of_digits_is_refused_beside_the_other_errors(tmp_
     assert "expected a map of (r, g, b)" in found[0].message
 
 
-def test_all_errors_are_told_at_once_in_the_order_of_the_lines(tmp_path):
+def test_all_errors_are_listed_in_the_order_of_the_lines(tmp_path):
     path = write(tmp_path, '[model]\nnum_layers = 0\n[train]\npatience = f()\nepochs = "x"\n')
     with pytest.raises(ConfigError) as caught:
         load_config(path)
@@ -97,14 +97,14 @@ def test_warnings_let_the_config_pass_and_stay_with_it(tmp_path):
     assert list(config.findings) == check_config(path)
 
 
-def test_a_trailing_comma_behind_one_value_is_a_slip(tmp_path):
+def test_a_trailing_comma_after_one_value_is_ignored(tmp_path):
     config = load_config(write(tmp_path, "[train]\nepochs = 3,\n[augmentor]\nangles = 90,\nenabled = True\n"))
     assert config.train.epochs == 3
     assert config.augmentor.angles == (90,)
     assert [finding.line for finding in config.findings] == [2]
 
 
-def test_numbers_may_be_whole_where_a_number_is_asked(tmp_path):
+def test_a_whole_number_is_a_number(tmp_path):
     config = load_config(write(tmp_path, "[brightening]\nalpha = 1\n"))
     assert config.brightening.alpha == 1.0
     assert isinstance(config.brightening.alpha, float)
@@ -118,7 +118,7 @@ def test_the_suffix_decides_between_the_formats_and_else_the_content(tmp_path):
         assert config.train.tensorboard is True
 
 
-def test_paths_start_from_the_configs_folder(tmp_path, monkeypatch):
+def test_paths_are_relative_to_the_configs_folder(tmp_path, monkeypatch):
     path = write(tmp_path, '[train]\nimages_dir = "../../data/images/"\n', "a/b/x.config")
     monkeypatch.chdir(tmp_path / "a")
     for name in (path, Path("b/x.config")):
@@ -147,7 +147,7 @@ def test_a_windows_path_in_quotes_is_that_path(tmp_path, key):
         assert ordered == Path.cwd() / path.replace("\\", "/")
 
 
-def test_elsewhere_a_backslash_is_told(tmp_path):
+def test_a_backslash_outside_a_path_is_a_finding(tmp_path):
     for name, text in (("a.config", r'"C:\new"'), ("a.toml", r'"C:\new"')):
         (found,) = check_config(write(tmp_path, f"[dataset]\nname = {text}\n", name))
         assert (found.severity, found.line) == ("warning", 2)
@@ -159,7 +159,7 @@ def test_elsewhere_a_backslash_is_told(tmp_path):
     assert [one.line for one in found if "control character '\\n'" in one.message] == [2]
 
 
-def test_an_override_counts_over_the_file(tmp_path):
+def test_an_override_takes_precedence_over_the_file(tmp_path):
     path = write(tmp_path, '[train]\nepochs = 100\n[model]\nmetrics = ["dice_coef"]\n')
     config = load_config(
         path,
@@ -182,7 +182,7 @@ def test_an_override_counts_over_the_file(tmp_path):
     assert config.findings == ()
 
 
-def test_a_path_of_an_override_starts_from_the_current_folder(tmp_path, monkeypatch):
+def test_a_path_of_an_override_is_relative_to_the_current_folder(tmp_path, monkeypatch):
     path = write(tmp_path, '[train]\nimages_dir = "x"\n', "a/x.config")
     monkeypatch.chdir(tmp_path)
     names = ["my (1) images", "2024", "../up", '"quoted"', "plain"]
@@ -229,7 +229,7 @@ def test_an_override_mends_a_wrong_value_of_the_file(tmp_path):
     assert load_config(path, ["train.epochs=10"]).train.epochs == 10
 
 
-def test_what_is_missing_is_refused_only_where_it_is_needed(tmp_path):
+def test_a_missing_setting_is_refused_only_where_it_is_needed(tmp_path):
     path = write(tmp_path, '[tiledinfer]\nimages_dir = "./in"\noutput_dir = "./out"\n')
     config = load_config(path)
     assert config.folder("tiledinfer", "images_dir").name == "in"
@@ -250,6 +250,168 @@ def test_a_config_made_in_python_is_checked_as_strictly(tmp_path):
         make_config({"train": {"epochs": 0}})
 
 
-def test_there_is_a_metric_at_least(tmp_path):
+def test_metrics_cannot_be_empty(tmp_path):
     with pytest.raises(ConfigError, match=r"metrics = \[\]: expected a list of one name or more, got \[\]"):
         load_config(write(tmp_path, "[model]\nmetrics = []\n"))
+
+
+# --- contradictions ---
+
+MAP = {(0, 0, 0): 0, (255, 0, 0): 1}
+
+
+def findings_of(settings) -> dict[str, str]:
+    return {f"{f.section}.{f.key}": f.message for f in make_config(settings).findings}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({"model": {"num_classes": 3}, "mask": {"rgb_map": MAP}}, "model.num_classes", "which has 2"),
+        ({"mask": {"rgb_map": MAP, "class_names": ["a"]}}, "mask.rgb_map", "expected 2 names"),
+        ({"model": {"class_weights": [1, 2, 3]}}, "model.class_weights", "of 2 classes"),
+        ({"model": {"num_layers": 8, "image_width": 500}}, "model.image_width", "a multiple of 128"),
+        (
+            {"model": {"dropout_rate": 0.2, "num_layers": 6}},
+            "model.dropout_rate",
+            "expected a dropout below 1",
+        ),
+        (
+            {"tiledinfer": {"overlapping": 256, "window": 512}},
+            "tiledinfer.overlapping",
+            "less than half of window",
+        ),
+        (
+            {"model": {"clipvalue": 0.5, "clipnorm": 1.0}},
+            "model.clipnorm",
+            "expected one of clipvalue and clipnorm",
+        ),
+        (
+            {"train": {"schedule": "cosine", "learning_rate_reducer": True}},
+            "train.learning_rate_reducer",
+            "train refuses it",
+        ),
+        ({"train": {"images_dir": "a"}}, "valid.images_dir", 'add them, or use = "last"'),
+        (
+            {"model": {"num_classes": 3}, "train": {"images_dir": "a", "use": "last"}},
+            "model.num_classes",
+            "which is not set and has",
+        ),
+        ({"train": {"warmup_epochs": 3}}, "train.warmup_epochs", 'no effect with schedule = "constant"'),
+        (
+            {"model": {"loss": "dice_loss", "class_weights": [1, 5]}},
+            "model.class_weights",
+            'no effect with loss = "dice_loss"',
+        ),
+        ({"model": {"loss": "focal", "tversky_beta": 0.9}}, "model.tversky_beta", "no effect with loss"),
+        ({"dataset": {"edge_share": 0.3}}, "dataset.edge_share", 'no effect with sampling = "tiles"'),
+        ({"dataset": {"foreground_share": 0.3}}, "dataset.foreground_share", "no effect with sampling"),
+        ({"dataset": {"samples_per_epoch": 9}}, "dataset.samples_per_epoch", "no effect with sampling"),
+        ({"dataset": {"image_weights": {"a*": 2}}}, "dataset.image_weights", "no effect with sampling"),
+        (
+            {"model": {"normalization": False, "norm": "group"}},
+            "model.normalization",
+            '"group" takes precedence',
+        ),
+        ({"model": {"loss": "dice_los"}}, "model.loss", "did you mean dice_loss?"),
+        ({"model": {"metrics": ["dice_coef", "dice_ceof"]}}, "model.metrics", "did you mean dice_coef?"),
+        (
+            {"train": {"metrics": ["dice_coef", "val_dice_ceof"]}},
+            "train.metrics",
+            "did you mean val_dice_coef?",
+        ),
+        ({"train": {"monitor": "val_los"}}, "train.monitor", "unknown name val_los; did you mean val_loss?"),
+        (
+            {"train": {"schedule": "cosine", "warmup_epochs": 10, "epochs": 9}},
+            "train.warmup_epochs",
+            "expected at most the 9 epochs",
+        ),
+        (
+            {"train": {"images_dir": "a"}, "valid": {"images_dir": "./b/../a"}},
+            "valid.images_dir",
+            "training images",
+        ),
+        (
+            {"train": {"images_dir": "a", "use": "last"}, "test": {"images_dir": "a"}},
+            "test.images_dir",
+            "not valid",
+        ),
+        ({"infer": {"images_dir": "a", "output_dir": "a"}}, "infer.output_dir", "than that of the images"),
+        (
+            {"train": {"masks_dir": "a", "use": "last"}, "tiledinfer": {"output_dir": "./a"}},
+            "tiledinfer.output_dir",
+            "than that of [train] masks_dir",
+        ),
+        (
+            {"train": {"monitor": "val_class_dice_7"}},
+            "train.monitor",
+            "val_class_dice_7: the classes are 0 to 1",
+        ),
+        (
+            {"model": {"metrics": ["class_iou_2"], "num_classes": 2}},
+            "model.metrics",
+            "the classes are 0 to 1",
+        ),
+        ({"augmentor": {"tears": 0.4}}, "augmentor.tears", "has no effect: augmentation is off"),
+        ({"augmentor": {"tears": 0.4, "blur": 1, "stain": 1.0}}, "augmentor.tears", "nor has stain or blur"),
+        ({"train": {"model_dir": "."}}, "train.model_dir", "train refuses it"),
+        (
+            {"train": {"images_dir": "a/eval/images", "use": "last", "eval_dir": "a/eval"}},
+            "train.eval_dir",
+            "a/eval/images",
+        ),
+        ({"train": {"metrics": ["DICE_COEF"]}}, "train.metrics", "unknown name DICE_COEF"),
+        ({"model": {"model": "FlexUnet"}}, "model.model", "did you mean"),
+        ({"model": {"loss": "xyzw"}}, "model.loss", "known are "),
+        ({"train": {"monitor": "val_xyz"}}, "train.monitor", "known are val_loss, val_dice_coef_multiclass"),
+        ({"mask": {"blur": True}}, "mask.blur", "has no effect"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together_are_findings_of(settings, key, message):
+    assert message in findings_of(settings)[key]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {"num_classes": 1}, "mask": {"rgb_map": MAP}},
+        {"model": {"num_classes": 2}, "mask": {"rgb_map": MAP}},
+        {"model": {"num_classes": 3}},
+        {"train": {"images_dir": "a", "use": "last"}},
+        {"train": {"images_dir": "a"}, "valid": {"images_dir": "b"}},
+        {"model": {"class_weights": [1, 2]}},
+        {"model": {"num_classes": 1, "class_weights": [1, 2]}},
+        {"model": {"metrics": ["class_dice_1", "class_iou_1", "foreground_dice"], "activation": "ReLU"}},
+        {"model": {"metrics": ["class_iou_12"], "num_classes": 13}},
+        {"augmentor": {"enabled": True, "tears": 0.4}},
+        {"augmentor": {"enabled": False, "tears": 0.4}},
+        {"augmentor": {"hflip": True, "tears": 0.0}},
+        {"train": {"metrics": ["loss", "val_class_dice_1"], "monitor": "val_foreground_dice"}},
+        {
+            "infer": {"images_dir": "a", "output_dir": "b"},
+            "tiledinfer": {"images_dir": "a", "output_dir": "b"},
+        },
+        {"model": {"clipnorm": 1.0}},
+        {"model": {"loss": "tversky", "tversky_beta": 0.9, "label_smoothing": 0}},
+        {"train": {"schedule": "cosine", "warmup_epochs": 3}},
+        {"model": {"model": "FlexUNet"}},
+        {"dataset": {"sampling": "crops", "edge_share": 0.3, "samples_per_epoch": 8}},
+        {"dataset": {"sampling": "tiles", "edge_share": 0.0, "samples_per_epoch": "none"}},
+    ],
+)
+def test_settings_without_contradictions_have_no_findings(settings):
+    assert findings_of(settings) == {}
+
+
+def test_paths_are_compared_in_the_configs_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = folder / "config.toml"
+    file.write_text('[train]\nimages_dir = "a/images"\nuse = "last"\neval_dir = "a"\n')
+    assert [str(folder / "a/images") in finding.message for finding in check_config(file)] == [True]
+    file.write_text(f'[train]\nmodel_dir = "{folder}"\n')
+    assert [finding.key for finding in check_config(file)] == ["model_dir"]
+    file.write_text("[train]\nepochs = 2\n")
+    assert check_config(file, ["train.model_dir=."]) == []

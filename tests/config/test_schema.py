@@ -16,7 +16,7 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("name", "key", "info"), FIELDS)
-def test_every_setting_has_a_line_of_help_a_type_in_words_and_a_valid_default(name, key, info):
+def test_every_setting_has_a_description_a_type_and_a_valid_default(name, key, info):
     assert info.description
     assert "\n" not in info.description
     assert expectation(info) not in ("", "a value")
@@ -31,13 +31,13 @@ def test_settings_cannot_be_changed_or_misspelt():
         TrainSettings(epoch=3)
 
 
-def test_normalization_is_an_older_word_for_batch_norm():
+def test_normalization_is_batch_norm():
     assert ModelSettings().norm == "none"
     assert ModelSettings(normalization=True).norm == "batch"
     assert ModelSettings(normalization=True, norm="group").norm == "group"
 
 
-def test_of_clipping_by_value_and_by_norm_one_is_left():
+def test_only_one_way_of_clipping_is_kept():
     assert ModelSettings().clipvalue == 0.2
     assert ModelSettings(clipnorm=1.0).clipvalue is None
     assert ModelSettings(clipvalue=0).clipvalue is None
@@ -53,7 +53,7 @@ def test_of_clipping_by_value_and_by_norm_one_is_left():
         ({"model": {"generator": True}, "augmentor": {"enabled": False}}, False),
     ],
 )
-def test_samples_are_augmented_where_a_switch_says_so(settings, augments):
+def test_augmentation_follows_its_switches(settings, augments):
     assert make_config(settings).augments is augments
 
 
@@ -86,22 +86,22 @@ def test_what_is_no_colour_is_refused(key):
         make_config({"mask": {"rgb_map": {key: 1}}})
 
 
-def test_none_may_be_written_as_a_word_where_it_is_a_value():
+def test_none_may_be_text_where_it_is_a_value():
     assert make_config({"model": {"mpp": "none"}}).model.mpp is None
     assert make_config({"model": {"loss": "none"}}).model.loss == "none"
 
 
-def test_given_tells_what_was_written_from_a_default():
+def test_is_set_distinguishes_values_from_defaults():
     config = make_config({"train": {"steps_per_epoch": 400}})
     assert config.train.is_set("steps_per_epoch")
     assert not config.train.is_set("epochs")
 
 
-def test_a_bare_config_holds_the_defaults():
+def test_an_empty_config_has_the_defaults():
     assert Config().train.epochs == 100
     assert Config().findings == ()
 
 
-def test_ours_and_the_references_keys_are_told_apart():
+def test_keys_of_the_reference_are_marked():
     assert key_info(ModelSettings.model_fields["mpp"]).ours
     assert not key_info(ModelSettings.model_fields["num_layers"]).ours

@@ -112,7 +112,7 @@ def test_the_same_values_read_the_same_from_ini_and_from_toml(tmp_path, chosen):
     assert load_config(toml).model_dump() == read.model_dump() == make_config(chosen).model_dump()
 
 
-def test_toml_holds_what_was_written_and_nothing_else():
+def test_toml_contains_the_keys_that_are_set():
     config = make_config(
         {"train": {"epochs": 3, "images_dir": "../data"}, "mask": {"rgb_map": {(0, 0, 0): 0, (255, 0, 0): 1}}}
     )
@@ -138,20 +138,20 @@ def test_broken_toml_is_an_error_with_its_line(tmp_path):
     assert (finding.severity, finding.line) == ("error", 2)
 
 
-def test_toml_outside_a_section_is_told_and_left_out():
+def test_toml_outside_a_section_is_a_finding():
     parsed = parse_toml("epochs = 3\n[train]\npatience = 2\n", "x.toml")
     assert [entry.key for entry in parsed.entries] == ["patience"]
     assert [(f.severity, f.line, f.key) for f in parsed.findings] == [("warning", 1, "epochs")]
 
 
 @pytest.fixture(scope="module")
-def begun() -> str:
+def starter() -> str:
     return template()
 
 
-def test_the_template_is_a_config_without_a_finding(begun, tmp_path):
+def test_the_template_is_a_config_without_a_finding(starter, tmp_path):
     path = tmp_path / "new.toml"
-    path.write_text(begun, "utf-8")
+    path.write_text(starter, "utf-8")
     assert check_config(path) == []
     config = load_config(path)
     assert config.palette().names == ("background", "glomerulus")
@@ -161,9 +161,9 @@ def test_the_template_is_a_config_without_a_finding(begun, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uncommented(begun) -> str:
+def uncommented(starter) -> str:
     """The template with every key's mark taken away; lines of help have words before any equals sign."""
-    return re.sub(r"(?m)^# (?=\w+ =)", "", begun)
+    return re.sub(r"(?m)^# (?=\w+ =)", "", starter)
 
 
 def test_the_template_shows_every_setting_of_the_built_networks_with_its_default(uncommented):
@@ -177,35 +177,32 @@ def test_the_template_shows_every_setting_of_the_built_networks_with_its_default
     assert read.augmentor == Config().augmentor.model_copy(update={"enabled": None})
 
 
-def test_the_template_with_every_mark_taken_away_says_the_same_without_a_finding(
-    begun, uncommented, tmp_path
-):
-    """A user wrote ``mpp = none`` behind an empty ``# mpp =``."""
+def test_the_uncommented_template_has_the_same_settings(starter, uncommented, tmp_path):
     before, after = tmp_path / "before.toml", tmp_path / "after.toml"
-    before.write_text(begun, "utf-8")
+    before.write_text(starter, "utf-8")
     after.write_text(uncommented, "utf-8")
     assert check_config(after) == []
     assert load_config(after).model_dump() == load_config(before).model_dump()
-    assert not re.search(r"(?m)=\s*$", begun)
+    assert not re.search(r"(?m)=\s*$", starter)
 
 
-def test_each_commented_key_of_the_template_is_toml_by_itself(begun):
-    commented = re.findall(r"(?m)^# (\w+ = ?.*)$", begun)
+def test_each_commented_key_of_the_template_is_toml_by_itself(starter):
+    commented = re.findall(r"(?m)^# (\w+ = ?.*)$", starter)
     assert len(commented) > 50
     for line in commented:
         tomllib.loads(line)
 
 
-def test_the_template_speaks_toml_and_of_the_built_networks_only(begun):
-    assert not re.search(r"\b(True|False|None)\b", begun)
-    assert not re.search(r"(?<!\")\bnone =", begun)
+def test_the_template_is_toml_and_names_built_networks_only(starter):
+    assert not re.search(r"\b(True|False|None)\b", starter)
+    assert not re.search(r"(?<!\")\bnone =", starter)
     networks = set(NETWORK_NAMES) - set(BUILT_NETWORKS)
-    assert not any(name in begun for name in networks)
+    assert not any(name in starter for name in networks)
 
 
-def test_the_templates_paths_are_those_that_prepare_makes(begun, tmp_path):
+def test_the_templates_paths_are_those_that_prepare_makes(starter, tmp_path):
     path = tmp_path / "new.toml"
-    path.write_text(begun, "utf-8")
+    path.write_text(starter, "utf-8")
     config = load_config(path)
     for split in ("train", "valid", "test"):
         for kind in ("images", "masks"):
@@ -215,7 +212,7 @@ def test_the_templates_paths_are_those_that_prepare_makes(begun, tmp_path):
         assert config.folder(section, "output_dir") == tmp_path.resolve() / out
 
 
-def test_an_error_in_toml_speaks_toml(tmp_path):
+def test_an_error_in_toml_uses_toml_words(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text("[model]\nmpp = 0\n[augmentor]\nhflip = 1\n")
     assert [finding.message for finding in check_config(path)] == [
@@ -266,7 +263,7 @@ def test_the_ini_dialect_under_a_toml_name_is_recognised(tmp_path, text):
     assert ".config" in finding.message
 
 
-def test_the_references_config_under_a_toml_name_is_recognised(root, tmp_path):
+def test_the_config_of_the_reference_with_a_toml_name_is_recognised(root, tmp_path):
     path = tmp_path / "x.toml"
     path.write_bytes((root / "projects/flexunet/glomeruli/train_eval_infer.config").read_bytes())
     assert "may be the INI dialect" in str(check_config(path)[0])
@@ -297,14 +294,14 @@ def test_the_references_config_under_a_toml_name_is_recognised(root, tmp_path):
         ),
     ],
 )
-def test_what_is_written_twice_in_toml_is_named_with_its_first_line(tmp_path, text, line, message):
+def test_duplicates_in_toml_are_named_with_their_first_line(tmp_path, text, line, message):
     path = tmp_path / "x.toml"
     path.write_text(text)
     (finding,) = check_config(path)
     assert (finding.severity, finding.line, finding.message) == ("error", line, message)
 
 
-def test_of_tables_within_tables_what_is_written_twice_is_refused_too():
+def test_duplicates_in_nested_tables_are_refused():
     for text in ("[[train]]\nx = 1\n[train]\n", "[m]\na.b = 1\na.b = 2\n", '[t]\n"a b" = 1\n"a b" = 2\n'):
         (finding,) = parse_toml(text, "x.toml").findings
         assert finding.severity == "error"
@@ -312,12 +309,12 @@ def test_of_tables_within_tables_what_is_written_twice_is_refused_too():
         assert "line 3 too" not in finding.message
 
 
-def test_a_section_in_single_quotes_that_is_written_twice_is_named():
+def test_a_duplicate_section_in_single_quotes_is_named():
     (finding,) = parse_toml("['train']\nx = 1\n['train']\n", "x.toml").findings
     assert finding.message == "duplicate section [train]; keep one of them"
 
 
-def test_an_odd_line_separator_in_a_text_moves_no_line():
+def test_a_unicode_line_separator_is_no_line_break():
     (finding,) = parse_toml('[model]\r\nloss = "a\u2028b"\r\nmpp = none\r\n', "x.toml").findings
     assert finding.line == 3
     assert finding.message.endswith('at column 7; write "none" in quotes')

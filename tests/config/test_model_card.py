@@ -30,7 +30,7 @@ def card() -> ModelCard:
     )
 
 
-def test_a_card_comes_back_from_its_text_as_it_was(card):
+def test_a_card_survives_its_json(card):
     again = ModelCard.from_json(card.to_json())
     assert again == card
     assert again.network.base_kernels == (11, 11)
@@ -66,7 +66,7 @@ def test_a_card_cannot_be_changed(card):
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_a_wrong_card_is_refused_with_the_file_and_the_place(card, change, place):
+def test_a_wrong_card_is_refused_with_its_file_and_field(card, change, place):
     text = json.dumps(json.loads(card.to_json()) | change)
     with pytest.raises(ModelError) as caught:
         ModelCard.from_json(text, "best/model.json")
@@ -75,7 +75,7 @@ def test_a_wrong_card_is_refused_with_the_file_and_the_place(card, change, place
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '"x"', "NaN", "[" * 5000])
-def test_what_is_no_card_is_refused(text):
+def test_other_text_is_refused(text):
     with pytest.raises(ModelError, match="expected a model card"):
         ModelCard.from_json(text)
 
@@ -90,7 +90,7 @@ def test_what_is_no_card_is_refused(text):
         ('"pooled_dice": [\n', '"pooled_dicf": [\n'),
     ],
 )
-def test_one_changed_letter_of_a_card_is_noticed(card, before, after):
+def test_a_changed_letter_of_a_card_is_detected(card, before, after):
     text = card.to_json()
     changed = text.replace(before, after)
     assert changed != text
@@ -99,7 +99,7 @@ def test_one_changed_letter_of_a_card_is_noticed(card, before, after):
 
 
 @pytest.mark.parametrize("digest", ["0f" * 32, "", None, 7, ["x"]])
-def test_a_damaged_digest_is_noticed_too(card, digest):
+def test_a_damaged_digest_is_detected(card, digest):
     with pytest.raises(ModelError, match="card_sha256"):
         ModelCard.from_json(json.dumps(json.loads(card.to_json()) | {"card_sha256": digest}))
 
