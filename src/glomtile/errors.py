@@ -1,4 +1,4 @@
-"""What can go wrong in words a user can act on, and the exit code each kind ends with."""
+"""Errors with messages a user can act on, and the exit code of each kind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class GlomtileError(Exception):
-    """An error that names the place, what was expected and what came.
+    """An error that names the place, what was expected and what was received.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ class GlomtileError(Exception):
 
 
 def _again(kind: type[GlomtileError], where: str, message: str, hint: str | None) -> GlomtileError:
-    """The error of that kind that says this."""
+    """Make the error of a kind without its own arguments."""
     error = kind.__new__(kind)
     GlomtileError.__init__(error, where, message, hint)
     return error
 
 
 class UsageError(GlomtileError):
-    """The command line or the call asks for something that makes no sense."""
+    """The command line or the call is contradictory or incomplete."""
 
     exit_code = 2
 
@@ -66,7 +66,7 @@ class ArgumentError(UsageError):
     Parameters
     ----------
     name : str
-        As the function calls it; the command tells it as an option.
+        As the function calls it; the command shows it as an option.
     expected : str
         In words.
     received : object
@@ -88,7 +88,7 @@ class InputError(GlomtileError):
 
 
 class ModelError(GlomtileError):
-    """A model folder is missing, damaged or does not fit what is asked of it: nothing can be begun."""
+    """A model folder is missing, damaged or does not fit the task."""
 
     exit_code = 2
 

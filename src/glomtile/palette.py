@@ -148,7 +148,7 @@ class Palette:
         ----------
         labels : (H, W) uint8 ndarray
             Class numbers below K; ``IGNORE`` is painted grey (128, 128, 128), which `decode` reads as no
-            class, unless one has that very colour: then what is painted cannot be told from it.
+            class, unless one has that colour.
 
         Returns
         -------
@@ -201,8 +201,8 @@ class Palette:
         rgb : (H, W, 3) uint8 ndarray
             A colour mask.
         tolerance : int
-            How far each of red, green and blue may lie from the class's colour, 0 to 255; of
-            several classes in reach the nearest is taken. 0 asks for the exact colours.
+            Largest difference of red, green and blue to the class's colour, 0 to 255; of several
+            classes in reach the nearest is taken. 0 accepts exact colours only.
         where : object
             What an error names, usually the file.
 
@@ -229,9 +229,9 @@ class Palette:
             return labels
         colours, inverse, counts = np.unique(codes[unknown], return_inverse=True, return_counts=True)
         numbers = self._nearest(colours, tolerance)
-        missed = numbers == _UNKNOWN
-        if missed.any():
-            self._refuse_colours(colours[missed], counts[missed], codes.size, where)
+        is_unknown = numbers == _UNKNOWN
+        if is_unknown.any():
+            self._refuse_colours(colours[is_unknown], counts[is_unknown], codes.size, where)
         labels[unknown] = numbers[inverse.ravel()]
         return labels
 
@@ -265,7 +265,7 @@ class Palette:
         needed = int(np.abs(parts[:, None, :] - wanted).max(axis=-1).min(axis=1).max())
         few = len(colours) <= _FEW_COLOURS
         if parts.max() < self.num_classes and (parts == parts[:, :1]).all():
-            hint = 'these look like class numbers: mask_datatype = "indexed"'
+            hint = 'these seem to be class numbers: mask_datatype = "indexed"'
         elif needed <= (_NEAR if few else _NEAR_IN_A_JPEG):
             other = "add them to rgb_map" if few else "save the mask as PNG, unsmoothed"
             hint = (

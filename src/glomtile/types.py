@@ -1,4 +1,4 @@
-"""The few shapes every floor agrees on: boxes, readers, predictors, progress."""
+"""Types that all packages share: boxes, readers, predictors, progress."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def crop(plane: Any, box: Box) -> UInt8:
 
 @runtime_checkable
 class Reader(Protocol):
-    """A picture read piece by piece at one working resolution."""
+    """An image that is read in boxes at one working resolution."""
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -48,11 +48,11 @@ class Reader(Protocol):
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per working pixel, ``None`` when nobody knows."""
+        """Micrometres per working pixel, ``None`` when unknown."""
         ...
 
     def read(self, box: Box) -> UInt8:
-        """``(h, w, 3) uint8``; where `box` hangs over the edge, tissue is mirrored."""
+        """``(h, w, 3) uint8``; beyond the edge, tissue is mirrored."""
         ...
 
 
@@ -67,12 +67,12 @@ class Predictor(Protocol):
 
     @property
     def stride_px(self) -> int:
-        """Shifting the input by a multiple of this shifts the answer and changes nothing else."""
+        """Shift of the input that only shifts the output, as do its multiples."""
         ...
 
     @property
     def context_px(self) -> int:
-        """How far from a pixel the network can see, per side."""
+        """Pixels on each side of a pixel that can influence its output."""
         ...
 
     @property
@@ -88,22 +88,22 @@ RowSink = Callable[[int, Float32], None]
 
 
 class Progress(Protocol):
-    """How long work tells that it goes on; verbs print nothing themselves."""
+    """Receiver of the progress of long work; functions print nothing themselves."""
 
     def start(self, title: str, total: int | None = None) -> None:
-        """A new stage begins, of `total` steps where that is known."""
+        """Start a stage of `total` steps, where that is known."""
         ...
 
     def advance(self, steps: int = 1, **figures: float | str) -> None:
-        """`steps` more are done; `figures` are worth showing beside the bar."""
+        """Report `steps` more steps as done; `figures` are shown beside the bar."""
         ...
 
     def note(self, text: str) -> None:
-        """One line worth keeping."""
+        """Print one line of information."""
         ...
 
     def warn(self, text: str) -> None:
-        """One line the user should act on."""
+        """Print one line that asks the user to act."""
         ...
 
 
@@ -122,4 +122,4 @@ class _Silent:
 
 
 SILENT: Progress = _Silent()
-"""The progress nobody watches."""
+"""A progress that shows nothing."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def path_argument(name: str, value: object) -> Path:
-    """A path, given as a text or a path.
+    """Return a path that is given as text or path.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def path_argument(name: str, value: object) -> Path:
 
 
 def whole_argument(name: str, value: object, least: int, most: int | None = None) -> int:
-    """A whole number of a range, both ends included.
+    """Check a whole number of a range, both ends included.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def whole_argument(name: str, value: object, least: int, most: int | None = None
 
 
 def number_argument(name: str, value: object, low: float, high: float, unit: str = "") -> float:
-    """A number of a range, both ends included; NaN is none.
+    """Check a number of a range, both ends included; NaN is none.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def number_argument(name: str, value: object, low: float, high: float, unit: str
 
 
 def choice_argument(name: str, value: object, choices: Collection[str]) -> str:
-    """One of some words.
+    """Check a word of several.
 
     Raises
     ------
@@ -69,12 +69,12 @@ def choice_argument(name: str, value: object, choices: Collection[str]) -> str:
 
 
 def typed_argument(name: str, value: object, kind: type[T], words: str) -> T:
-    """An instance of a class.
+    """Check the class of a value.
 
     Raises
     ------
     ArgumentError
-        It is of another; `words` say what is expected.
+        It is of another; `words` are what is expected.
     """
     if not isinstance(value, kind):
         raise ArgumentError(name, words, value)

@@ -90,7 +90,7 @@ def test_probabilities_are_of_pixels_called_so():
 
 @pytest.mark.parametrize("edge", [Sides(), *(Sides(**{side: True}) for side in Sides._fields)])
 def test_an_object_at_the_picture_s_edge_is_told(edge):
-    assert measured(np.ones((4, 4), bool), picture_edge=edge).touches_border is any(edge)
+    assert measured(np.ones((4, 4), bool), image_edge=edge).touches_border is any(edge)
 
 
 @given(st.integers(0, 7), st.integers(0, 7))

@@ -46,7 +46,7 @@ class Figure:
 
 
 def draw_weights(images: int, groups: Sequence[Hashable] | None, draws: int, seed: int) -> Array:
-    """How often each image is in each draw.
+    """Draw how often each image is in each draw.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def draw_weights(images: int, groups: Sequence[Hashable] | None, draws: int, see
 
 
 def ratio(term: Array, weights: Array) -> Figure:
-    """Ratio of two sums over images, with its interval.
+    """Estimate the ratio of two sums over images, with its interval.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def ratio(term: Array, weights: Array) -> Figure:
 
 
 def ratio_difference(before: Array, after: Array, weights: Array) -> Figure:
-    """Difference of two ratios over the same images and the same draws; parameters as in `ratio`."""
+    """Estimate the difference of two ratios over the same images and draws; parameters as in `ratio`."""
     value = _divide(after.sum(axis=0)) - _divide(before.sum(axis=0))
     low, high = _ends(_divide(weights @ after) - _divide(weights @ before))
     return Figure(float(value), low, high, int(np.count_nonzero((before[:, 1] > 0) & (after[:, 1] > 0))))

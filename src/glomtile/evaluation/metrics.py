@@ -8,7 +8,7 @@ Empty cases, decided once:
 - A ratio whose denominator is 0 is undefined: NaN here, ``null`` in JSON, empty in CSV. It is never 0 or 1.
 - Dice and IoU of an image where the class is in neither mask are undefined, so the image is left out of
   the mean; where it is in one of the two they are 0. Precision is undefined where nothing was predicted,
-  recall where there is nothing to find; each mean says over how many images it runs (`Figure.images`).
+  recall where there is nothing to find; `Figure.images` is the number of images of a mean.
 - Object F1 and PQ are undefined over a set with no object on either side, HD95 and SQ over one without
   a match.
 - Draws of the bootstrap in which a figure is undefined are left out of its interval; with fewer than two
@@ -42,7 +42,7 @@ from glomtile.types import IGNORE, Float32, UInt8
 
 @dataclass(frozen=True)
 class ClassScore:
-    """What one image says about one class; all counts, no ratios but the matched IoUs.
+    """Counts of one class in one image.
 
     Attributes
     ----------
@@ -51,11 +51,11 @@ class ClassScore:
     truth_objects, predicted_objects : int
         8-connected objects.
     ious : tuple of float
-        IoU of each matched pair, so its length is the number found.
+        IoU of each matched pair.
     hd95_px : tuple of float
         HD95 of each matched pair, in pixels.
     objects : tuple of ObjectMatch
-        What became of each object, the true ones first; empty in a sum over images.
+        Outcome of each object, the true ones first; empty in a sum over images.
     """
 
     tp_px: int
@@ -106,7 +106,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One prediction against its truth.
+    """Scores of one prediction.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ def score_image(
         Class numbers below `num_classes`.
     truth : (H, W) uint8 ndarray
         Class numbers below `num_classes`, or `IGNORE`: such pixels are background in both masks
-        when objects are looked for, and count in no sum.
+        when objects are labelled, and count in no sum.
     num_classes : int
         K, background included.
     mpp : float, optional
@@ -163,7 +163,7 @@ def score_image(
     ------
     InputError
         When one is not uint8, the two differ in size, or hold a class number that does not exist. A
-        prediction may not hold `IGNORE`: it cannot choose what it is judged by.
+        prediction may not hold `IGNORE`.
     """
     _check(prediction, truth, num_classes, probs)
     counted = truth != IGNORE
@@ -268,7 +268,7 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class Scores:
-    """A set of images summed up.
+    """Scores of a set of images.
 
     Attributes
     ----------
@@ -374,9 +374,9 @@ def paired_difference(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> tuple[dict[str, Figure], ...]:
-    """How much better `b` is than `a` on the same images: ``figure(b) - figure(a)``.
+    """Estimate the difference of `b` to `a` on the same images: ``figure(b) - figure(a)``.
 
-    Both sides see the same draws of images, so what makes an image hard for both cancels.
+    Both use the same draws of images, so the difficulty of an image cancels.
 
     Parameters
     ----------

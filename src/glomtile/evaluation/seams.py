@@ -13,7 +13,7 @@ from glomtile.types import UInt8
 
 @dataclass(frozen=True)
 class SeamCount:
-    """Label flips of one or more images, apart for tile borders and for all other lines.
+    """Label flips of one or more images, at tile borders and at all other lines.
 
     A line is the step between two neighbouring pixel rows or columns; a flip is a pixel on it whose
     two sides have different labels.
@@ -56,7 +56,7 @@ def count_seams(labels: UInt8, tile_px: int, offset_px: tuple[int, int] = (0, 0)
     tile_px : int
         Distance of the borders: the stride of the tiles, not their size with overlap.
     offset_px : (int, int)
-        Row and column at which one border lies.
+        Row and column of one border.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def count_seams(labels: UInt8, tile_px: int, offset_px: tuple[int, int] = (0, 0)
 
 
 def seam_ratio(labels: UInt8 | Iterable[UInt8], tile_px: int, offset_px: tuple[int, int] = (0, 0)) -> float:
-    """Label flips per line at tile borders over the same at all other lines; sets of images pooled.
+    """Measure label flips per line at tile borders over those at all other lines, images pooled.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def seam_ratio(labels: UInt8 | Iterable[UInt8], tile_px: int, offset_px: tuple[i
 
 
 def grid_sensitivity(a: UInt8 | Sequence[UInt8], b: UInt8 | Sequence[UInt8]) -> float:
-    """Share of pixels whose label differs between two runs on window grids laid differently.
+    """Measure the share of pixels whose label differs between two window grids.
 
     Parameters
     ----------

@@ -17,16 +17,16 @@ _BRIDGE_PX = 0.05
 _LEVELS = (0.2, 0.8)
 _TRIES = 5
 _AREA_OFF = 0.01
-"""How far the enclosed area may be off, as a share, before another of five level lines is tried."""
+"""Relative error of the enclosed area above which another of five level lines is tried."""
 
 _AREA_LOST = 0.02
-"""Share of its area that smoothing may cost an object, before a gentler blur is tried."""
+"""Share of its area that an object may lose before a weaker blur is tried."""
 
 _GENTLER = (1.0, 0.5, 0.25)
 
 
 class Sides(NamedTuple):
-    """Which sides of a mask's box are edges of the picture."""
+    """Sides of a mask's box that are edges of the image."""
 
     top: bool = False
     left: bool = False
@@ -35,7 +35,7 @@ class Sides(NamedTuple):
 
     @classmethod
     def of(cls, box: Box, size_px: tuple[int, int]) -> Sides:
-        """The sides on which `box` reaches the edge of a picture of `size_px` ``(H, W)``."""
+        """Return the sides on which a box reaches the edge of an image of `size_px` ``(H, W)``."""
         return cls(box.top <= 0, box.left <= 0, box.bottom >= size_px[0], box.right >= size_px[1])
 
 
@@ -43,9 +43,9 @@ def outline_polygon(
     mask: NDArray[np.bool_],
     origin: tuple[int, int] = (0, 0),
     smooth_px: float = 0.0,
-    picture_edge: Sides = Sides(),  # noqa: B008  (a tuple, nothing to share)
+    image_edge: Sides = Sides(),  # noqa: B008  (a tuple, nothing to share)
 ) -> shapely.Polygon | None:
-    """Draw the outline of one object.
+    """Trace the outline of one object.
 
     Parameters
     ----------
@@ -56,15 +56,15 @@ def outline_polygon(
     smooth_px : float
         Standard deviation of the Gaussian that rounds the pixel steps, at least 0; a small object is rounded
         by at most a quarter of its radius. 0 follows the pixels' edges.
-    picture_edge : Sides
-        Sides of the mask that are the picture's edge: there an object goes on unseen, so its straight cut
+    image_edge : Sides
+        Sides of the mask that are the image's edge: the object continues beyond it, so its straight cut
         is kept.
 
     Returns
     -------
     shapely.Polygon or None
         Valid, holes included, the exterior counter-clockwise in x right, y up; ``None`` for an empty mask.
-        Points are ``(x, y)``; pixel corners lie at integers, so pixel ``(r, c)`` covers ``left + c`` to
+        Points are ``(x, y)``; pixel corners are integers, so pixel ``(r, c)`` covers ``left + c`` to
         ``left + c + 1`` and ``top + r`` to ``top + r + 1``.
 
     Notes
@@ -78,7 +78,7 @@ def outline_polygon(
     """
     if not mask.any():
         return None
-    polygon = _rounded(mask, smooth_px, picture_edge) if smooth_px > 0 else None
+    polygon = _rounded(mask, smooth_px, image_edge) if smooth_px > 0 else None
     if polygon is None:
         polygon = _exact(mask)
     top, left = origin
@@ -103,30 +103,30 @@ def _exact(mask: NDArray[np.bool_]) -> shapely.Polygon:
     return largest_polygon(shapely.union_all(np.concatenate(pieces)))
 
 
-def _rounded(mask: NDArray[np.bool_], smooth_px: float, picture_edge: Sides) -> shapely.Polygon | None:
-    """The smoothest outline that keeps the object's area; ``None`` where blurring tears it apart."""
+def _rounded(mask: NDArray[np.bool_], smooth_px: float, image_edge: Sides) -> shapely.Polygon | None:
+    """Return the smoothest outline that keeps the object's area; ``None`` where blurring divides it."""
     area = int(np.count_nonzero(mask))
     strongest = min(smooth_px, math.sqrt(area / math.pi) / 4)
     for share in _GENTLER:
-        polygon = _smooth(mask, area, strongest * share, picture_edge)
+        polygon = _smooth(mask, area, strongest * share, image_edge)
         if abs(polygon.area - area) <= _AREA_LOST * area:
             return polygon
     return None
 
 
-def _smooth(mask: NDArray[np.bool_], area: int, sigma: float, picture_edge: Sides) -> shapely.Polygon:
-    """Level line of the blurred mask, cut straight where the picture ends; empty where there is none."""
-    field, pad = _blurred(mask, sigma, picture_edge)
+def _smooth(mask: NDArray[np.bool_], area: int, sigma: float, image_edge: Sides) -> shapely.Polygon:
+    """Trace the level line of the blurred mask, cut straight at the image's edge; empty without one."""
+    field, pad = _blurred(mask, sigma, image_edge)
     height, width = mask.shape
     seen = np.s_[
-        pad if picture_edge.top else 0 : pad + height if picture_edge.bottom else None,
-        pad if picture_edge.left else 0 : pad + width if picture_edge.right else None,
+        pad if image_edge.top else 0 : pad + height if image_edge.bottom else None,
+        pad if image_edge.left else 0 : pad + width if image_edge.right else None,
     ]
-    picture = shapely.box(
-        0.0 if picture_edge.left else -float(pad),
-        0.0 if picture_edge.top else -float(pad),
-        width if picture_edge.right else width + float(pad),
-        height if picture_edge.bottom else height + float(pad),
+    image = shapely.box(
+        0.0 if image_edge.left else -float(pad),
+        0.0 if image_edge.top else -float(pad),
+        width if image_edge.right else width + float(pad),
+        height if image_edge.bottom else height + float(pad),
     )
     low, high = _LEVELS
     level = _level_enclosing(field[seen], area)
@@ -134,8 +134,8 @@ def _smooth(mask: NDArray[np.bool_], area: int, sigma: float, picture_edge: Side
     for _ in range(_TRIES):
         polygon = _level_line(field, level)
         polygon = shapely.transform(polygon, lambda points: points + (0.5 - pad))
-        if any(picture_edge):
-            polygon = largest_polygon(shapely.intersection(polygon, picture))
+        if any(image_edge):
+            polygon = largest_polygon(shapely.intersection(polygon, image))
         if abs(polygon.area - area) <= _AREA_OFF * area:
             break
         low, high = (level, high) if polygon.area > area else (low, level)
@@ -147,18 +147,18 @@ def _smooth(mask: NDArray[np.bool_], area: int, sigma: float, picture_edge: Side
     return largest_polygon(simpler if simpler.is_valid else shapely.make_valid(simpler))
 
 
-def _blurred(mask: NDArray[np.bool_], sigma: float, picture_edge: Sides) -> tuple[Float32, int]:
-    """Blur the mask on a margin where it goes on along the picture's edge and is 0 elsewhere; rim 0."""
+def _blurred(mask: NDArray[np.bool_], sigma: float, image_edge: Sides) -> tuple[Float32, int]:
+    """Blur the mask on a margin that continues it at the image's edge and is 0 elsewhere; rim 0."""
     reach = max(2, math.ceil(4 * sigma))
     pad = reach + 2
     wide = np.pad(mask, pad).astype(np.float32)
-    if picture_edge.top:
+    if image_edge.top:
         wide[:pad] = wide[pad]
-    if picture_edge.bottom:
+    if image_edge.bottom:
         wide[-pad:] = wide[-pad - 1]
-    if picture_edge.left:
+    if image_edge.left:
         wide[:, :pad] = wide[:, pad : pad + 1]
-    if picture_edge.right:
+    if image_edge.right:
         wide[:, -pad:] = wide[:, -pad - 1 : -pad]
     blurred = cv2.GaussianBlur(wide, (2 * reach + 1, 2 * reach + 1), sigma, borderType=cv2.BORDER_REPLICATE)
     blurred[[0, -1]] = 0
@@ -167,7 +167,7 @@ def _blurred(mask: NDArray[np.bool_], sigma: float, picture_edge: Sides) -> tupl
 
 
 def _level_enclosing(field: Float32, pixels: int) -> float:
-    """The level above which `pixels` of the field lie, halfway to the next value."""
+    """Return the level above which the field has `pixels` pixels, halfway to the next value."""
     values = field[field > _LEVELS[0] / 2]
     if len(values) <= pixels:
         return _LEVELS[0]
@@ -188,13 +188,13 @@ def _level_line(field: Float32, level: float) -> shapely.Polygon:
 
 
 def _encloses_high(ring: NDArray[np.float64]) -> bool:
-    """Tell an outer ring from a hole's by its direction: the area's sign differs."""
+    """Distinguish an outer ring from a hole by its direction, the sign of its area."""
     x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
     return bool(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) > 0)
 
 
 def largest_polygon(shape: shapely.Geometry) -> shapely.Polygon:
-    """The largest polygon of whatever a union or a repair gave; the first of equals."""
+    """Return the largest polygon of a union or repair; the first of equals."""
     polygons = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
     nested = [part for part in shapely.get_parts(shape) if part.geom_type == "MultiPolygon"]
     polygons += [inner for part in nested for inner in part.geoms]

@@ -18,7 +18,7 @@ class Objects:
     Attributes
     ----------
     ids : (H, W) int32 ndarray
-        0 outside, ``1..count`` inside the objects, numbered in reading order of no promise.
+        0 outside, ``1..count`` inside the objects, in any order.
     areas_px : (count,) int64 ndarray
         Pixels of object ``i + 1``.
     boxes : tuple of Box
@@ -61,7 +61,7 @@ def find_objects(mask: NDArray[np.bool_]) -> Objects:
 def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of a mask that have one of their four neighbours outside it.
 
-    What lies past the image's edge counts as outside, so a cut object is closed along the cut.
+    The outside of the image counts as outside, so a cut object is closed along the cut.
 
     Parameters
     ----------
@@ -77,18 +77,18 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def exact_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Distance of every pixel's centre to the nearest one outside the mask, the same bits every time.
+    """Measure the distance of every pixel's centre to the nearest one outside the mask, exactly.
 
     Parameters
     ----------
     mask : (h, w) bool ndarray
-        What lies beyond the array counts for nothing.
+        The outside of the array does not count as outside.
 
     Returns
     -------
     (h, w) float32 ndarray
-        In pixels, 0 outside; the nearest float to the true one up to 1,000 px. Without a pixel outside there
-        is nothing to measure to: then all are one number far above any distance, and none to rely on.
+        In pixels, 0 outside; the nearest float to the true one up to 1,000 px. Undefined and large without a
+        pixel outside.
 
     Notes
     -----

@@ -17,7 +17,7 @@ from glomtile.types import Box, UInt8
 
 @dataclass(frozen=True)
 class Measures:
-    """The figures of one object.
+    """Measurements of one object.
 
     Attributes
     ----------
@@ -38,11 +38,11 @@ class Measures:
     centroid_x_px, centroid_y_px : float
         Mean of its pixels' centres in the plane; the centre of pixel ``(0, 0)`` is ``(0.5, 0.5)``.
     mean_probability, min_probability : float
-        0 to 1, over its pixels that the network called so (filled holes are none of these); NaN without any.
+        0 to 1, over its pixels of that predicted class, without filled holes; NaN without any.
     touches_border : bool
-        Whether it reaches the edge of the picture, where it may go on unseen.
+        Whether it reaches the edge of the image, beyond which it may continue.
     touches_tissue_edge : bool
-        Whether a pixel of it lies on glass or next to it, corners included.
+        Whether a pixel of it is on glass or next to it, corners included.
     """
 
     area_um2: float
@@ -67,7 +67,7 @@ def measure(
     polygon: shapely.Polygon,
     confidence: UInt8,
     mpp: float,
-    picture_edge: Sides = Sides(),  # noqa: B008  (a tuple, nothing to share)
+    image_edge: Sides = Sides(),  # noqa: B008  (a tuple, nothing to share)
     glass: NDArray[np.bool_] | None = None,
     called: NDArray[np.bool_] | None = None,
 ) -> Measures:
@@ -78,17 +78,17 @@ def measure(
     mask : (h, w) bool ndarray
         Its pixels; at least one.
     box : Box
-        Where the mask lies in the plane.
+        Place of the mask in the plane.
     polygon : shapely.Polygon
         Its outline in the plane, as of `glomtile.objects.contours.outline_polygon`.
     confidence : (h, w) uint8 ndarray
         Probability of the pixels' class, 0 to 255 for 0 to 1.
     mpp : float
         Micrometres per pixel.
-    picture_edge : Sides, optional
-        Sides of the mask on which it reaches the edge of the picture; none by default.
+    image_edge : Sides, optional
+        Sides of the mask on which it reaches the edge of the image; none by default.
     glass : (h + 2, w + 2) bool ndarray, optional
-        Where there is no tissue, in the box grown by one pixel on every side; False beyond the picture.
+        Where there is no tissue, in the box grown by one pixel on every side; False beyond the image.
         Without it no object touches the tissue's edge.
     called : (h, w) bool ndarray, optional
         Pixels whose confidence is that of the object's class; all by default.
@@ -121,7 +121,7 @@ def measure(
         centroid_y_px=box.top + row + 0.5,
         mean_probability=float(chances.mean(dtype=np.float64)) / 255 if chances.size else float("nan"),
         min_probability=float(chances.min()) / 255 if chances.size else float("nan"),
-        touches_border=any(picture_edge),
+        touches_border=any(image_edge),
         touches_tissue_edge=glass is not None and _is_beside(mask, glass),
     )
 
@@ -140,7 +140,7 @@ def _check(mask: NDArray[np.bool_], box: Box, confidence: UInt8, glass: NDArray[
 
 
 def _moments(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Centroid row and column, and eccentricity, of the pixels' centres."""
+    """Return centroid row and column, and eccentricity, of the pixels' centres."""
     rows, columns = mask.sum(axis=1, dtype=np.float64), mask.sum(axis=0, dtype=np.float64)
     area = rows.sum()
     r, c = np.arange(len(rows)), np.arange(len(columns))
@@ -154,7 +154,7 @@ def _moments(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
 
 
 def _feret_px(polygon: shapely.Polygon) -> tuple[float, float]:
-    """Largest and smallest width of the convex hull; the smallest is met square to one of its edges."""
+    """Return the largest and smallest width of the convex hull; the smallest is square to an edge."""
     x, y = shapely.get_coordinates(polygon.convex_hull)[:-1].T
     away_x, away_y = x - x[:, None], y - y[:, None]
     dx, dy = (np.roll(along, -1) - along for along in (x, y))

@@ -231,7 +231,7 @@ def _highest_in_cell(distance: Float32, place: tuple[int, int], factor: int) -> 
 
 
 def _in_reading_order(ids: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    """Number parts by their first pixels."""
+    """Renumber parts in the order of their first pixels."""
     present, firsts = np.unique(ids, return_index=True)
     firsts = firsts[present > 0]
     numbers = np.zeros(count + 1, np.int32)
