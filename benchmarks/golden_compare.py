@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 # Old name -> new name. Extend these where the new code means the same by another name.
-NAMES = {"doubts.csv": "quality.csv", "pictures.json": "images.json", "dataset/pictures": "dataset/regions"}
+NAMES = {"doubts.csv": "quality.csv", "pictures.json": "images.json", "pictures": "regions"}
 """Files and folders."""
 COLUMNS = {
     "glomerulus_area_um2_mean": "glomerulus_mean_area_um2",
