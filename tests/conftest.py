@@ -137,3 +137,14 @@ def pictures(tmp_path: Path) -> list[Path]:
         made.append(tmp_path / "here" / f"{name}.png")
         write_png(made[-1], pixels)
     return made
+
+
+@pytest.fixture(scope="session")
+def int8_products() -> None:
+    """Skip tests of int8 accuracy where the processor cannot add 8-bit products exactly.
+
+    Without VNNI instructions OpenVINO adds pairs of products in 16 bits, which saturate.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and "vnni" not in cpuinfo.read_text():
+        pytest.skip("this processor has no VNNI instructions: int8 products saturate")

@@ -181,6 +181,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("int8_products")
 def test_int8_costs_next_to_no_dice(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for seed in range(100, 108):

@@ -66,6 +66,7 @@ def test_it_is_exported_like_any_network(members: list[Path], tmp_path: Path) ->
     assert np.abs(np.subtract(*answers, dtype=np.int16)).max() <= 1
 
 
+@pytest.mark.usefixtures("int8_products")
 def test_int8_leaves_the_last_sums_of_every_member_alone(
     write_model: Callable[..., Path], tmp_path: Path
 ) -> None:
