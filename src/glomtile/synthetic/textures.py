@@ -80,7 +80,8 @@ def _paint_glomerulus(structure: Structure, preset: Preset) -> Stamp:
     nuclei = np.zeros(polar.raster.size_px, np.uint8)
     _tuft_nuclei(nuclei, tuft, loop_depth, rng)
     _ring_nuclei(nuclei, structure, polar, inside, capsule_um + 1.6, rng)
-    return _stained(polar.raster, haematoxylin, pas, nuclei, grain, inside)
+    dyes = _add_nuclei(haematoxylin, pas, nuclei, grain)
+    return Stamp(polar.raster, *dyes, np.asarray(inside, dtype=np.float32))
 
 
 def _paint_vessel(structure: Structure, preset: Preset) -> Stamp:
@@ -102,7 +103,8 @@ def _paint_vessel(structure: Structure, preset: Preset) -> Stamp:
     nuclei = np.zeros(polar.raster.size_px, np.uint8)
     for depth_um in np.arange(3.0, float(wall_um) + 2.0, 5.5):
         _ring_nuclei(nuclei, structure, polar, inside, depth_um + rng.uniform(-1, 1), rng)
-    return _stained(polar.raster, haematoxylin, pas, nuclei, grain, inside)
+    dyes = _add_nuclei(haematoxylin, pas, nuclei, grain)
+    return Stamp(polar.raster, *dyes, np.asarray(inside, dtype=np.float32))
 
 
 def _polar(structure: Structure, reach_um: float) -> _Polar:
@@ -200,18 +202,13 @@ def _ring_nuclei(
     _draw_ellipses(canvas, at, axes, math.pi - turns, rng.uniform(0.7, 1.0, count))
 
 
-def _stained(
-    raster: Raster, haematoxylin: Float32, pas: Float32, nuclei: UInt8, grain: Float32, inside: Float32
-) -> Stamp:
+def _add_nuclei(
+    haematoxylin: Float32, pas: Float32, nuclei: UInt8, grain: Float32
+) -> tuple[Float32, Float32]:
     cover = nuclei.astype(np.float32) * np.float32(1 / 255)
     haematoxylin = haematoxylin * (1 - cover) + cover * (np.float32(1.0) + np.float32(0.16) * grain)
     pas = pas * (1 - np.float32(0.7) * cover)
-    return Stamp(
-        raster,
-        np.maximum(haematoxylin, 0).astype(np.float32),
-        np.maximum(pas, 0).astype(np.float32),
-        np.asarray(inside, dtype=np.float32),
-    )
+    return np.maximum(haematoxylin, 0).astype(np.float32), np.maximum(pas, 0).astype(np.float32)
 
 
 def _nearest_site(rows: Float64, columns: Float64, size_px: tuple[int, int]) -> Int32:
@@ -357,10 +354,7 @@ def _parenchyma(seed: int, raster: Raster, preset: Preset, stamps: list[Stamp]) 
 
     nuclei = np.zeros(raster.size_px, np.uint8)
     _tissue_nuclei(seed, raster, layout, preset, nuclei)
-    cover = nuclei.astype(np.float32) * np.float32(1 / 255)
-    haematoxylin = haematoxylin * (1 - cover) + cover * (1 + 0.16 * grain)
-    pas = pas * (1 - np.float32(0.7) * cover)
-    return np.maximum(haematoxylin, 0).astype(np.float32), np.maximum(pas, 0).astype(np.float32)
+    return _add_nuclei(haematoxylin, pas, nuclei, grain)
 
 
 def _lay_out(seed: int, raster: Raster, stamps: list[Stamp]) -> _Layout:
@@ -449,48 +443,37 @@ def _put(stamp: Stamp, raster: Raster, haematoxylin: Float32, pas: Float32) -> t
 def _shared(source: Raster, target: Raster) -> tuple[Part, Raster]:
     """Return the part of `target` that `source` covers, as slices and as a raster; at least one pixel."""
     over = source.around(2 * target.mpp, target.mpp)
-    first_row, first_column = (
-        min(max(0, at), size - 1)
-        for at, size in zip(
-            (over.top_px - target.top_px, over.left_px - target.left_px), target.size_px, strict=True
-        )
-    )
-    last_row = min(max(first_row + 1, over.top_px + over.height_px - target.top_px), target.height_px)
-    last_column = min(max(first_column + 1, over.left_px + over.width_px - target.left_px), target.width_px)
-    part = (slice(first_row, last_row), slice(first_column, last_column))
-    return part, Raster(
-        target.top_px + first_row,
-        target.left_px + first_column,
-        last_row - first_row,
-        last_column - first_column,
-        target.mpp,
-    )
+    top, bottom = _span(over.top_px - target.top_px, over.height_px, target.height_px)
+    left, right = _span(over.left_px - target.left_px, over.width_px, target.width_px)
+    shared = Raster(target.top_px + top, target.left_px + left, bottom - top, right - left, target.mpp)
+    return (slice(top, bottom), slice(left, right)), shared
+
+
+def _span(start: int, length: int, size: int) -> tuple[int, int]:
+    first = min(max(0, start), size - 1)
+    return first, min(max(first + 1, start + length), size)
 
 
 def _warp(
     plane: Float32, source: Raster, target: Raster, how: int = cv2.INTER_LINEAR, outside: float = 0.0
 ) -> Float32:
     """Resample a plane from one raster to another."""
+    scale = target.mpp / source.mpp
+    to_source = np.array(
+        [
+            [scale, 0, (target.left_px + 0.5) * scale - source.left_px - 0.5],
+            [0, scale, (target.top_px + 0.5) * scale - source.top_px - 0.5],
+        ]
+    )
     moved = cv2.warpAffine(
         plane,
-        _between(source, target),
+        to_source,
         (target.width_px, target.height_px),
         flags=how | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=outside,
     )
     return np.asarray(moved, dtype=np.float32)
-
-
-def _between(source: Raster, target: Raster) -> NDArray[np.float64]:
-    """Return the matrix from the target's pixel indices to the source's."""
-    scale = target.mpp / source.mpp
-    return np.array(
-        [
-            [scale, 0, (target.left_px + 0.5) * scale - source.left_px - 0.5],
-            [0, scale, (target.top_px + 0.5) * scale - source.top_px - 0.5],
-        ]
-    )
 
 
 def _colour(seed: int, raster: Raster, haematoxylin: Float32, pas: Float32, dyes: Dyes) -> UInt8:
