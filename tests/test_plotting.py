@@ -42,20 +42,20 @@ def test_curves_are_read_from_the_reference_layout(tmp_path):
 def test_a_plot_is_drawn_at_any_stage_of_training(tmp_path, rows):
     source = tmp_path / "train_losses.csv"
     source.write_text(rows)
-    picture = read_image(plot_curves(source, tmp_path / "train_losses.png", "loss $x_{"))
-    assert picture.shape[1] > 400
-    assert len(np.unique(picture)) > 10
+    image = read_image(plot_curves(source, tmp_path / "train_losses.png", "loss $x_{"))
+    assert image.shape[1] > 400
+    assert len(np.unique(image)) > 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train_losses.csv", "train_losses.png"]
 
 
 def test_the_plot_follows_the_table(tmp_path):
     source = tmp_path / "t.csv"
-    pictures = []
+    images = []
     for rows in (LOSSES, LOSSES.replace("0.2500", "0.9")):
         source.write_text(rows)
-        pictures.append(read_image(plot_curves(source, tmp_path / "t.png", "t")))
-    assert pictures[0].shape == pictures[1].shape
-    assert (pictures[0] != pictures[1]).any()
+        images.append(read_image(plot_curves(source, tmp_path / "t.png", "t")))
+    assert images[0].shape == images[1].shape
+    assert (images[0] != images[1]).any()
 
 
 def test_a_cell_that_is_no_number_leaves_the_old_plot_alone(tmp_path):
@@ -89,16 +89,16 @@ def test_drawing_does_not_load_pyplot(tmp_path):
 BLUE, ORANGE, GREEN = (0, 114, 178), (230, 159, 0), (0, 158, 115)
 
 
-def share(picture, colour):
-    return (picture == np.array(colour, np.uint8)).all(axis=-1).mean()
+def share(image, colour):
+    return (image == np.array(colour, np.uint8)).all(axis=-1).mean()
 
 
 def test_bars_are_as_tall_as_their_counts(tmp_path):
-    picture = read_image(
+    image = read_image(
         draw_counts(tmp_path / "a.png", "Set", {"train": 300, "valid": 150, "test": 75}, None)
     )
-    assert share(picture, BLUE) / share(picture, ORANGE) == pytest.approx(2, rel=0.03)
-    assert share(picture, ORANGE) / share(picture, GREEN) == pytest.approx(2, rel=0.05)
+    assert share(image, BLUE) / share(image, ORANGE) == pytest.approx(2, rel=0.03)
+    assert share(image, ORANGE) / share(image, GREEN) == pytest.approx(2, rel=0.05)
 
 
 def test_counts_of_nothing_and_of_tiles_are_drawn(tmp_path):
@@ -119,14 +119,14 @@ def test_shares_are_drawn_for_every_class(tmp_path):
 def test_sizes_of_one_object_and_of_many_are_drawn(tmp_path):
     areas = np.random.default_rng(0).lognormal(8, 2, 500).tolist()
     for sizes in ({"a": ([7.0], [])}, {"a": ([], [0.01])}, {"a": (areas, areas[:9]), "b": ([], [])}):
-        picture = read_image(draw_sizes(tmp_path / "a.png", "Set", sizes, "µm²"))
-        assert (picture != 255).any(axis=-1).mean() > 0.02
+        image = read_image(draw_sizes(tmp_path / "a.png", "Set", sizes, "µm²"))
+        assert (image != 255).any(axis=-1).mean() > 0.02
 
 
-def test_pictures_of_glass_alone_are_no_stain(tmp_path):
+def test_images_of_glass_alone_are_left_out(tmp_path):
     tissue, glass = Stain((200, 20, 90), 110, 0.9, 0.2), Stain((240, 240, 240), 240, 0.01, 0.99)
-    picture = read_image(draw_stains(tmp_path / "a.png", "Set", {"train": [tissue, glass]}, "tiles"))
-    near = np.abs(picture.astype(int) - (200, 20, 90)).max(axis=-1) < 30
+    image = read_image(draw_stains(tmp_path / "a.png", "Set", {"train": [tissue, glass]}, "tiles"))
+    near = np.abs(image.astype(int) - (200, 20, 90)).max(axis=-1) < 30
     assert near.any(), "a point has its tissue's colour"
     draw_stains(tmp_path / "b.png", "Set", {"train": [glass], "test": []}, "tiles")
 

@@ -1,4 +1,4 @@
-"""The configs that lie in projects/ load as they are."""
+"""The configs in projects/ load without changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_our_config_of_the_project_has_no_finding(root):
     assert check_config(root / FOLDER / "glomeruli.toml") == []
 
 
-def test_of_the_references_config_only_what_has_no_effect_is_told(root):
+def test_the_config_of_the_reference_has_findings_for_keys_without_effect(root):
     findings = check_config(root / FOLDER / "train_eval_infer.config")
     assert {finding.key for finding in findings} == {"class_name", "create_backup", "save_weights_only"}
     assert all(finding.severity == "warning" for finding in findings)
@@ -32,7 +32,7 @@ def test_a_config_of_the_project_reads_the_dataset_that_prepare_makes(root, name
     assert config.palette().to_rgb_map() == {(0, 0, 0): 0, (255, 0, 0): 1}
 
 
-def test_the_references_config_says_what_the_reference_says(root):
+def test_the_config_of_the_reference_has_its_settings(root):
     config = load_config(root / FOLDER / "train_eval_infer.config")
     model, train = config.model, config.train
     assert (model.base_filters, model.base_kernels, model.num_layers) == (16, (11, 11), 8)

@@ -175,10 +175,10 @@ def decoded(image: Thumbnail) -> Image.Image:
 @pytest.mark.parametrize("count", [3, 40])
 def test_a_budget_holds_for_any_content(strength, count):
     budget = ThumbnailBudget(count * 30_000, budget_shares(count))
-    pictures = [budget.add(rough(512, seed, strength)) for seed in range(count)]
-    total = sum(len(picture.source) for picture in pictures)
+    images = [budget.add(rough(512, seed, strength)) for seed in range(count)]
+    total = sum(len(image.source) for image in images)
     assert total <= 1.1 * count * 30_000
-    assert all(decoded(picture).size == (picture.width, picture.height) for picture in pictures)
+    assert all(decoded(image).size == (image.width, image.height) for image in images)
 
 
 def test_the_first_thumbnails_are_larger():
@@ -217,9 +217,9 @@ def test_a_crop_is_inside_the_image_and_contains_its_box(height, width, data):
 def test_a_crop_shows_its_part_of_the_image():
     image = np.zeros((100, 100, 3), np.uint8)
     image[20:40, 60:80] = (250, 0, 0)
-    picture = crop(image, Box(20, 60, 40, 80), 50)
-    assert (picture.width, picture.height) == (20, 20)
-    assert decoded(picture).getpixel((10, 10)) == pytest.approx((250, 0, 0), abs=4)
+    image = crop(image, Box(20, 60, 40, 80), 50)
+    assert (image.width, image.height) == (20, 20)
+    assert decoded(image).getpixel((10, 10)) == pytest.approx((250, 0, 0), abs=4)
 
 
 # --- outlines ---

@@ -39,7 +39,7 @@ def study(tmp_path: Path) -> Path:
     write_csv(
         tmp_path / "summary.csv",
         SUMMARY,
-        [[name, "picture", 100, 50, 0.5, 0.01, n, n / 0.01, n * 25e-6] for name, n in counts.items()],
+        [[name, "PNG", 100, 50, 0.5, 0.01, n, n / 0.01, n * 25e-6] for name, n in counts.items()],
     )
     for folder in ("objects", "geojson", "overlays"):
         (tmp_path / folder).mkdir()
