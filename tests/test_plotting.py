@@ -94,9 +94,7 @@ def share(image, colour):
 
 
 def test_bars_are_as_tall_as_their_counts(tmp_path):
-    image = read_image(
-        draw_counts(tmp_path / "a.png", "Set", {"train": 300, "valid": 150, "test": 75}, None)
-    )
+    image = read_image(draw_counts(tmp_path / "a.png", "Set", {"train": 300, "valid": 150, "test": 75}, None))
     assert share(image, BLUE) / share(image, ORANGE) == pytest.approx(2, rel=0.03)
     assert share(image, ORANGE) / share(image, GREEN) == pytest.approx(2, rel=0.05)
 
