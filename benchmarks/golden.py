@@ -83,7 +83,7 @@ ensemble: ensemble {out}/train/models/best {out}/train/models/last -o {to}/model
 crossval: crossval {config} -o {to}/runs --folds 2 --name run --groups {in}/biopsies/groups.csv {few}
 real-segment: segment {real-images} -o {to} --mpp 0.5
 real-slides: segment {shared}/slides -o {to}
-real-slides-told: segment {shared}/slides/boxes.tiff {shared}/slides/small.svs -o {to} --mpp 0.5
+real-slides-mpp: segment {shared}/slides/boxes.tiff {shared}/slides/small.svs -o {to} --mpp 0.5
 real-info: info {shared}/slides/CMU-1-Small-Region.svs {shared}/slides/test3-DAPI.ndpi --json > info.json
 real-score: score {glom}/reference_predictions {glom}/masks -o {to} --mpp 0.5 --images {glom}/images
 real-score-against: score {out}/real-segment/masks {out}/real-truth -o {to} --against {out}/real-reference
