@@ -32,18 +32,18 @@ def processor() -> str:
 
 
 def limit_threads(count: int, runtime: str) -> None:
-    """Let OpenCV, and the runtime where it has one setting for the whole process, use so many threads.
+    """Limit the threads of OpenCV, and of the runtime where it has one setting for the process.
 
     Parameters
     ----------
     count : int
         At least 1.
     runtime : {"openvino", "keras"}
-        OpenVINO is told at each network it compiles (`Settings.network_threads`).
+        OpenVINO has the limit of each compiled network (`TilingSettings.network_threads`).
 
     Notes
     -----
-    JAX knows no such setting: its threads are as many as the cores that the process may use.
+    JAX has no such setting: it uses as many threads as the process may use cores.
     """
     import cv2
 
@@ -66,13 +66,13 @@ def limit_threads(count: int, runtime: str) -> None:
         torch.set_num_threads(count)
 
 
-# What TensorFlow tells before anything could ask it to be quiet; real errors of an import are kept.
-_GREETING = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|.*Unable to register cu")
+# Messages of TensorFlow's import that no setting can silence; real errors are kept.
+_STARTUP_MESSAGE = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|.*Unable to register cu")
 
 
 @contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keep what native code writes on stderr inside the block, and pass on what is no greeting."""
+    """Buffer what native code writes to stderr inside the block, and pass on all but startup messages."""
     import tempfile  # with `random` and OpenSSL behind it: not for --help
 
     sys.stderr.flush()
@@ -87,7 +87,7 @@ def quiet_import() -> Iterator[None]:
             os.close(real)
             held.seek(0)
             for line in held.read().decode(errors="replace").splitlines():
-                if not _GREETING.match(line):
+                if not _STARTUP_MESSAGE.match(line):
                     sys.stderr.write(f"{line}\n")
 
 
@@ -95,7 +95,7 @@ BACKENDS = ("keras", "tensorflow", "jax", "torch")
 
 
 def import_backend() -> None:
-    """Import the code that knows Keras.
+    """Import the networks, and with them Keras and its backend.
 
     Raises
     ------

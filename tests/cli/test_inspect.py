@@ -18,9 +18,9 @@ def config(folder, model=None, **sections):
     return made.located_in(folder)
 
 
-def test_summary_and_drawing_lie_beside_the_config_or_where_asked(tmp_path):
+def test_the_summary_is_beside_the_config_or_in_the_given_folder(tmp_path):
     result = inspect(config(tmp_path))
-    assert result.paths == (tmp_path / "summary.txt", tmp_path / "model.png")
+    assert result.paths == (tmp_path / "summary.txt",)
     elsewhere = inspect(config(tmp_path), tmp_path / "seen")
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {path.name for path in elsewhere.paths}
 
@@ -67,45 +67,15 @@ def test_without_images_the_plan_is_an_example(tmp_path):
         assert result.plan.startswith("for example: 96 x 128 px in 2 x 2 windows")
 
 
-def test_a_window_that_cannot_be_had_is_said_and_the_rest_is_told(tmp_path):
+def test_an_impossible_window_is_reported_beside_the_rest(tmp_path):
     result = inspect(config(tmp_path, {"norm": "group"}, tiledinfer={"window": "auto"}))
     assert "none: " in result.plan
     assert "normalises over the whole window" in result.plan
-    assert result.drawing.exists()
+    assert result.summary.exists()
 
 
 def test_a_network_of_grey_images_is_described_too(tmp_path):
     assert inspect(config(tmp_path, {"image_channels": 1})).plan == "none: images are read with 3 channels"
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        {"num_layers": 1, "num_classes": 1},
-        {"num_layers": 2, "dilation": (3, 2), "residual": True, "norm": "batch"},
-        {"num_layers": 8, "base_filters": 1, "upsampling": "bilinear"},
-    ],
-    ids=["one-level", "dilated", "eight-levels"],
-)
-def test_nothing_of_the_drawing_is_cut_or_lies_on_other_text(model, tmp_path, monkeypatch):
-    import matplotlib.figure
-
-    drawn = []
-    plain = matplotlib.figure.Figure.add_axes
-    monkeypatch.setattr(
-        matplotlib.figure.Figure,
-        "add_axes",
-        lambda self, *args, **options: drawn.append(plain(self, *args, **options)) or drawn[-1],
-    )
-    with Image.open(inspect(config(tmp_path, model)).drawing) as picture:
-        assert picture.size[0] > 600
-    (axes,) = drawn
-    extents = [text.get_window_extent() for text in axes.texts if text.get_text()]
-    frame = axes.figure.bbox
-    assert all(frame.x0 < box.x0 and box.x1 < frame.x1 for box in extents)
-    assert all(frame.y0 < box.y0 and box.y1 < frame.y1 for box in extents)
-    for i, box in enumerate(extents):
-        assert not any(box.overlaps(other) for other in extents[i + 1 :]), axes.texts[i].get_text()
 
 
 def test_a_network_not_built_here_leaves_nothing_behind(tmp_path):

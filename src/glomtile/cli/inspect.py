@@ -1,4 +1,4 @@
-"""Inspection."""
+"""Description of a network: layers, work, memory and inference windows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from glomtile.inference.predictor import KerasPredictor
 from glomtile.inference.window_size import TilingSettings, tile_plan
 from glomtile.io.atomic import write_text
 from glomtile.io.images import image_mpp, image_size, list_images
-from glomtile.networks.netdrawing import draw_network
 from glomtile.networks.profiling import LayerCost, layer_costs, training_bytes
 from glomtile.networks.registry import Geometry, build_model, geometry
 from glomtile.tiling.grid import round_up
@@ -23,12 +22,12 @@ _SLOTS = {"Adam": 2, "AdamW": 2, "SGD": 1}
 
 @dataclass(frozen=True)
 class InspectResult:
-    """A network in figures, and where they are told.
+    """Description of a network and its file.
 
     Attributes
     ----------
-    summary, drawing : Path
-        ``summary.txt`` and ``model.png``.
+    summary : Path
+        ``summary.txt``.
     parameters : int
     tile_gflop : float
         Work of one forward pass of a tile of `image_height` x `image_width`, in 1e9 multiplications and
@@ -40,7 +39,6 @@ class InspectResult:
     """
 
     summary: Path
-    drawing: Path
     parameters: int
     tile_gflop: float
     training_mb: float
@@ -48,19 +46,19 @@ class InspectResult:
     plan: str
 
     @property
-    def paths(self) -> tuple[Path, Path]:
-        """What was written."""
-        return self.summary, self.drawing
+    def paths(self) -> tuple[Path]:
+        """Files that were written."""
+        return (self.summary,)
 
 
 def inspect(config: Config, out: Path | None = None) -> InspectResult:
-    """Describe the network of a config in ``summary.txt`` and ``model.png``.
+    """Describe the network of a config in ``summary.txt``.
 
     Parameters
     ----------
     config : Config
     out : Path, optional
-        Folder for both; the config's own when left out.
+        Its folder; the config's own when left out.
 
     Raises
     ------
@@ -81,40 +79,36 @@ def inspect(config: Config, out: Path | None = None) -> InspectResult:
     training_mb = training_bytes(model, tile, train.batch_size, slots) / 2**20
     plan, window_mb = _windows(config, model, known, gflop / (tile[0] * tile[1]))
 
-    title = f"{model.name} · {model.count_params():,} parameters · {gflop:,.3g} GFLOP a tile"
-    drawing = draw_network(
-        folder / "model.png", settings, {cost.name: cost.parameters for cost in costs}, title, tile
-    )
     facts = {
         "network": f"{model.name}, {model.count_params():,} parameters",
         "input": f"{tile[0]} x {tile[1]} x {settings.image_channels} in training; any multiple of "
         f"{known.stride_px} px otherwise",
         "context": _context(known),
         "work": f"{gflop:,.4g} GFLOP for one such tile, forward",
-        "training": f"about {training_mb:,.0f} MiB for a batch of {train.batch_size}: answers of all layers, "
+        "training": f"about {training_mb:,.0f} MiB for a batch of {train.batch_size}: activations of all layers, "
         "weights, gradients, optimizer",
         "inference": f"about {window_mb:,.0f} MiB for a batch of {config.tiledinfer.batch_size} of the tile "
-        "plan's windows: answers alive at once, weights",
+        "plan's windows: activations, weights",
         "tile plan": plan,
     }
     wide = max(map(len, facts))
     text = "\n".join(f"{name:<{wide}}  {fact}" for name, fact in facts.items())
     summary = folder / "summary.txt"
     write_text(summary, f"{text}\n\n{_table(costs)}\n")
-    return InspectResult(summary, drawing, model.count_params(), gflop, training_mb, window_mb, plan)
+    return InspectResult(summary, model.count_params(), gflop, training_mb, window_mb, plan)
 
 
 def _context(known: Geometry) -> str:
-    text = f"{known.context_px} px: how far from a pixel the network sees, per side"
+    text = f"{known.context_px} px per side around each pixel"
     return text if known.local else f"{text}, its normalisation the whole window"
 
 
 def _windows(config: Config, model: keras.Model, known: Geometry, gflop_per_px: float) -> tuple[str, float]:
-    """The windows of tiled inference in words, and the memory in MiB of a batch of them."""
+    """Describe the windows of tiled inference, and estimate the memory in MiB of a batch of them."""
     if config.model.image_channels != 3:
         return "none: images are read with 3 channels", 0.0
     predictor = KerasPredictor(model, known, config.model.mpp)
-    size, whose = _picture(config)
+    size, source = _example_image(config)
     try:
         plan = tile_plan(size, predictor, TilingSettings.of_config(config))
     except UsageError as error:
@@ -122,11 +116,11 @@ def _windows(config: Config, model: keras.Model, known: Geometry, gflop_per_px: 
     pixels = plan.window_px[0] * plan.window_px[1]
     memory = config.tiledinfer.batch_size * pixels * predictor.bytes_per_px + 4 * model.count_params()
     work = gflop_per_px * pixels * len(plan)
-    return f"{whose}: {plan}; {work:,.4g} GFLOP", memory / 2**20
+    return f"{source}: {plan}; {work:,.4g} GFLOP", memory / 2**20
 
 
-def _picture(config: Config) -> tuple[tuple[int, int], str]:
-    """Size at the network's scale and name of [tiledinfer]'s first picture, else of four tiles."""
+def _example_image(config: Config) -> tuple[tuple[int, int], str]:
+    """Return size at the network's scale and name of the first image of [tiledinfer], else of four tiles."""
     folder = config.tiledinfer.images_dir
     try:
         first = list_images(config.resolve(folder))[0] if folder is not None else None
@@ -146,8 +140,8 @@ def _picture(config: Config) -> tuple[tuple[int, int], str]:
 
 
 def _table(costs: list[LayerCost]) -> str:
-    """One line a layer: what it is, what it answers for a tile, what it costs, where its input comes from."""
-    rows = [("layer", "kind", "answer", "parameters", "GFLOP", "from")]
+    """Format one line per layer: kind, output for a tile, cost, inputs."""
+    rows = [("layer", "kind", "output", "parameters", "GFLOP", "from")]
     for cost in costs:
         answer = " x ".join(map(str, cost.shape))
         work = f"{cost.flop / 1e9:.3f}" if cost.flop else "-"

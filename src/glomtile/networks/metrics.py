@@ -283,15 +283,15 @@ def build_metrics(
     names : iterable of str, optional
         Any of `METRICS`; by default those of the settings.
     places : mapping of str to str, optional
-        The key that asks for a name, as errors tell it, where that is not ``[model] metrics``.
+        The config key of a name for error messages, where that is not ``[model] metrics``.
 
     Raises
     ------
     ConfigError
         When a name is unknown or its class does not exist.
     """
-    wanted, told = dict.fromkeys(settings.metrics if names is None else names), places or {}
-    return [_metric(name, settings.num_classes, told.get(name, "[model] metrics")) for name in wanted]
+    wanted, keys = dict.fromkeys(settings.metrics if names is None else names), places or {}
+    return [_metric(name, settings.num_classes, keys.get(name, "[model] metrics")) for name in wanted]
 
 
 def _metric(name: str, num_classes: int, place: str) -> keras.metrics.Metric:
