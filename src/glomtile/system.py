@@ -22,7 +22,7 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """What the processor calls itself; results of one type are equal to the bit."""
+    """Return the processor's model name; results on one model are equal to the bit."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:  # no Linux

@@ -85,7 +85,7 @@ def inspect(config: Config, out: Path | None = None) -> InspectResult:
         f"{known.stride_px} px otherwise",
         "context": _context(known),
         "work": f"{gflop:,.4g} GFLOP for one such tile, forward",
-        "training": f"about {training_mb:,.0f} MiB for a batch of {train.batch_size}: activations of all layers, "
+        "training": f"about {training_mb:,.0f} MiB for a batch of {train.batch_size}: all activations, "
         "weights, gradients, optimizer",
         "inference": f"about {window_mb:,.0f} MiB for a batch of {config.tiledinfer.batch_size} of the tile "
         "plan's windows: activations, weights",

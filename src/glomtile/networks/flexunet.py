@@ -39,7 +39,7 @@ class Level:
 
 
 def levels(settings: ModelSettings) -> list[Level]:
-    """What each level of the U looks like, from full resolution to the bridge.
+    """Describe each level of the U, from full resolution to the bridge.
 
     Notes
     -----
@@ -150,7 +150,7 @@ def context_px(settings: ModelSettings) -> int:
 
 
 def _seen(plan: list[Level], axis: int, upsampling: str, x: int) -> tuple[int, int]:
-    """The input interval that output pixel `x` depends on along one axis."""
+    """Return the input interval that output pixel `x` depends on along one axis."""
 
     def through_block(low: int, high: int, level: Level) -> tuple[int, int]:
         spread = level.dilation[axis] * (level.kernel[axis] - 1)

@@ -329,7 +329,7 @@ LOSSES = ("categorical_crossentropy", "focal", "dice_crossentropy", "tversky", *
 
 
 def build_loss(settings: ModelSettings) -> keras.losses.Loss:
-    """The loss that a config names, for targets ``(N, H, W)`` of class numbers with 255 ignored.
+    """Build the loss of a config, for targets ``(N, H, W)`` of class numbers with 255 ignored.
 
     Parameters
     ----------

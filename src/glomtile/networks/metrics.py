@@ -51,7 +51,7 @@ class SumMetric(keras.metrics.Metric):  # type: ignore[misc]
         raise NotImplementedError
 
     def figure(self, sums: Any) -> Any:
-        """The figure from the sums of all batches."""
+        """Compute the figure from the sums of all batches."""
         raise NotImplementedError
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -94,7 +94,7 @@ class ClassCounts(SumMetric):
         return self.figure_of_counts(right, predicted, true)
 
     def figure_of_counts(self, right: Any, predicted: Any, true: Any) -> Any:
-        """The figure from ``(K,)`` counts."""
+        """Compute the figure from ``(K,)`` counts."""
         raise NotImplementedError
 
 
@@ -274,7 +274,7 @@ METRICS = (*_BY_NAME, "class_dice_<k>", "class_iou_<k>")
 def build_metrics(
     settings: ModelSettings, names: Iterable[str] | None = None, places: Mapping[str, str] | None = None
 ) -> list[keras.metrics.Metric]:
-    """The streaming metrics of these names, in order, a name given twice once.
+    """Build the streaming metrics of these names, in order, without repetition.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ _UNARY: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def onnx_model(model: keras.Model, *, half_weights: bool = False) -> Any:
-    """The network as an ONNX model.
+    """Convert the network to an ONNX model.
 
     Parameters
     ----------
@@ -115,12 +115,12 @@ class _Graph:
         return name
 
     def constant(self, values: Any, name: str) -> str:
-        """A float32 number or array, never stored shorter."""
+        """Add a float32 number or array, never stored shorter."""
         self.constants.append(self._onnx.numpy_helper.from_array(np.asarray(values, np.float32), name))
         return name
 
     def kernel(self, values: Any, name: str) -> str:
-        """A kernel, stored as float16 where that was asked for."""
+        """Add a kernel, stored as float16 if configured."""
         values = np.ascontiguousarray(values)
         if not self._half:
             return self.constant(values, name)
@@ -138,7 +138,7 @@ def _translate(graph: _Graph, layer: Any, inputs: list[str]) -> str:
 
 
 def _activate(graph: _Graph, layer: Any, x: str) -> str:
-    """The activation a layer ends with; none is none."""
+    """Return the final activation of a layer, or none."""
     name = keras.activations.serialize(layer.activation)
     if name == "linear":
         return x

@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 def build_optimizer(
     settings: ModelSettings, train_settings: TrainSettings, steps_per_epoch: int
 ) -> keras.optimizers.Optimizer:
-    """The optimizer that a config describes.
+    """Build the optimizer of a config.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def build_optimizer(
 def learning_rate(
     settings: ModelSettings, train_settings: TrainSettings, steps_per_epoch: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """A number for a constant rate, a schedule over steps otherwise.
+    """Return a number for a constant rate, a schedule over steps otherwise.
 
     Of a cosine, the warm-up rises in a line over its epochs to `learning_rate`, from where the rate falls
     to 1 % of it at the end of the last epoch. A constant rate has no warm-up.

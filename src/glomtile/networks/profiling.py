@@ -40,7 +40,7 @@ class LayerCost:
 
 
 def layer_costs(model: keras.Model, size_px: tuple[int, int]) -> list[LayerCost]:
-    """The cost of every layer of a functional model, in the order they run.
+    """Compute the cost of every layer of a functional model, in order of execution.
 
     Parameters
     ----------

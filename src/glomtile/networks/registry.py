@@ -59,7 +59,7 @@ NOT_BUILT_HERE = tuple(name for name in NETWORK_NAMES if name not in NETWORKS)
 
 
 def network(name: str) -> Network:
-    """The network of that name.
+    """Return the network of that name.
 
     Raises
     ------

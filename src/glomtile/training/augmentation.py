@@ -331,17 +331,17 @@ def augment(
     All geometry is one map and one resampling; beyond the image's edge tissue is mirrored. With nothing
     switched on the sample is the exact crop. Reference §6.7 and §6.11 are the faults this avoids.
     """
-    _check_pictures(image, labels)
+    _check_pair(image, labels)
     height, width = out_px if out_px is not None else labels.shape
     if height < 1 or width < 1:
         raise InputError("augment", f"expected out_px of at least 1 x 1, got {height} x {width}")
     centre = window if window is not None else (labels.shape[0] / 2, labels.shape[1] / 2)
     corner = (math.floor(centre[0] - height / 2 + 0.5), math.floor(centre[1] - width / 2 + 0.5))
     warp = draw_warp(settings, rng, (height, width))
-    picture, truth = resample(image, labels, warp, corner, (height, width))
+    pixels, truth = resample(image, labels, warp, corner, (height, width))
     if settings.tears > 0 and rng.random() < settings.tears:
-        picture, truth = tear(picture, truth, rng)
-    return recolour(picture, rng, settings), truth
+        pixels, truth = tear(pixels, truth, rng)
+    return recolour(pixels, rng, settings), truth
 
 
 def draw_warp(settings: Augmentation, rng: np.random.Generator, out_px: tuple[int, int]) -> Warp:
@@ -428,13 +428,14 @@ def _draw_displacement(
 
 
 def _through_jpeg(image: UInt8, quality: int) -> UInt8:
-    # OpenCV takes the channels for blue, green, red; told nothing, it would thin out the wrong colour.
+    # OpenCV expects blue, green, red; otherwise it would subsample the wrong channels.
     written, stream = cv2.imencode(
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
     if not written:
         raise InputError(
-            "augment", f"expected a picture JPEG can hold, got {image.shape[0]} x {image.shape[1]}"
+            "augment",
+            f"expected an image within the size limit of JPEG, got {image.shape[0]} x {image.shape[1]}",
         )
     blue_first = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
     return np.asarray(cv2.cvtColor(blue_first, cv2.COLOR_BGR2RGB), dtype=np.uint8)
@@ -448,7 +449,7 @@ def _one_of(values: Sequence[float], rng: np.random.Generator) -> float:
     return float(values[int(rng.integers(len(values)))])
 
 
-def _check_pictures(image: UInt8, labels: UInt8) -> None:
+def _check_pair(image: UInt8, labels: UInt8) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError("augment", f"expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
     if labels.ndim != 2 or labels.dtype != np.uint8:

@@ -167,7 +167,7 @@ def resample(
         rows_cols = _grid_indices(warp, corner, out_px)
         if rows_cols is not None:
             return _pick(image, labels, warp, *rows_cols)
-    picture = np.empty((*out_px, 3), np.uint8)
+    pixels = np.empty((*out_px, 3), np.uint8)
     truth = np.empty(out_px, np.uint8)
     for top in range(0, out_px[0], _BAND_ROWS):
         band = slice(top, min(out_px[0], top + _BAND_ROWS))
@@ -175,7 +175,7 @@ def resample(
         rows, columns = _span(map_rows, image.shape[0]), _span(map_columns, image.shape[1])
         map_rows -= rows.start
         map_columns -= columns.start
-        for plane, into, how in ((image, picture, cv2.INTER_LINEAR), (labels, truth, cv2.INTER_NEAREST)):
+        for plane, into, how in ((image, pixels, cv2.INTER_LINEAR), (labels, truth, cv2.INTER_NEAREST)):
             cv2.remap(
                 plane[rows, columns],
                 map_columns,
@@ -184,7 +184,7 @@ def resample(
                 dst=into[band],
                 borderMode=cv2.BORDER_REFLECT_101,
             )
-    return picture, truth
+    return pixels, truth
 
 
 def _grid_indices(
@@ -271,7 +271,7 @@ def _through(lens: Lens, rows: Float32, columns: Float32, out_px: tuple[int, int
 
 
 def _span(coordinates: Float32, size: int) -> slice:
-    """The stretch of one axis that a map reads, mirrored reads included: OpenCV maps at most 32,767 px."""
+    """Return the interval of one axis that a map reads, mirrored; OpenCV maps at most 32,767 px."""
     low, high = math.floor(float(coordinates.min())) - 1, math.ceil(float(coordinates.max())) + 2
     if low < 0:
         high = max(high, 2 - low)

@@ -1,6 +1,6 @@
 """Training samples: augmented batches from images and masks.
 
-Nothing holds the whole dataset: decoded pictures live in a cache of stated size, and because a sample's
+Nothing holds the whole dataset: decoded images are kept in a cache of limited size, and because a sample's
 randomness depends on nothing but its number, a resumed run draws what the uninterrupted one would have drawn.
 """
 
@@ -41,7 +41,7 @@ class SampleSource(Protocol):
     """Samples by number."""
 
     def __len__(self) -> int:
-        """Samples in one epoch."""
+        """Return the number of samples per epoch."""
         ...
 
     def sample(self, epoch: int, index: int) -> Sample:
@@ -58,7 +58,7 @@ class DecodedPairs:
     decode : callable
         ``pair -> (image, labels)``.
     cache_mb : int
-        Cap in MiB over all kept arrays; the one being handed out is not counted.
+        Cap in MiB over all kept arrays; the one being returned is not counted.
     """
 
     def __init__(self, pairs: Sequence[Pair], decode: Decode, cache_mb: int) -> None:
@@ -95,18 +95,18 @@ class DecodedPairs:
 
 @dataclass(frozen=True)
 class TileSource:
-    """Every picture once a lap, in an order drawn anew; an epoch is one lap unless `samples` says otherwise.
+    """Tiles, each once per pass in a new random order; an epoch is one pass unless `samples` is given.
 
     Parameters
     ----------
     decoded : DecodedPairs
     size_px : (int, int)
-        Height and width of a sample; a picture of another size is resampled to it.
+        Height and width of a sample; an image of another size is resampled to it.
     augmentation : Augmentation or None
-        ``None``: pictures as they are, in their own order (validation and test).
+        ``None``: images unchanged, in their own order (validation and test).
     seed : int
     samples : int, optional
-        Samples in one epoch.
+        Return the number of samples per epoch.
     """
 
     decoded: DecodedPairs
@@ -119,13 +119,13 @@ class TileSource:
         return len(self.decoded) if self.samples is None else self.samples
 
     def sample(self, epoch: int, index: int) -> Sample:
-        image, labels = fit_to(self.decoded[self._picture(epoch, index)], self.size_px)
+        image, labels = fit_to(self.decoded[self._image_index(epoch, index)], self.size_px)
         if self.augmentation is None:
             return image, labels
         rng = np.random.default_rng([self.seed, epoch, index, 1])
         return augment(image, labels, rng=rng, settings=self.augmentation)
 
-    def _picture(self, epoch: int, index: int) -> int:
+    def _image_index(self, epoch: int, index: int) -> int:
         if self.augmentation is None:
             return index
         lap, place = divmod(index, len(self.decoded))
@@ -184,7 +184,7 @@ class CropSource:
         return self._samples
 
     def sample(self, epoch: int, index: int) -> Sample:
-        image, labels = self._decoded[self._picture(epoch, index)]
+        image, labels = self._decoded[self._image_index(epoch, index)]
         rng = np.random.default_rng([self._seed, epoch, index, 1])
         centre = self._centre(labels, rng)
         if self._edge_share > 0 and rng.random() < self._edge_share:
@@ -193,7 +193,7 @@ class CropSource:
             image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
         )
 
-    def _picture(self, epoch: int, index: int) -> int:
+    def _image_index(self, epoch: int, index: int) -> int:
         """Which image sample `index` is cut from."""
         if self._ends is None:
             lap, place = divmod(index, len(self._decoded))
@@ -207,7 +207,7 @@ class CropSource:
     def _cut_off(
         self, image: UInt8, labels: UInt8, centre: tuple[float, float], rng: np.random.Generator
     ) -> tuple[UInt8, UInt8, tuple[float, float]]:
-        """The image up to a line within half a crop of the centre, which stays on the kept side."""
+        """Cut the image at a line within half a crop of the centre, which is kept."""
         axis = int(rng.integers(2))
         away = rng.uniform(0, 0.5) * self._size_px[axis]
         if rng.random() < 0.5:
@@ -298,7 +298,7 @@ def fit_to(sample: Sample, size_px: tuple[int, int]) -> Sample:
 def batches(
     source: SampleSource, batch_size: int, epoch: int, *, start: int = 0, workers: int = 2, ahead: int = 3
 ) -> Iterator[tuple[UInt8, UInt8]]:
-    """The batches of one epoch in order, prepared ahead by threads.
+    """Yield the batches of one epoch in order, prepared ahead by threads.
 
     Parameters
     ----------
@@ -360,7 +360,7 @@ def samples_that_cover(decoded: DecodedPairs, size_px: tuple[int, int], batch_si
 
 
 def training_source(config: Config) -> SampleSource:
-    """Samples of ``[train]``: prepared tiles, or crops of whole images.
+    """Build the samples of ``[train]``: prepared tiles, or crops of whole images.
 
     Raises
     ------
@@ -422,7 +422,7 @@ def image_weights(config: Config, stems: Sequence[str]) -> list[float] | None:
 
 
 def judging_source(config: Config, split: str) -> SampleSource:
-    """Samples of ``[valid]`` or ``[test]``, without chance; for crops, windows over the whole images."""
+    """Build the samples of ``[valid]`` or ``[test]``, not random; for crops, windows over the whole images."""
     decoded = decoded_pairs(config, split)
     if config.dataset.sampling == "crops":
         return GridSource(decoded, sample_size(config))

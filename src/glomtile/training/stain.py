@@ -24,7 +24,7 @@ _OTHER_DYE = (0.15, 1.0)
 
 
 def stain_vectors() -> NDArray[np.float64]:
-    """Unit absorption of haematoxylin, of periodic acid-Schiff and of what neither explains.
+    """Return the unit absorptions of haematoxylin, periodic acid-Schiff and the residual.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def vary_stain(image: UInt8, rng: np.random.Generator, strength: float) -> UInt8
 
 
 def other_dyes(image: UInt8, rng: np.random.Generator) -> UInt8:
-    """Stain the tissue again with dyes of any colour: what is left to tell tissues apart is their structure.
+    """Stain the tissue again with dyes of any colour, so that only structure separates tissues.
 
     Parameters
     ----------
