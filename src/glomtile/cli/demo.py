@@ -27,7 +27,7 @@ FIRST_SEED = 1000
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made.
+    """Results of the demo.
 
     Attributes
     ----------

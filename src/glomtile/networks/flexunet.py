@@ -132,7 +132,7 @@ def stride_px(settings: ModelSettings) -> int:
 
 
 def context_px(settings: ModelSettings) -> int:
-    """How far from a pixel the network sees, exactly: the furthest input pixel over all phases and sides.
+    """Compute the exact context: the furthest input pixel over all phases and sides.
 
     Notes
     -----

@@ -64,7 +64,7 @@ def with_background(planes: Any, probs: Any, valid: Any) -> tuple[Any, Any]:
 
 
 class PixelLoss(keras.losses.Loss):  # type: ignore[misc]
-    """What all losses here share: class numbers as targets, ignored pixels, class weights.
+    """Base of all losses: class numbers as targets, ignored pixels, class weights.
 
     Parameters
     ----------

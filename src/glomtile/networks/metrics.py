@@ -43,7 +43,7 @@ class SumMetric(keras.metrics.Metric):  # type: ignore[misc]
         self._rest = self.add_variable(shape, initializer="zeros", name="rest")
 
     def num_sums(self) -> int:
-        """How many sums are kept."""
+        """Return the number of sums kept."""
         raise NotImplementedError
 
     def batch_sums(self, planes: Any, probs: Any, valid: Any) -> Any:

@@ -15,7 +15,7 @@ from glomtile.validation import typed_argument
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a network looks at pixels.
+    """Stride and context of a network.
 
     Parameters
     ----------
@@ -106,5 +106,5 @@ def build_model(
 
 
 def geometry(settings: ModelSettings) -> Geometry:
-    """How the network that a config describes looks at pixels, without building it."""
+    """Compute stride and context of a config's network without building it."""
     return network(settings.model).geometry(settings)

@@ -72,7 +72,7 @@ def tear(image: UInt8, labels: UInt8, rng: np.random.Generator) -> tuple[UInt8, 
 
 
 def _lost(size_px: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Which pixels lie beyond the edge: those highest on a slope that is rough."""
+    """Select the pixels beyond the edge: the highest on a rough slope."""
     height, width = size_px
     angle = rng.uniform(0, 2 * math.pi)
     low, high = np.log(_GRAIN_PX)
@@ -171,7 +171,7 @@ class Brightening:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a sample; by default nothing does.
+    """Augmentation settings of a sample; by default nothing is changed.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ class Warp:
 
     @property
     def keeps_the_grid(self) -> bool:
-        """Whether only flips and quarter turns are left, so that no pixel value has to be mixed."""
+        """Return whether only flips and quarter turns remain, so that no pixel values are mixed."""
         whole = np.abs(self.matrix - np.round(self.matrix)).max() < _ALIGNED_TOLERANCE
         turns = np.abs(np.abs(self.matrix).sum(axis=1) - 1).max() < _ALIGNED_TOLERANCE
         return bool(whole and turns) and not self.lenses and self.displacement is None

@@ -194,7 +194,7 @@ class CropSource:
         )
 
     def _image_index(self, epoch: int, index: int) -> int:
-        """Which image sample `index` is cut from."""
+        """Return the index of the image that sample `index` is cut from."""
         if self._ends is None:
             lap, place = divmod(index, len(self._decoded))
             order = np.random.default_rng([self._seed, epoch, lap]).permutation(len(self._decoded))
@@ -220,7 +220,7 @@ class CropSource:
         return image[place], labels[place], (moved[0], moved[1])
 
     def _centre(self, labels: UInt8, rng: np.random.Generator) -> tuple[float, float]:
-        """Where the crop's middle lies: anywhere, or within a quarter crop of a foreground pixel."""
+        """Draw the centre of a crop: anywhere, or within a quarter crop of a foreground pixel."""
         extent = np.array(labels.shape, dtype=np.float64)
         centre = rng.random(2) * extent
         if rng.random() < self._foreground_share:
@@ -234,7 +234,7 @@ class CropSource:
 
 
 def _ends(weights: Sequence[float]) -> np.ndarray:
-    """Where each weight ends when they lie end to end from 0 to 1; the last one above 0 has no end.
+    """Compute the cumulative ends of the weights from 0 to 1; the last one above 0 has no end.
 
     A draw below 1 may be rounded to it, and rounded sums may fall short of it.
     """
@@ -392,7 +392,7 @@ def training_source(config: Config) -> SampleSource:
 
 
 def image_weights(config: Config, stems: Sequence[str]) -> list[float] | None:
-    """How often each image is drawn from, by ``[dataset] image_weights``; ``None`` where it says nothing.
+    """Return the sampling weight of each image by ``[dataset] image_weights``, or ``None``.
 
     Parameters
     ----------
@@ -422,7 +422,7 @@ def image_weights(config: Config, stems: Sequence[str]) -> list[float] | None:
 
 
 def judging_source(config: Config, split: str) -> SampleSource:
-    """Build the samples of ``[valid]`` or ``[test]``, not random; for crops, windows over the whole images."""
+    """Build the samples of ``[valid]`` or ``[test]``, not random; crops cover whole images."""
     decoded = decoded_pairs(config, split)
     if config.dataset.sampling == "crops":
         return GridSource(decoded, sample_size(config))
