@@ -86,9 +86,9 @@ def main() -> None:
     make_virtual_devices(args.devices)
     from glomtile.config.schema import TrainSettings
     from glomtile.training.distribution import Devices, choose_devices
-    from glomtile.training.trainer import deterministic
+    from glomtile.training.trainer import make_deterministic
 
-    deterministic(1)
+    make_deterministic(1)
     several = choose_devices(TrainSettings(devices=args.devices, batch_size=args.devices))
     batches = discs(args.steps)
     print(machine("keras", "jax"))

@@ -13,7 +13,7 @@ from glomtile.datasets.pairing import changed_since_prepared, pair, prepared_gro
 from glomtile.datasets.prepare import prepare
 from glomtile.errors import InputError
 from glomtile.palette import GLOMERULI
-from glomtile.training.train import tell_of_changed_sources
+from glomtile.training.train import warn_of_changed_sources
 
 
 def make(folder, images, masks=None, size_px=(6, 8)):
@@ -155,10 +155,10 @@ def test_what_cannot_be_compared_is_warned_of_and_ends_nothing(tmp_path):
     prepare(images, masks, tmp_path / "set", tile_px=16)
     folders = {"images_dir": tmp_path / "set/train/images", "masks_dir": tmp_path / "set/train/masks"}
     config, heard = make_config({"train": folders | {"use": "last"}}), RecordingProgress()
-    tell_of_changed_sources(config, "train", heard)
+    warn_of_changed_sources(config, "train", heard)
     assert heard.warnings == []
     (tmp_path / "set/prepare.json").write_text("[]")
-    tell_of_changed_sources(config, "train", heard)
+    warn_of_changed_sources(config, "train", heard)
     (told,) = heard.warnings
     assert "[train]: whether anything changed since prepare cannot be told" in told
     assert "prepare.json: expected a record that prepare writes" in told

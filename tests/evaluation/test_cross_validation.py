@@ -34,7 +34,7 @@ from glomtile.io.masks import read_mask
 from glomtile.io.tables import read_csv
 from glomtile.palette import GLOMERULI
 from glomtile.report.build import write_report
-from glomtile.training.train import tell_of_split
+from glomtile.training.train import warn_of_split
 
 GROUPS = "stem,group,use\nd0,a,\nd1,a,\nd2,b,\nd3,c,judge\nd4,c,\nd5,n,train\n"
 
@@ -236,10 +236,10 @@ def test_a_split_of_a_prepared_dataset_is_warned_of(tmp_path: Path, sampling: st
     paint_discs(tmp_path, 6)
     prepare(tmp_path / "images", tmp_path / "masks", tmp_path / "set", tile_px=32)
     progress = RecordingProgress()
-    tell_of_split(config_of(tmp_path), progress)
+    warn_of_split(config_of(tmp_path), progress)
     assert progress.warnings == []
     settings = {"images_dir": "set/train/images", "masks_dir": "set/train/masks"}
-    tell_of_split(changed(config_of(tmp_path), train=settings, dataset={"sampling": sampling}), progress)
+    warn_of_split(changed(config_of(tmp_path), train=settings, dataset={"sampling": sampling}), progress)
     (warning,) = progress.warnings
     assert "one split of a prepared dataset" in warning
     assert ("tiles of one image may fall into several folds" in warning) == (sampling == "tiles")

@@ -14,7 +14,7 @@ from glomtile.datasets.pairing import pair
 from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.palette import GLOMERULI
-from glomtile.training.train import rules_of_truth
+from glomtile.training.train import fit_object_settings
 
 MPP = 0.5
 
@@ -42,7 +42,7 @@ def masks_of_squares(root: Path, sides_px: list[int]) -> None:
 
 def rules(root: Path, sides_px: list[int], mpp: float | None = 1.0) -> ObjectSettings:
     masks_of_squares(root, sides_px)
-    return rules_of_truth(config_of(root, mpp), pair(root / "images", root / "masks"), GLOMERULI)
+    return fit_object_settings(config_of(root, mpp), pair(root / "images", root / "masks"), GLOMERULI)
 
 
 def test_small_objects_lower_the_smallest_area(tmp_path: Path) -> None:
@@ -71,4 +71,4 @@ def test_hulls_are_taken_where_most_true_objects_are_convex(tmp_path: Path, baye
         labels[60:80, 60:120] = 0
         write_mask(tmp_path / "masks" / f"{number}.png", labels, GLOMERULI)
     pairs = pair(tmp_path / "images", tmp_path / "masks")
-    assert rules_of_truth(config_of(tmp_path), pairs, GLOMERULI).convex is convex
+    assert fit_object_settings(config_of(tmp_path), pairs, GLOMERULI).convex is convex

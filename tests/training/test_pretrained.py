@@ -22,7 +22,7 @@ from glomtile.config.toml import template
 from glomtile.errors import ConfigError, ModelError, UsageError
 from glomtile.evaluation.cross_validation import crossval
 from glomtile.models.folder import bundled_folder, load_model_folder, read_card
-from glomtile.models.pretrained import apply_pretrained, beginning, named
+from glomtile.models.pretrained import apply_pretrained, load_pretrained, named
 from glomtile.networks.registry import build_model
 from glomtile.training.train import train
 
@@ -85,7 +85,7 @@ def test_another_number_of_classes_begins_the_last_layer_alone_anew(project: Pat
     config = going_on(project, project)
     three = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}
     config = changed(config, model={"num_classes": 3}, mask={"rgb_map": three})
-    start, network, heard = beginning(config), build_model(config.model, seed=7), RecordingProgress()
+    start, network, heard = load_pretrained(config), build_model(config.model, seed=7), RecordingProgress()
     assert start is not None
     head = network.get_layer("logits").get_weights()
     apply_pretrained(network, start, config, heard)
@@ -101,7 +101,7 @@ def test_another_number_of_classes_begins_the_last_layer_alone_anew(project: Pat
 
 def test_another_scale_is_warned_of(project: Path) -> None:
     config = changed(going_on(project, project), model={"mpp": 2.0})
-    start, heard = beginning(config), RecordingProgress()
+    start, heard = load_pretrained(config), RecordingProgress()
     assert start is not None
     apply_pretrained(build_model(config.model, seed=7), start, config, heard)
     (told,) = heard.warnings
@@ -195,14 +195,14 @@ def test_the_bundled_model_goes_by_its_name_unless_a_folder_has_it(
     (tmp_path / "config.toml").write_text(template(named(BUNDLED)))
     monkeypatch.chdir(project)  # the name is no path of the current folder, given on the command line either
     for overrides in ([], [f"train.pretrained={BUNDLED}"], [f'train.pretrained="{BUNDLED}"']):
-        start = beginning(load_config(tmp_path / "config.toml", overrides))
+        start = load_pretrained(load_config(tmp_path / "config.toml", overrides))
         assert start is not None
         assert (start.address, start.record.name) == (BUNDLED, BUNDLED)
     config = going_on(project, tmp_path, pretrained=BUNDLED)
     with pytest.raises(ConfigError, match=r"base_filters: expected 16 as in glomeruli-pas"):
-        beginning(config)
+        load_pretrained(config)
     shutil.copytree(project / "models/last", tmp_path / BUNDLED)
-    start = beginning(config)
+    start = load_pretrained(config)
     assert start is not None
     assert start.address == str(tmp_path / BUNDLED)
 
@@ -237,7 +237,7 @@ def test_folds_begin_alike_or_not_at_all(project: Path, tmp_path: Path) -> None:
 
 def test_classes_of_other_names_are_warned_of(project: Path) -> None:
     config = changed(going_on(project, project), mask={"class_names": ("background", "tubule")})
-    start, heard = beginning(config), RecordingProgress()
+    start, heard = load_pretrained(config), RecordingProgress()
     assert start is not None
     apply_pretrained(build_model(config.model, seed=7), start, config, heard)
     (told,) = heard.warnings
@@ -245,7 +245,7 @@ def test_classes_of_other_names_are_warned_of(project: Path) -> None:
 
 
 def test_what_neither_network_reads_may_differ(project: Path) -> None:
-    assert beginning(changed(going_on(project, project), model={"norm_groups": 2})) is not None
+    assert load_pretrained(changed(going_on(project, project), model={"norm_groups": 2})) is not None
 
 
 def test_the_command_prints_settings_that_fit(
@@ -255,7 +255,7 @@ def test_the_command_prints_settings_that_fit(
     (tmp_path / "config.toml").write_text(capsys.readouterr().out)
     config = load_config(tmp_path / "config.toml")
     assert not config.findings
-    start = beginning(config)
+    start = load_pretrained(config)
     assert start is not None
     assert start.folder == project / "models/last"
     assert run(["config", "init", "--pretrained", str(tmp_path / "nowhere")]) == 2
@@ -266,7 +266,7 @@ def test_the_bundled_models_weights_are_taken_at_full_width(tmp_path: Path) -> N
     """Its kernels are stored as float16, and computed with and trained in float32."""
     (tmp_path / "config.toml").write_text(template(named(BUNDLED)))
     config = load_config(tmp_path / "config.toml")
-    start = beginning(config)
+    start = load_pretrained(config)
     assert start is not None
     assert start.folder == bundled_folder()
     network = build_model(config.model, seed=1)

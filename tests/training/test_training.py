@@ -16,16 +16,17 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from tests.fakes import RecordingProgress
 
 from glomtile.config.load import make_config
-from glomtile.errors import ConfigError, InputError, ModelError
+from glomtile.errors import ConfigError, InputError, LockedError, ModelError
 from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.palette import GLOMERULI
 from glomtile.training.callbacks import CurveFiles, EpochEnd, reductions, stale_epochs, to_json, values
-from glomtile.training.checkpoint import NOTES, read_notes
+from glomtile.training.checkpoint import NOTES_FILE, read_notes
 from glomtile.training.train import train
-from glomtile.training.trainer import Training, deterministic
+from glomtile.training.trainer import Training, make_deterministic
 
 SIDE = 32
 
@@ -124,10 +125,10 @@ import hashlib
 import numpy as np
 from importlib.resources import files
 from glomtile.config.load import load_config
-from glomtile.training.trainer import deterministic
+from glomtile.training.trainer import make_deterministic
 from glomtile.training.train import _compiled
 
-deterministic(7)
+make_deterministic(7)
 config = load_config(files("glomtile.cli") / "templates" / "demo.toml")
 _, model = _compiled(config, 12)
 rng = np.random.default_rng(0)
@@ -160,8 +161,9 @@ def test_a_process_that_may_not_repeat_itself_is_told(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(tf.config.threading, "get_inter_op_parallelism_threads", lambda: 0)
     monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", too_late)
-    with pytest.warns(UserWarning, match="last bits"):
-        deterministic(1)
+    progress = RecordingProgress()
+    make_deterministic(1, progress)
+    assert "last bits" in progress.warnings[0]
 
 
 def test_another_seed_gives_other_weights(dataset: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -243,6 +245,34 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert_same_run(undisturbed, tmp_path)
 
 
+def test_a_second_training_in_the_same_model_dir_is_refused_and_touches_nothing(
+    dataset: Path, tmp_path: Path
+) -> None:
+    content = settings(dataset, epochs=500, checkpoint_steps=1)
+    content["mask"] = {}
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUN), json.dumps(content), str(tmp_path), "new"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "models/last").exists() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(run.pid, signal.SIGSTOP)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        for model_dir in ("models", str(tmp_path / "elsewhere/../models")):
+            second = make_config(settings(dataset, epochs=1, model_dir=model_dir), tmp_path)
+            with pytest.raises(
+                LockedError, match=rf"models: expected no other run .* {run.pid} on "
+            ) as refused:
+                train(second)
+            assert refused.value.exit_code == 2
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    finally:
+        run.kill()
+        run.wait()
+    assert len(train(make_config(settings(dataset, epochs=1), tmp_path)).history) == 1
+    assert len(list(tmp_path.glob("models-2*"))) == 1
+
+
 def test_resume_refuses_other_settings_and_names_them(dataset: Path, tmp_path: Path) -> None:
     train(make_config(settings(dataset, epochs=1), tmp_path))
     other = settings(dataset, epochs=2, batch_size=2)
@@ -263,28 +293,19 @@ def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(dataset: Path
     assert len(train(make_config(settings(dataset, epochs=2), tmp_path), resume=True).history) == 2
 
 
-@pytest.mark.parametrize("begun_before", [False, True])
-def test_resume_refuses_other_data_and_follows_moved_folders(tmp_path: Path, begun_before: bool) -> None:
-    """`begun_before`: a run of which only the card of the last model tells the data."""
+def test_resume_refuses_other_data_and_follows_moved_folders(tmp_path: Path) -> None:
     data, moved, run = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
     write_dataset(data, {"train": 3, "valid": 2})
     train(make_config(settings(data, epochs=1), run))
-    if begun_before:
-        path = run / "models/last/training.json"
-        notes = json.loads(path.read_text())
-        del notes["settings"]["data.training"], notes["settings"]["data.validation"]
-        path.write_text(json.dumps(notes))
     data.rename(moved)
     config = make_config(settings(moved, epochs=2), run)
-    for split, name in (("train", "training"), ("valid", "validation")):
+    for split, name, count in (("train", "training", 3), ("valid", "validation", 2)):
         image = moved / split / "images/1.png"
         kept = image.read_bytes()
         write_png(image, np.zeros((SIDE, SIDE, 3), np.uint8))
-        if not (begun_before and split == "valid"):  # there nothing tells what judged
-            count = 3 if split == "train" else 2
-            told = rf"last: .*: data\.{name}: '{count} images, .* then, '{count} images"
-            with pytest.raises(ConfigError, match=told):
-                train(config, resume=True)
+        message = rf"last: .*: data\.{name}: '{count} images, .* then, '{count} images"
+        with pytest.raises(ConfigError, match=message):
+            train(config, resume=True)
         image.write_bytes(kept)
     assert len(train(config, resume=True).history) == 2
 
@@ -305,13 +326,13 @@ def test_resume_refuses_images_added_where_crops_are_counted(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("state", "told"),
     [
-        ("[]", "expected settings of a run as dict, got list"),
+        ("[]", "expected the state of a run, got JSON that is no object"),
         ("{}", "expected settings of a run as dict, got NoneType"),
         ('{"settings": {}, "history": 3, "step": 0}', "expected history of a run as list, got int"),
         ('{"settings": {}, "history": [1], "step": 0}', "expected history of a run as a list of dict"),
         ('{"settings": {}, "history": [], "step": "x"}', "expected step of a run as int, got str"),
         ('{"settings": {"a": 1, "b": 1, "c": 1}, "history": [], "step": 0}', r"; and \d+ more \("),
-        ("", "expected a readable run state"),
+        ("", "expected the state of a run, got unreadable JSON"),
     ],
 )
 def test_resume_of_a_state_of_another_kind_says_what_is_wrong(
@@ -325,7 +346,7 @@ def test_resume_of_a_state_of_another_kind_says_what_is_wrong(
 
 
 def test_resume_without_a_run_says_so(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="found none"):
+    with pytest.raises(ModelError, match="expected the state of a run to resume, got none"):
         train(make_config(settings(dataset), tmp_path), resume=True)
 
 
@@ -356,7 +377,7 @@ def test_a_failing_start_leaves_the_old_run_alone(dataset: Path, tmp_path: Path)
     wrong = settings(dataset, epochs=1)
     wrong["mask"]["rgb_map"] = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}
     wrong["model"]["num_classes"] = 3
-    with pytest.raises(InputError, match="found none of 2"):
+    with pytest.raises(InputError, match="got none of 2"):
         train(make_config(wrong, tmp_path))
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
@@ -505,7 +526,7 @@ def test_a_validation_figure_that_is_no_number_does_not_lose_the_run(
     true = Training._validate
 
     def validate(self: Training, *told: object) -> dict[str, float]:
-        return true(self, *told) | ({"loss": odd} if len(self._history) < 2 else {})
+        return true(self, *told) | ({"loss": odd} if len(self.history) < 2 else {})
 
     monkeypatch.setattr(Training, "_validate", validate)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -534,7 +555,7 @@ def test_figures_that_are_no_numbers_are_written_and_read_back(tmp_path: Path) -
         "1, 0.4000, 0.2500",
     ]
     notes = {"settings": {}, "history": [to_json(figures) for figures in epochs], "step": 0}
-    (tmp_path / NOTES).write_text(json.dumps(notes))
+    (tmp_path / NOTES_FILE).write_text(json.dumps(notes))
     first, second = read_notes(tmp_path)["history"]
     assert second == epochs[1]
     assert first["loss"] == 0.5

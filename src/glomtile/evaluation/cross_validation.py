@@ -30,7 +30,7 @@ from glomtile.io.atomic import PRIVATE_FOLDER, file_lock
 from glomtile.io.images import list_images, read_image
 from glomtile.io.masks import MASK_SUFFIXES, write_mask
 from glomtile.io.tables import Cell, read_csv, write_csv
-from glomtile.training.train import tell_of_changed_sources, tell_of_split
+from glomtile.training.train import warn_of_changed_sources, warn_of_split
 from glomtile.types import SILENT, Box, Progress, UInt8, crop
 
 if TYPE_CHECKING:
@@ -367,7 +367,7 @@ def _prepare_run(
     config: Config, out: Path, name: str, folds: int, groups: Path | None, against: Path | None
 ) -> CrossvalRun:
     """Check the inputs of a run, and create its folder or make sure that it is this run's."""
-    from glomtile.models.pretrained import beginning
+    from glomtile.models.pretrained import load_pretrained
     from glomtile.networks.losses import build_loss
     from glomtile.training.train import require_buildable
 
@@ -380,7 +380,7 @@ def _prepare_run(
     pool = read_pool(config, groups)
     fold_of = tuple(split_folds([pool.groups[pair.stem] for pair in pool.judged], folds))
     other = _find_masks(against, pool.judged) if against is not None else {}
-    start = beginning(config)
+    start = load_pretrained(config)
     _require_same_run(out / name, _fingerprint(config, pool, fold_of, start))
     pretrained = (start.address, start.digest) if start else None
     return CrossvalRun(config, out / name, folds, pool, fold_of, other, pretrained)
@@ -438,8 +438,8 @@ def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:
 
 
 def _warn(runs: Sequence[CrossvalRun], progress: Progress) -> None:
-    tell_of_split(runs[0].config, progress)
-    tell_of_changed_sources(runs[0].config, "train", progress)
+    warn_of_split(runs[0].config, progress)
+    warn_of_changed_sources(runs[0].config, "train", progress)
     for name in dict.fromkeys(run.config.train.pretrained for run in runs):
         if name is not None:
             progress.warn(
@@ -524,9 +524,9 @@ def _run_fold(task: FoldTask, progress: Progress) -> None:
 
 def _require_same_start(config: Config, address: str, digest: str) -> None:
     """Refuse a pretrained model that was replaced since the run began: folds are compared."""
-    from glomtile.models.pretrained import beginning
+    from glomtile.models.pretrained import load_pretrained
 
-    found = beginning(config)
+    found = load_pretrained(config)
     if found is None or found.digest != digest:
         raise ModelError(
             address,

@@ -42,7 +42,7 @@ from glomtile.io.images import image_mpp, list_images, read_image
 from glomtile.io.masks import read_mask, write_mask
 from glomtile.models import folder as model_folder
 from glomtile.palette import Palette
-from glomtile.training.train import tell_of_changed_sources
+from glomtile.training.train import warn_of_changed_sources
 from glomtile.types import SILENT, Progress, UInt8
 from glomtile.validation import typed_argument
 
@@ -289,7 +289,7 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     for difference in model_folder.differences(loaded.card, config.model):
         progress.warn(f"{folder}: {difference}; the trained network counts")
     pairs = _whole_or_tiles(config)
-    tell_of_changed_sources(config, "test", progress)
+    warn_of_changed_sources(config, "test", progress)
     groups = _groups(config, [pair.stem for pair in pairs])
     loss, metric = _on_network_inputs(config, loaded, progress)
     out = config.resolve(FOLDER)

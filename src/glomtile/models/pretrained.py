@@ -91,7 +91,7 @@ def _card(folder: Path) -> ModelCard:
     return card
 
 
-def beginning(config: Config) -> PretrainedWeights | None:
+def load_pretrained(config: Config) -> PretrainedWeights | None:
     """Return the model of ``[train] pretrained`` after comparing its network with the config.
 
     Raises

@@ -27,10 +27,9 @@ from glomtile.types import Progress, UInt8
 
 
 class Previews:
-    """Writes ``Epoch_<n>_<image>.png`` for the first images of a folder (reference §4).
+    """Masks ``Epoch_<n>_<image>.png`` of the first images of a folder after each epoch (reference §4).
 
     Tiled previews read ``[tiledinfer] images_dir``, whole ones ``[infer] images_dir`` (reference §6.10).
-    The images are decoded once; the network predicts with the weights it was judged with.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Previews:
         self._config = config
         self._geometry = geometry
         self._palette = palette
-        self._tiled = tiled
+        self._tiling = TilingSettings.of_config(config) if tiled else None
         key = "epoch_change_tiled_infer_dir" if tiled else "epoch_change_infer_dir"
         self.folder = config.resolve(getattr(config.train, key))
         self._images: list[tuple[str, UInt8, float | None]] = []
@@ -52,10 +51,8 @@ class Previews:
         predictor = self._predictor = self._predictor or self._predict_with(end.network)
         self.folder.mkdir(parents=True, exist_ok=True)
         for stem, image, image_mpp in self._images:
-            if self._tiled:
-                labels = segment_image(
-                    image, predictor, TilingSettings.of_config(self._config), image_mpp
-                ).labels
+            if self._tiling is not None:
+                labels = segment_image(image, predictor, self._tiling, image_mpp).labels
             else:
                 labels = segment_whole(image, predictor, sample_size(self._config))
             write_mask(self.folder / f"Epoch_{end.number}_{stem}.png", labels, self._palette)
@@ -65,63 +62,55 @@ class Previews:
         return KerasPredictor(network, self._geometry, self._config.model.mpp, settings)
 
 
-def asked_previews(
-    config: Config, geometry: Geometry, palette: Palette, progress: Progress
-) -> list[Previews]:
-    """The previews a config asks for; a folder that cannot be read costs its previews and a warning."""
-    asked = (
+def make_previews(config: Config, geometry: Geometry, palette: Palette, progress: Progress) -> list[Previews]:
+    """Create the previews that a config switches on; warn of a folder that cannot be read."""
+    switches = (
         (config.train.epoch_change_infer, "infer", False),
         (config.train.epoch_change_tiled_infer, "tiledinfer", True),
     )
-    found = []
-    for wanted, section, tiled in asked:
+    previews = []
+    for switch, section, tiled in switches:
         folder = getattr(config, section).images_dir
-        if not wanted or folder is None:
+        if not switch or folder is None:
             continue
         try:
             images = list_images(config.resolve(folder))[: config.train.num_infer_images]
-            found.append(Previews(config, geometry, palette, images, tiled=tiled))
+            previews.append(Previews(config, geometry, palette, images, tiled=tiled))
         except GlomtileError as problem:
             progress.warn(f"no {'tiled' if tiled else 'whole'} previews: {problem}")
-    return found
+    return previews
 
 
 History = list[dict[str, float]]
-"""One dictionary of figures an epoch, ``loss``, ``val_loss``, … , oldest first; what is no number is NaN."""
+"""Figures of each epoch (``loss``, ``val_loss``, …), oldest first; NaN where one is not a number."""
 
 REDUCER_MIN_DELTA = 1e-4
-"""A loss must fall by this much to count as better for the reducer, as in Keras' ReduceLROnPlateau."""
+"""Least fall of a loss that the reducer counts as better, as in Keras' ReduceLROnPlateau."""
 
 
 def to_json(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """An epoch's figures as JSON has them, which has null for what is no number."""
+    """Return an epoch's figures with null, as JSON has it, for what is not a number."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def from_json(figures: Mapping[str, float | None]) -> dict[str, float]:
-    """An epoch's figures from what `to_json` wrote."""
+    """Return an epoch's figures from what `to_json` returned."""
     return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
 def lower_is_better(monitor: str) -> bool:
-    """True for losses, False for scores."""
+    """Return True for losses, False for scores."""
     return "loss" in monitor
 
 
 def values(history: History, monitor: str) -> list[float]:
-    """The monitored figure of each epoch, turned so that lower is better.
-
-    Raises
-    ------
-    KeyError
-        When an epoch has no such figure.
-    """
+    """Return the monitored figure of each epoch, negated where higher is better."""
     sign = 1.0 if lower_is_better(monitor) else -1.0
     return [sign * epoch[monitor] for epoch in history]
 
 
 def stale_epochs(figures: Sequence[float]) -> int:
-    """Epochs since the lowest figure was first reached; a figure that is not a number never improves."""
+    """Count the epochs since the lowest figure was first reached; NaN never improves."""
     best, stale = float("inf"), 0
     for figure in figures:
         best, stale = (figure, 0) if figure < best else (best, stale + 1)
@@ -129,10 +118,7 @@ def stale_epochs(figures: Sequence[float]) -> int:
 
 
 def reductions(figures: Sequence[float], patience: int, min_delta: float = REDUCER_MIN_DELTA) -> int:
-    """How often a plateau has lowered the rate so far.
-
-    In the reference (§6.3) the patience never arrived, and the rate never fell.
-    """
+    """Count the plateaus that have lowered the rate so far (reference §6.3: there it never fell)."""
     best, waited, count = float("inf"), 0, 0
     for figure in figures:
         if figure < best - min_delta:
@@ -146,7 +132,7 @@ def reductions(figures: Sequence[float], patience: int, min_delta: float = REDUC
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What a listener is told when an epoch is over.
+    """State of a training at the end of an epoch.
 
     Attributes
     ----------
@@ -154,7 +140,7 @@ class EpochEnd:
         From 1.
     history : History
     network : keras.Model
-        With the weights that were judged (the averaged ones where an average is kept).
+        With the weights that were validated (the averaged ones where an average is kept).
     """
 
     number: int
@@ -167,19 +153,14 @@ Listener = Callable[[EpochEnd], None]
 
 @dataclass(frozen=True)
 class CurveFiles:
-    """Writes the reference's CSVs, plots and ``history.json`` anew each epoch (reference §4).
+    """The reference's CSVs, plots and ``history.json``, written again each epoch (reference §4).
 
     Parameters
     ----------
     eval_dir : Path
     history_json : Path
     metric_names : sequence of str
-        The metric and its validation twin, as `[train] metrics` names them.
-
-    Raises
-    ------
-    MissingExtraError
-        The plots' library is not installed.
+        Metric and validation metric, as `[train] metrics` names them.
     """
 
     eval_dir: Path
@@ -188,22 +169,18 @@ class CurveFiles:
 
     def __call__(self, end: EpochEnd) -> None:
         self.eval_dir.mkdir(parents=True, exist_ok=True)
-        # Without validation images there are no figures of theirs.
         both = [name for name in ("loss", "val_loss") if name in end.history[0]]
-        names = [name for name in self.metric_names if name in end.history[0] or not _judged(name)]
+        # Without validation images there are no figures of theirs.
+        names = [n for n in self.metric_names if n in end.history[0] or not n.startswith("val_")]
         losses = _table(f"epoch, {', '.join(both)}", end.history, both)
         metrics = _table(f"epoch,{','.join(names)},", end.history, names)
         for name, text in (("train_losses", losses), ("train_metrics", metrics)):
             table = self.eval_dir / f"{name}.csv"
             atomic.write_text(table, text)
             plot_curves(table, self.eval_dir / f"{name}.png", name)
-        told = [to_json(epoch) for epoch in end.history]
-        by_name = {key: [epoch[key] for epoch in told] for key in told[0]}
+        epochs = [to_json(epoch) for epoch in end.history]
+        by_name = {key: [epoch[key] for epoch in epochs] for key in epochs[0]}
         atomic.write_json(self.history_json, by_name)
-
-
-def _judged(name: str) -> bool:
-    return name.startswith("val_")
 
 
 def _table(header: str, history: History, names: Sequence[str]) -> str:
@@ -213,7 +190,7 @@ def _table(header: str, history: History, names: Sequence[str]) -> str:
 
 
 class TensorBoardFiles:
-    """Scalars for TensorBoard, on request; needs the ``tensorboard`` package."""
+    """Scalars for TensorBoard; needs the ``tensorboard`` package."""
 
     def __init__(self, folder: Path) -> None:
         try:

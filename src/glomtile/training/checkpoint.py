@@ -2,82 +2,70 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from glomtile.errors import ConfigError, ModelError
+from glomtile.io.atomic import read_json
 from glomtile.training.callbacks import from_json
 
-STATE, NOTES = "training.npz", "training.json"
-
-TRAINING_DATA, VALIDATION_DATA = "data.training", "data.validation"
-"""Among the settings of a run: the files it learns from, and those that judge its epochs."""
-
-
-def files_changed(count: int, digest: str) -> str:
-    """So many images, and a digest over what they are called and how large they are, in words."""
-    return f"{count} images, their names and sizes {digest[:12]}"
+STATE_FILE, NOTES_FILE = "training.npz", "training.json"
+_NAMED = 5
 
 
 def read_notes(last: Path) -> dict[str, Any]:
-    """Settings, history and step of the run whose last model is in a folder.
+    """Read settings, history and step of the run whose last model is in a folder.
 
     Raises
     ------
     ModelError
         There are none, or they are damaged.
     """
-    try:
-        notes = json.loads((last / NOTES).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            last, "expected the state of a run to resume, found none", "train without --resume"
-        ) from None
-    except (OSError, ValueError) as problem:
-        raise ModelError(last / NOTES, f"expected a readable run state, got {problem}") from problem
-    kinds = {"settings": dict, "history": list, "step": int}
-    for key, kind in kinds.items():
-        value = notes.get(key) if isinstance(notes, dict) else notes
-        if not isinstance(value, kind):
-            raise ModelError(
-                last / NOTES, f"expected {key} of a run as {kind.__name__}, got {type(value).__name__}"
-            )
+    path = last / NOTES_FILE
+    if not path.exists():
+        raise ModelError(last, "expected the state of a run to resume, got none", "train without --resume")
+    notes = read_json(path, "the state of a run", ModelError)
+    for key, kind in (("settings", dict), ("history", list), ("step", int)):
+        if not isinstance(notes.get(key), kind):
+            got = type(notes.get(key)).__name__
+            raise ModelError(path, f"expected {key} of a run as {kind.__name__}, got {got}")
     if not all(isinstance(figures, dict) for figures in notes["history"]):
-        raise ModelError(last / NOTES, "expected history of a run as a list of dict, got other things in it")
+        raise ModelError(path, "expected history of a run as a list of dict, got other items")
     return {**notes, "history": [from_json(figures) for figures in notes["history"]]}
 
 
 def require_same(then: dict[str, Any], now: dict[str, Any], where: Path) -> None:
-    """Refuse to go on with other settings or other data than a run began with.
+    """Refuse to continue a run with other settings or data.
 
     Parameters
     ----------
     then, now : dict
-        Whatever decides the numbers, by name.
+        Everything that changes a number, by name.
     where : Path
-        Named by the error.
+        For the error.
 
     Raises
     ------
     ConfigError
         They differ; the first differences are named.
     """
-    differing = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k)]
+    differing = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
     if differing:
-        told = "; ".join(f"{k}: {then.get(k)!r} then, {now.get(k)!r} now" for k in differing[:5])
-        told += f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+        named = "; ".join(
+            f"{key}: {then.get(key)!r} then, {now.get(key)!r} now" for key in differing[:_NAMED]
+        )
+        named += f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         raise ConfigError(
             where,
-            f"expected the settings and data that the run began with, got other ones: {told}",
-            "train without --resume to begin anew; the old run is moved aside",
+            f"expected the settings and data of the run, got other ones: {named}",
+            "train without --resume to start anew; the earlier run is moved aside",
         )
 
 
 def assign(variables: list[Any], state: Any, where: Path) -> list[np.ndarray]:
-    """Give each variable its saved value, in order; returns the values.
+    """Assign saved values to variables, in order, and return them.
 
     Raises
     ------
@@ -85,7 +73,7 @@ def assign(variables: list[Any], state: Any, where: Path) -> list[np.ndarray]:
         There are more or fewer values, or one of another shape.
     """
     if len(variables) != len(state.files):
-        raise ModelError(where, f"expected {len(variables)} arrays, found {len(state.files)}")
+        raise ModelError(where, f"expected {len(variables)} arrays, got {len(state.files)}")
     values = [state[f"arr_{i}"] for i in range(len(variables))]
     for variable, value in zip(variables, values, strict=True):
         if value.shape != tuple(variable.shape):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,22 +15,17 @@ import cv2
 import numpy as np
 
 from glomtile.config.load import inside_run_folders, run_folders
-from glomtile.config.model_card import ObjectSettings, ReferenceStatistics
+from glomtile.config.model_card import ModelCard, ObjectSettings, ReferenceStatistics, TrainingData
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
-from glomtile.datasets.loading import mpp_range, working_scale
+from glomtile.datasets.loading import mpp_range, read_labels, require_every_class, split_pairs, working_scale
 from glomtile.datasets.pairing import Pair, changed_since_prepared, prepared_from
-from glomtile.errors import ConfigError, InputError, ModelError
-from glomtile.inference.ood import (
-    FEATURE_VERSION,
-    appearance_features,
-    fit_reference,
-    fit_scale_estimator,
-)
+from glomtile.errors import ConfigError, InputError, LockedError, ModelError
+from glomtile.formatting import listed
+from glomtile.inference.ood import FEATURE_VERSION, appearance_features, fit_reference, fit_scale_estimator
 from glomtile.inference.quality_control import sampled_boxes
 from glomtile.io import atomic
 from glomtile.io.images import read_image
-from glomtile.io.masks import read_mask
 from glomtile.io.resolution import resize_to_mpp, size_at_mpp
 from glomtile.objects.labelling import find_objects
 from glomtile.objects.postprocessing import convex_hull
@@ -42,44 +38,361 @@ from glomtile.validation import typed_argument
 if TYPE_CHECKING:
     import keras
 
-    from glomtile.config.model_card import ModelCard
     from glomtile.models.pretrained import PretrainedWeights
     from glomtile.training.callbacks import History, Listener
     from glomtile.training.distribution import Devices
     from glomtile.training.trainer import Protocol
 
+SETTINGS_FILE = "settings.toml"
+"""The settings in force, ``--set`` included, beside the copy of the config as it was written."""
+
+RESUME_CHECKS = (
+    "model", "train", "dataset", "image", "mask", "augmentor", "deformation", "distortion",
+    "barrdistortion", "pincdistortion", "brightening", "sharpening", "generator",
+)  # fmt: skip
+"""Sections whose settings a resumed run must share with the run that it continues."""
+
+RESUME_IGNORES = {
+    "train": {
+        "epochs", "patience", "model_dir", "eval_dir", "images_dir", "masks_dir", "checkpoint_steps",
+        "tensorboard", "break_file", "epoch_change_infer", "epoch_change_infer_dir",
+        "epoch_change_tiled_infer", "epoch_change_tiled_infer_dir", "num_infer_images",
+        "save_weights_only", "create_backup", "metrics", "validation_steps", "use",
+        "devices",  # their number is compared, which "all" does not give
+        "pretrained",  # the digest of its network is compared
+    },
+    "model": {"show_summary"},
+    "dataset": {"cache_mb", "workers", "class_name", "name", "licence", "source"},
+}  # fmt: skip
+"""Settings that a resumed run may change: none of them changes a number of the epochs to come."""
+
+_PRETRAINED = "train.pretrained"
 _NAMED = 3
 
 
-def validates(config: Config) -> bool:
-    """Whether there are images to judge each epoch by; ``[valid]`` may name none."""
-    return config.valid.images_dir is not None
+@dataclass(frozen=True)
+class TrainResult:
+    """Models and figures of a training.
+
+    Attributes
+    ----------
+    best, last : Path
+        Model folders; the same one without validation images.
+    history : list of dict
+        Figures of each epoch.
+    best_epoch : int
+        From 1.
+    reason : str
+        Why training ended.
+    paths : tuple of Path
+        The results to open first.
+    """
+
+    best: Path
+    last: Path
+    history: History
+    best_epoch: int
+    reason: str
+    paths: tuple[Path, ...]
 
 
-def require_trainable(config: Config, resume: bool) -> None:
-    """See that a training of these settings makes sense, before anything heavy is loaded.
+def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) -> TrainResult:
+    """Train the network of a config on its data.
 
     Parameters
     ----------
     config : Config
     resume : bool
-        A file that stopped the run before may still lie there.
+        Continue from ``<model_dir>/last``; the result equals that of an uninterrupted run.
+    progress : Progress
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    ArgumentError
+        `config` is no config.
+    ConfigError
+        Settings contradict each other or name more devices than there are; or, resuming, settings, images or
+        masks differ from those of the run.
+    InputError
+        Images and masks do not fit together, or a class has no pixel in any training mask.
+    LockedError
+        Another training runs in this ``model_dir``.
+    ModelError
+        The training loss is no number, or the monitored figure of no epoch is: what was saved before is kept,
+        ``last/`` too. Resuming: there is no state of a run, or a damaged one. The pretrained model is missing
+        or damaged.
+    StorageError
+        A file cannot be written.
+    """
+    typed_argument("config", config, Config, "a config, as load_config(…) gives")
+    require_trainable(config, resume)
+    with _locked(config.resolve(config.train.model_dir), progress):
+        from glomtile.models.pretrained import load_pretrained
+        from glomtile.training.distribution import choose_devices
+        from glomtile.training.trainer import make_deterministic
+
+        start = load_pretrained(config)
+        make_deterministic(config.train.seed, progress)
+        devices = choose_devices(config.train, config.source or "config")
+        with devices.scope():
+            return _train_on(devices, config, start, resume, progress)
+
+
+@contextmanager
+def _locked(model_dir: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a model folder, in a file beside it: the folder itself may be moved aside."""
+    real = model_dir.resolve()
+    with ExitStack() as held:
+        try:
+            lock = atomic.file_lock(real.parent / atomic.PRIVATE_FOLDER / f"{real.name}.lock", progress)
+            held.enter_context(lock)
+        except LockedError as error:
+            raise LockedError(model_dir, error.message, error.hint) from None
+        yield
+
+
+def _train_on(
+    devices: Devices, config: Config, start: PretrainedWeights | None, resume: bool, progress: Progress
+) -> TrainResult:
+    from glomtile.models.pretrained import apply_pretrained
+    from glomtile.networks.registry import geometry
+    from glomtile.training.callbacks import make_previews
+    from glomtile.training.samples import judging_source, training_source
+    from glomtile.training.trainer import Training
+
+    palette, folder = config.palette(), config.resolve(config.train.model_dir)
+    splits = ("train", "valid") if _validates(config) else ("train",)
+    pairs = {split: split_pairs(config, split) for split in splits}
+    for split in splits:
+        warn_of_changed_sources(config, split, progress)
+    require_every_class(pairs["train"], config, palette)
+    training = training_source(config)
+    validation = judging_source(config, "valid") if _validates(config) else None
+    network, model = _compiled(config, -(-len(training) // config.train.batch_size))
+    card = _card(config, pairs["train"], len(pairs.get("valid", ())), devices.count)
+    if start is not None:
+        card = card.model_copy(update={"pretrained": start.record})
+    protocol = _protocol(config, len(training), devices.count, pairs, start)
+    run = Training(network, model, card, folder, protocol)
+    done = run.resume() if resume else 0
+    if start is not None and not resume:
+        apply_pretrained(network, start, config, progress)
+        model.set_weights(network.get_weights())
+    if config.model.show_summary:
+        network.summary(print_fn=progress.note)
+    progress.note(
+        f"{len(pairs['train'])} training images, {len(training)} samples an epoch, "
+        f"{network.count_params():,} parameters"
+        + (f", each batch shared by {', '.join(devices.names)}" if devices.count > 1 else "")
+        + (f", resuming after epoch {done}" if resume else "")
+    )
+    if done >= config.train.epochs:
+        progress.note(f"nothing left to do: {done} of {config.train.epochs} epochs are done")
+    previews = make_previews(config, geometry(config.model), palette, progress)
+
+    def before_first_write() -> None:
+        if not resume:
+            _move_aside(config, progress)
+            atomic.write_text(folder / _config_name(config), _config_text(config))
+            atomic.write_text(folder / SETTINGS_FILE, to_toml(config))
+
+    listeners: list[Listener] = [*_curves(config), *previews]
+    reason = run.run(training, validation, listeners, before_first_write, progress)
+    if validation is not None and run.history and not run.best_epoch:
+        raise ModelError(
+            folder / "best",
+            f"expected a {protocol.monitor} that is a number, got none in {len(run.history)} epochs",
+            f"{folder / 'last'} holds the last epoch; lower [model] learning_rate or clip the gradients",
+        )
+    best, last = folder / ("last" if validation is None else "best"), folder / "last"
+    eval_dir = config.resolve(config.train.eval_dir)
+    paths = (*dict.fromkeys((best, last)), eval_dir, *(one.folder for one in previews))
+    return TrainResult(best, last, run.history, run.best_epoch, reason, paths)
+
+
+def _validates(config: Config) -> bool:
+    return config.valid.images_dir is not None
+
+
+def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
+    """Build the float32 network that is saved, and the compiled model; in 16 bits it has its own layers."""
+    import keras
+
+    from glomtile.networks.losses import build_loss
+    from glomtile.networks.metrics import build_metrics
+    from glomtile.networks.optimizers import build_optimizer
+    from glomtile.networks.registry import build_model
+
+    precision, seed = config.train.precision, config.train.seed
+    network = build_model(config.model, seed=seed)
+    trained = network
+    if precision != "float32":
+        trained = build_model(config.model, precision=precision, seed=seed)
+    model = keras.Model(trained.input, trained.output, name="training")
+    places = _metric_places(config)
+    model.compile(
+        optimizer=build_optimizer(config.model, config.train, steps),
+        loss=build_loss(config.model),
+        metrics=build_metrics(config.model, places, places),
+    )
+    return network, model
+
+
+def _metric_places(config: Config) -> dict[str, str]:
+    """Return each metric that the config names, with the key that names it first."""
+    named = [(name, "[model] metrics") for name in config.model.metrics]
+    named += [(name, "[train] metrics") for name in config.train.metrics]
+    named += [(config.train.monitor, "[train] monitor")]
+    if config.model.num_classes > 1:
+        named.append(("foreground_dice", ""))
+    places: dict[str, str] = {}
+    for name, place in named:
+        places.setdefault(name.removeprefix("val_"), place)
+    places.pop("loss", None)
+    return places
+
+
+def _protocol(
+    config: Config,
+    samples: int,
+    devices: int,
+    pairs: dict[str, list[Pair]],
+    start: PretrainedWeights | None,
+) -> Protocol:
+    from glomtile.training.trainer import Protocol
+
+    train = config.train
+    # What a resumed run must share beside settings; folders may move.
+    data = {
+        f"data.{name}": f"{len(files)} images, their names and sizes {_names_digest(files)[:12]}"
+        for name, files in (("training", pairs["train"]), ("validation", pairs.get("valid", [])))
+    }
+    return Protocol(
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        monitor=train.monitor if _validates(config) else train.monitor.removeprefix("val_"),
+        patience=train.patience,
+        reducer_patience=train.reducer_patience if train.learning_rate_reducer else 0,
+        reducer_factor=train.reducer_factor,
+        learning_rate=config.model.learning_rate,
+        checkpoint_steps=train.checkpoint_steps,
+        workers=config.dataset.workers,
+        break_file=config.resolve(train.break_file),
+        settings=_resume_settings(config, samples, devices) | data | {_PRETRAINED: start and start.digest},
+        defaults=_resume_settings(Config(), samples, 1) | data | {_PRETRAINED: None},
+    )
+
+
+def _resume_settings(config: Config, samples: int, devices: int) -> dict[str, Any]:
+    """Return every setting that changes a number, by section and key."""
+    flat: dict[str, Any] = {"samples": samples}
+    if devices > 1:
+        flat["train.devices"] = devices
+    for section in RESUME_CHECKS:
+        ignored = RESUME_IGNORES.get(section, set())
+        dumped = config.section(section).model_dump_json(exclude=ignored)
+        flat |= {f"{section}.{key}": value for key, value in json.loads(dumped).items()}
+    if config.train.schedule != "constant":
+        flat["train.epochs"] = config.train.epochs
+    return flat
+
+
+def _card(config: Config, training: Sequence[Pair], validation: int, devices: int) -> ModelCard:
+    """Describe the model, but for digests and epoch."""
+    from glomtile.networks.registry import geometry
+
+    seen = geometry(config.model)
+    return ModelCard(
+        network=config.model,
+        classes=ModelCard.classes_of(config.palette()),
+        color_order=config.image.color_order,
+        mpp=config.model.mpp,
+        mpp_range=mpp_range(config),
+        tile_px=(config.model.image_height, config.model.image_width),
+        overlap_px=config.tiledinfer.overlapping,
+        tta=config.tiledinfer.tta,
+        threshold=config.tiledinfer.threshold,
+        smoothing_px=config.tiledinfer.smoothing_px,
+        min_expected_dice=config.tiledinfer.min_expected_dice,
+        objects=fit_object_settings(config, training, config.palette()),
+        stride_px=seen.stride_px,
+        context_px=seen.context_px,
+        data=TrainingData(
+            name=config.dataset.name,
+            licence=config.dataset.licence,
+            source=config.dataset.source,
+            images=len(training),
+            valid_images=validation,
+            digest=_names_digest(training),
+        ),
+        reference_statistics=reference_statistics(config, training),
+        seed=config.train.seed,
+        devices=devices,
+    )
+
+
+def _names_digest(pairs: Sequence[Pair]) -> str:
+    """Return a digest of the names and sizes of files."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(f"{pair.stem} {pair.image.stat().st_size} {pair.mask.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _move_aside(config: Config, progress: Progress) -> None:
+    """Move the folders of an earlier run aside (reference §6.5)."""
+    for folder in run_folders(config):
+        aside = atomic.move_aside(folder)
+        if aside is not None:
+            progress.note(f"previous {folder.name}/ moved to {aside.name}")
+
+
+def _curves(config: Config) -> Sequence[Listener]:
+    from glomtile.training.callbacks import CurveFiles, TensorBoardFiles
+
+    eval_dir = config.resolve(config.train.eval_dir)
+    files: list[Listener] = [CurveFiles(eval_dir, config.resolve("history.json"), config.train.metrics)]
+    if config.train.tensorboard:
+        files.append(TensorBoardFiles(eval_dir / "tensorboard"))
+    return files
+
+
+def _config_name(config: Config) -> str:
+    return config.source.name if config.source is not None else "config.toml"
+
+
+def _config_text(config: Config) -> str:
+    return config.source.read_text("utf-8") if config.source is not None else to_toml(config)
+
+
+def require_trainable(config: Config, resume: bool) -> None:
+    """Check that a config can be trained, before anything heavy is loaded.
+
+    Parameters
+    ----------
+    config : Config
+    resume : bool
+        A file that stopped the earlier run may still exist.
 
     Raises
     ------
     ConfigError
-        It does not: settings contradict each other, or writing would take away what was given.
+        Settings contradict each other, or writing would replace what was given.
     """
-    train = config.train
+    train, where = config.train, config.source or "config"
     if train.learning_rate_reducer and train.schedule != "constant":
         raise ConfigError(
-            f"{config.source or 'config'} [train] learning_rate_reducer",
+            f"{where} [train] learning_rate_reducer",
             f"expected schedule = 'constant' beside the reducer, got {train.schedule!r}",
             "a rate follows either its schedule or the plateaus",
         )
-    if not validates(config) and train.use == "best":
+    if not _validates(config) and train.use == "best":
         raise ConfigError(
-            f"{config.source or 'config'} [valid] images_dir",
+            f"{where} [valid] images_dir",
             "expected validation images, by which the best epoch is chosen, got none",
             'name them, or train to the end of the schedule and use that: [train] use = "last"',
         )
@@ -88,12 +401,12 @@ def require_trainable(config: Config, resume: bool) -> None:
     stop = config.resolve(train.break_file)
     if stop.exists() and not resume:
         raise ConfigError(
-            stop, "expected no stop file before training starts, found one", "remove it and start again"
+            stop, "expected no stop file before training starts, got one", "remove it and start again"
         )
 
 
 def require_buildable(config: Config) -> None:
-    """See that the network has as many classes as there are colours, and an input that its levels can halve.
+    """Check that the network has a class for each colour, and an input that its levels can halve.
 
     Raises
     ------
@@ -119,7 +432,7 @@ def require_buildable(config: Config) -> None:
 
 
 def _require_run_folders(config: Config) -> None:
-    """A folder that is moved aside as an earlier run holds neither what was given nor its sources."""
+    """Check that no folder that is moved aside holds the config, its data or their sources."""
     held = [(folder, kept) for _, folder, kept in inside_run_folders(config)]
     sources = prepared_from(config.resolve(config.train.images_dir)) if config.train.images_dir else ()
     held += [(run, path) for run in run_folders(config) for path in sources if path.is_relative_to(run)]
@@ -131,14 +444,8 @@ def _require_run_folders(config: Config) -> None:
         )
 
 
-def tell_of_split(config: Config, progress: Progress) -> None:
-    """Warn of a cross-validation over a part of the data: ``[train]`` of what `prepare` split and cut.
-
-    Parameters
-    ----------
-    config : Config
-    progress : Progress
-    """
+def warn_of_split(config: Config, progress: Progress) -> None:
+    """Warn of a cross-validation over a part of the data: ``[train]`` of what `prepare` split and cut."""
     if not prepared_from(config.folder("train", "images_dir")):
         return
     tiles = config.dataset.sampling == "tiles"
@@ -149,45 +456,45 @@ def tell_of_split(config: Config, progress: Progress) -> None:
     )
 
 
-def tell_of_changed_sources(config: Config, split: str, progress: Progress) -> None:
-    """Warn of whole images, masks and annotations that are not those a split's tiles were made from.
+def warn_of_changed_sources(config: Config, split: str, progress: Progress) -> None:
+    """Warn of whole images, masks and annotations that differ from those a split's tiles were made from.
 
     Parameters
     ----------
     config : Config
     split : {"train", "valid", "test"}
     progress : Progress
-        Is warned, too, of what cannot be compared: nothing here ends a run.
+        Receives a warning, too, of what cannot be compared: nothing here ends a run.
     """
     folders = config.folder(split, "images_dir"), config.folder(split, "masks_dir")
     try:
         changed = changed_since_prepared(*folders)
     except (InputError, OSError) as problem:
-        progress.warn(f"[{split}]: whether anything changed since prepare cannot be told: {problem}")
+        progress.warn(f"[{split}]: cannot compare with the sources that prepare used: {problem}")
         return
     if changed:
-        named = ", ".join(str(path) for path in changed[:_NAMED])
-        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         read = "whole images are read as they are now, the tiles are older"
         if config.dataset.sampling == "tiles" and split != "test":
             read = "the tiles are older"
-        progress.warn(f"[{split}]: {named}{more} changed since prepare; {read}: run prepare again")
+        progress.warn(
+            f"[{split}]: {listed(changed, _NAMED)} changed since prepare; {read}: run prepare again"
+        )
 
 
-_MOST_MASKS = 200
-_LEAST_OBJECTS = 5
-_SMALL_SHARE, _OF_IT = 0.05, 0.25
+_MAX_MASKS = 200
+_MIN_OBJECTS = 5
+_SMALL_QUANTILE, _SMALL_FACTOR = 0.05, 0.25
 _CONVEX_FROM = 0.95
 
 
-def rules_of_truth(config: Config, pairs: Sequence[Pair], palette: Palette) -> ObjectSettings:
-    """Object rules that fit the training masks: the smallest area, and whether outlines are convex.
+def fit_object_settings(config: Config, pairs: Sequence[Pair], palette: Palette) -> ObjectSettings:
+    """Fit the object settings to the training masks: the smallest area, and whether outlines are convex.
 
     Parameters
     ----------
     config : Config
     pairs : sequence of Pair
-        Training pairs; of more than 200 every so many is looked at.
+        Training pairs; of more than 200 only every n-th is measured.
     palette : Palette
 
     Returns
@@ -195,16 +502,16 @@ def rules_of_truth(config: Config, pairs: Sequence[Pair], palette: Palette) -> O
     ObjectSettings
         Of the true objects that no border cuts. Smallest area: a quarter of the area that 5 % of them stay
         below, at most the default, which suits glomeruli cut by a border. Convex: half of them fill at least
-        0.95 of their convex hulls. The defaults where the model has no scale or fewer than five are seen.
+        0.95 of their convex hulls. The defaults where the model has no scale, or of fewer than five objects.
     """
     if config.model.mpp is None:
         return ObjectSettings()
-    step = -(-len(pairs) // _MOST_MASKS)
+    step = -(-len(pairs) // _MAX_MASKS)
     whole = [true for pair in pairs[::step] for true in _whole_objects(config, pair, palette)]
-    if len(whole) < _LEAST_OBJECTS:
+    if len(whole) < _MIN_OBJECTS:
         return ObjectSettings()
     areas, fullness = zip(*whole, strict=True)
-    smallest = _OF_IT * float(np.quantile(areas, _SMALL_SHARE))
+    smallest = _SMALL_FACTOR * float(np.quantile(areas, _SMALL_QUANTILE))
     return ObjectSettings(
         min_area_um2=round(min(smallest, ObjectSettings().min_area_um2), 2),
         convex=float(np.median(fullness)) >= _CONVEX_FROM,
@@ -212,12 +519,10 @@ def rules_of_truth(config: Config, pairs: Sequence[Pair], palette: Palette) -> O
 
 
 def _whole_objects(config: Config, pair: Pair, palette: Palette) -> Iterator[tuple[float, float]]:
-    """Area (µm²) of each true object that the picture's border does not cut, and its share of its hull."""
+    """Yield area (µm²) and share of the convex hull of each true object that no border cuts."""
     scale = working_scale(config, pair.image)
     assert scale is not None
-    labels: UInt8 = read_mask(
-        pair.mask, palette, datatype=config.mask.mask_datatype, tolerance=config.mask.tolerance
-    )
+    labels = read_labels(pair, config, palette)
     height, width = labels.shape
     for number in np.unique(labels):
         if number in (0, IGNORE):
@@ -229,7 +534,7 @@ def _whole_objects(config: Config, pair: Pair, palette: Palette) -> Iterator[tup
                 yield float(area_px) * scale[0] ** 2, float(area_px) / int(np.count_nonzero(hull))
 
 
-_MOST_IMAGES, _MOST_SAMPLES, _MOST_DRAWS = 48, 128, 6
+_MAX_IMAGES, _MAX_SAMPLES, _MAX_DRAWS = 48, 128, 6
 _ENLARGEMENTS = (0.5, 0.7, 1.0, 1.4, 2.0)
 _BLURS_PX = (0.0, 0.75)
 _SEED = 4
@@ -255,7 +560,7 @@ def reference_statistics(config: Config, pairs: Sequence[Pair]) -> ReferenceStat
     Enlarged tissue is measured only in files finer than the model's scale: enlarging coarse ones would show
     blur, not detail.
     """
-    chosen = pairs[:: -(-len(pairs) // _MOST_IMAGES)]
+    chosen = pairs[:: -(-len(pairs) // _MAX_IMAGES)]
     seen, seen_in, scaled, scaled_in, octaves = [], [], [], [], []
     for number, pair in enumerate(chosen):
         image, (known, wanted) = read_image(pair.image), working_scale(config, pair.image) or (1.0, 1.0)
@@ -276,7 +581,7 @@ def reference_statistics(config: Config, pairs: Sequence[Pair]) -> ReferenceStat
                     scaled_in.append(number)
                     octaves.append(math.log2(factor))
     aspects = fit_reference(seen, seen_in)
-    estimator = fit_scale_estimator(scaled, scaled_in, octaves, _taught_octaves(config))
+    estimator = fit_scale_estimator(scaled, scaled_in, octaves, _trained_octaves(config))
     if aspects is None or estimator is None:
         return None
     return ReferenceStatistics(
@@ -285,7 +590,7 @@ def reference_statistics(config: Config, pairs: Sequence[Pair]) -> ReferenceStat
 
 
 def _windows(image: UInt8, known_mpp: float, wanted_mpp: float) -> Iterator[UInt8]:
-    """A training image at a scale, as segmenting would look at it, were it all tissue."""
+    """Yield the windows of a training image that quality control would measure, were it all tissue."""
     size = size_at_mpp((image.shape[0], image.shape[1]), known_mpp, wanted_mpp)
     everything = np.ones((1, 1), np.bool_)
     zoom = wanted_mpp / known_mpp
@@ -297,16 +602,16 @@ def _windows(image: UInt8, known_mpp: float, wanted_mpp: float) -> Iterator[UInt
 def _changes(
     config: Config, images: int, number: int
 ) -> Iterator[tuple[Augmentation | None, tuple[int, ...]]]:
-    """Image `number` as it is, then as training changes it."""
+    """Yield settings and seed of image `number` as it is, then of its augmented copies."""
     yield None, ()
     if config.augments:
         settings = augmentation_of(config)
-        for draw in range(min(_MOST_DRAWS, max(1, _MOST_SAMPLES // images - 1))):
+        for draw in range(min(_MAX_DRAWS, max(1, _MAX_SAMPLES // images - 1))):
             yield settings, (config.train.seed, _SEED, number, draw)
 
 
 def _changed(window: UInt8, settings: Augmentation | None, seed: tuple[int, ...]) -> UInt8:
-    """A window changed as its seed says, so that windows of one image are changed alike."""
+    """Augment a window; windows of one image share a seed and are changed alike."""
     if settings is None:
         return window
     unlabelled = np.zeros(window.shape[:2], np.uint8)
@@ -319,334 +624,9 @@ def _blurred(window: UInt8, sigma_px: float) -> UInt8:
     return np.asarray(cv2.GaussianBlur(window, (0, 0), sigma_px), np.uint8)
 
 
-def _taught_octaves(config: Config) -> tuple[float, float]:
-    """Least and most enlarged that tissue was shown in training."""
+def _trained_octaves(config: Config) -> tuple[float, float]:
+    """Return the lowest and highest enlargement of tissue in training, in octaves."""
     scales = mpp_range(config)
     if scales is None or config.model.mpp is None:
         return 0.0, 0.0
     return math.log2(config.model.mpp / scales[1]), math.log2(config.model.mpp / scales[0])
-
-
-RESUME_IGNORES = {
-    "train": {
-        "epochs", "patience", "model_dir", "eval_dir", "images_dir", "masks_dir", "checkpoint_steps",
-        "tensorboard", "break_file", "epoch_change_infer", "epoch_change_infer_dir",
-        "epoch_change_tiled_infer", "epoch_change_tiled_infer_dir", "num_infer_images",
-        "save_weights_only", "create_backup", "metrics", "validation_steps", "use",
-        "devices",  # their number is compared, which "all" does not tell
-        "pretrained",  # the digest of its network is compared
-    },
-    "model": {"show_summary"},
-    "dataset": {"cache_mb", "workers", "class_name", "name", "licence", "source"},
-}  # fmt: skip
-"""Settings that a resumed run may have changed: none of them moves a number of the epochs to come."""
-
-
-RESUME_CHECKS = (
-    "model", "train", "dataset", "image", "mask", "augmentor", "deformation", "distortion",
-    "barrdistortion", "pincdistortion", "brightening", "sharpening", "generator",
-)  # fmt: skip
-"""Sections whose other settings a resumed run must share with the one it goes on from."""
-
-
-_PRETRAINED = "train.pretrained"
-"""Among the deciding settings it is the digest of the network that training began with."""
-
-
-SETTINGS = "settings.toml"
-"""The settings in force, ``--set`` included, beside the copy of the config as it was written."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training made.
-
-    Attributes
-    ----------
-    best, last : Path
-        Model folders; the same one where ``[valid]`` names no images.
-    history : list of dict
-        Figures of each epoch.
-    best_epoch : int
-        From 1.
-    reason : str
-        Why training ended.
-    paths : tuple of Path
-        Everything written that someone may want to look at.
-    """
-
-    best: Path
-    last: Path
-    history: History
-    best_epoch: int
-    reason: str
-    paths: tuple[Path, ...]
-
-
-def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) -> TrainResult:
-    """Train the network of a config on its data.
-
-    Parameters
-    ----------
-    config : Config
-    resume : bool
-        Go on from ``<model_dir>/last``; the result equals that of an uninterrupted run.
-    progress : Progress
-
-    Returns
-    -------
-    TrainResult
-
-    Raises
-    ------
-    ArgumentError
-        When `config` is none.
-    ConfigError
-        When the settings contradict each other, ask for more devices than there are or, resuming, they or the
-        images and masks are not those the run began with.
-    InputError
-        When images and masks do not fit together, or a class has no pixel in any training mask.
-    ModelError
-        When the training loss is no number, or the monitored figure of no epoch is: what came before is kept,
-        ``last/`` too. Resuming, when there is no state of a run, or a damaged one. When the model that
-        training is to begin with is none, or damaged.
-    StorageError
-        When there is no space for the models.
-    """
-    typed_argument("config", config, Config, "a config, as load_config(…) gives")
-    require_trainable(config, resume)
-    from glomtile.models.pretrained import beginning
-    from glomtile.training.distribution import choose_devices
-    from glomtile.training.trainer import deterministic
-
-    start = beginning(config)
-    deterministic(config.train.seed)
-    devices = choose_devices(config.train, config.source or "config")
-    with devices.scope():
-        return _train_on(devices, config, start, resume, progress)
-
-
-def _train_on(
-    devices: Devices, config: Config, start: PretrainedWeights | None, resume: bool, progress: Progress
-) -> TrainResult:
-    from glomtile.datasets.loading import require_every_class, split_pairs
-    from glomtile.models.pretrained import apply_pretrained
-    from glomtile.networks.registry import geometry
-    from glomtile.training.callbacks import asked_previews
-    from glomtile.training.samples import judging_source, training_source
-    from glomtile.training.trainer import Training
-
-    palette = config.palette()
-    pairs = split_pairs(config, "train")
-    for split in ("train", "valid") if validates(config) else ("train",):
-        tell_of_changed_sources(config, split, progress)
-    require_every_class(pairs, config, palette)
-    training = training_source(config)
-    judged = judging_source(config, "valid") if validates(config) else None
-    steps = -(-len(training) // config.train.batch_size)
-    network, model = _compiled(config, steps)
-    folder = config.resolve(config.train.model_dir)
-    judging = split_pairs(config, "valid") if validates(config) else []
-    card = _card(config, pairs, len(judging), devices.count)
-    if start is not None:
-        card = card.model_copy(update={"pretrained": start.record})
-    protocol = _protocol(config, len(training), devices.count, _data(pairs, judging), start)
-    run = Training(network, model, card, folder, protocol)
-    done = run.resume() if resume else 0
-    if start is not None and not resume:
-        apply_pretrained(network, start, config, progress)
-        model.set_weights(network.get_weights())
-    if config.model.show_summary:
-        network.summary(print_fn=progress.note)
-    progress.note(
-        f"{len(pairs)} training images, {len(training)} samples an epoch, "
-        f"{network.count_params():,} parameters"
-        + (f", each batch shared by {', '.join(devices.names)}" if devices.count > 1 else "")
-        + (f", resuming after epoch {done}" if resume else "")
-    )
-    previews = asked_previews(config, geometry(config.model), palette, progress)
-    if done >= config.train.epochs:
-        progress.note(f"nothing left to do: {done} of {config.train.epochs} epochs are done")
-
-    def before_first_write() -> None:
-        if not resume:
-            _move_aside(config, progress)
-            atomic.write_text(folder / _config_name(config), _config_text(config))
-            atomic.write_text(folder / SETTINGS, to_toml(config))
-
-    listeners: list[Listener] = [*_curves(config), *previews]
-    outcome = run.run(training, judged, listeners, before_first_write, progress)
-    if validates(config) and outcome.history and not outcome.best_epoch:
-        raise ModelError(
-            folder / "best",
-            f"expected a {protocol.monitor} that is a number, got none in {len(outcome.history)} epochs",
-            f"{folder / 'last'} holds the last epoch; lower [model] learning_rate or clip the gradients",
-        )
-    eval_dir = config.resolve(config.train.eval_dir)
-    best = folder / ("best" if validates(config) else "last")
-    return TrainResult(
-        best=best,
-        last=folder / "last",
-        history=outcome.history,
-        best_epoch=outcome.best_epoch,
-        reason=outcome.reason,
-        paths=(*dict.fromkeys((best, folder / "last")), eval_dir, *(p.folder for p in previews)),
-    )
-
-
-def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
-    """The bare float32 network, which is saved, and what is trained: its layers, or their like.
-
-    In 16 bits it has layers of its own.
-    """
-    import keras
-
-    from glomtile.networks.losses import build_loss
-    from glomtile.networks.metrics import build_metrics
-    from glomtile.networks.optimizers import build_optimizer
-    from glomtile.networks.registry import build_model
-
-    precision, seed = config.train.precision, config.train.seed
-    network = build_model(config.model, seed=seed)
-    trained = network
-    if precision != "float32":
-        trained = build_model(config.model, precision=precision, seed=seed)
-    model = keras.Model(trained.input, trained.output, name="training")
-    places = _metric_places(config)
-    model.compile(
-        optimizer=build_optimizer(config.model, config.train, steps),
-        loss=build_loss(config.model),
-        metrics=build_metrics(config.model, places, places),
-    )
-    return network, model
-
-
-def _metric_places(config: Config) -> dict[str, str]:
-    """The metrics asked for in any of three places, each once, and where it is asked for."""
-    asked = [(name, "[model] metrics") for name in config.model.metrics]
-    asked += [(name, "[train] metrics") for name in config.train.metrics]
-    asked += [(config.train.monitor, "[train] monitor")]
-    if config.model.num_classes > 1:
-        asked.append(("foreground_dice", ""))
-    places: dict[str, str] = {}
-    for name, place in asked:
-        places.setdefault(name.removeprefix("val_"), place)
-    places.pop("loss", None)
-    return places
-
-
-def _data(training: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str]:
-    """What a resumed run must share with the one it goes on from beside settings; folders may move."""
-    from glomtile.training.checkpoint import TRAINING_DATA, VALIDATION_DATA, files_changed
-
-    told = {TRAINING_DATA: training, VALIDATION_DATA: validation}
-    return {name: files_changed(len(pairs), _names_digest(pairs)) for name, pairs in told.items()}
-
-
-def _protocol(
-    config: Config, samples: int, devices: int, data: dict[str, str], start: PretrainedWeights | None
-) -> Protocol:
-    from glomtile.training.trainer import Protocol
-
-    train = config.train
-    stop = config.resolve(train.break_file)
-    return Protocol(
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        monitor=train.monitor if validates(config) else train.monitor.removeprefix("val_"),
-        patience=train.patience,
-        reducer_patience=train.reducer_patience if train.learning_rate_reducer else 0,
-        reducer_factor=train.reducer_factor,
-        learning_rate=config.model.learning_rate,
-        checkpoint_steps=train.checkpoint_steps,
-        workers=config.dataset.workers,
-        break_file=stop,
-        settings=_deciding(config, samples, devices) | data | {_PRETRAINED: start and start.digest},
-        defaults=_deciding(Config(), samples, 1) | data | {_PRETRAINED: None},
-    )
-
-
-def _deciding(config: Config, samples: int, devices: int) -> dict[str, Any]:
-    """Every setting that moves a number, flat, as JSON has it."""
-    flat: dict[str, Any] = {"samples": samples}
-    if devices > 1:  # one is not told: runs begun before there was a choice go on
-        flat["train.devices"] = devices
-    for section in RESUME_CHECKS:
-        spare = RESUME_IGNORES.get(section, set())
-        dumped = config.section(section).model_dump_json(exclude=spare)
-        flat |= {f"{section}.{key}": value for key, value in json.loads(dumped).items()}
-    if config.train.schedule != "constant":
-        flat["train.epochs"] = config.train.epochs
-    return flat
-
-
-def _card(config: Config, training: Sequence[Pair], validation: int, devices: int) -> ModelCard:
-    """What both model folders say of themselves, digests and epoch apart."""
-    from glomtile.config.model_card import ModelCard, TrainingData
-    from glomtile.datasets.loading import mpp_range
-    from glomtile.networks.registry import geometry
-
-    seen = geometry(config.model)
-    return ModelCard(
-        network=config.model,
-        classes=ModelCard.classes_of(config.palette()),
-        color_order=config.image.color_order,
-        mpp=config.model.mpp,
-        mpp_range=mpp_range(config),
-        tile_px=(config.model.image_height, config.model.image_width),
-        overlap_px=config.tiledinfer.overlapping,
-        tta=config.tiledinfer.tta,
-        threshold=config.tiledinfer.threshold,
-        smoothing_px=config.tiledinfer.smoothing_px,
-        min_expected_dice=config.tiledinfer.min_expected_dice,
-        objects=rules_of_truth(config, training, config.palette()),
-        stride_px=seen.stride_px,
-        context_px=seen.context_px,
-        data=TrainingData(
-            name=config.dataset.name,
-            licence=config.dataset.licence,
-            source=config.dataset.source,
-            images=len(training),
-            valid_images=validation,
-            digest=_names_digest(training),
-        ),
-        reference_statistics=reference_statistics(config, training),
-        seed=config.train.seed,
-        devices=devices,
-    )
-
-
-def _move_aside(config: Config, progress: Progress) -> None:
-    """An earlier run keeps its files under another name (reference §6.5)."""
-    for folder in run_folders(config):
-        aside = atomic.move_aside(folder)
-        if aside is not None:
-            progress.note(f"an earlier {folder.name} is now {aside.name}")
-
-
-def _curves(config: Config) -> Sequence[Listener]:
-    from glomtile.training.callbacks import CurveFiles, TensorBoardFiles
-
-    eval_dir = config.resolve(config.train.eval_dir)
-    names = config.train.metrics
-    files: list[Listener] = [CurveFiles(eval_dir, config.resolve("history.json"), names)]
-    if config.train.tensorboard:
-        files.append(TensorBoardFiles(eval_dir / "tensorboard"))
-    return files
-
-
-def _config_name(config: Config) -> str:
-    return config.source.name if config.source is not None else "config.toml"
-
-
-def _config_text(config: Config) -> str:
-    """The config as it was written, or, made in Python, as TOML."""
-    return config.source.read_text("utf-8") if config.source is not None else to_toml(config)
-
-
-def _names_digest(pairs: Sequence[Pair]) -> str:
-    """One digest over the names and sizes of the files trained on."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(f"{pair.stem} {pair.image.stat().st_size} {pair.mask.stat().st_size}\n".encode())
-    return digest.hexdigest()
