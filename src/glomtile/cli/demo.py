@@ -58,7 +58,7 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
     out : Path
         A new folder; an earlier demo there is moved aside with its date.
     progress : Progress
-        Told what is done at each step.
+        Receives a note at each step.
 
     Returns
     -------

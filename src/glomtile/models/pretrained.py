@@ -46,12 +46,12 @@ class PretrainedWeights:
 
     @property
     def record(self) -> ParentModel:
-        """What the new model's card says of it."""
+        """Return the entry for the new model's card."""
         return model_folder.parent_model(self.folder, self.card)
 
 
 def named(model: str) -> tuple[str, ModelCard]:
-    """How a config names a model that is given from the current folder, and what it says of itself.
+    """Return the name of a model in a config, relative to the current folder, and its card.
 
     Raises
     ------
@@ -145,11 +145,11 @@ def apply_pretrained(
     Parameters
     ----------
     network : keras.Model
-        As `nets.registry.build_model` makes it of the config.
-    start : Beginning
+        The new network, from `networks.registry.build_model`.
+    start : PretrainedWeights
     config : Config
     progress : Progress
-        Is told what was taken and what begins anew; warned of another scale and of other names of classes.
+        Receives notes on what was used or initialised anew, and warnings about another mpp or class names.
 
     Raises
     ------
