@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from glomtile.errors import UsageError
-from glomtile.inference.batch import dry_run, segment
+from glomtile.cluster import Cluster
+from glomtile.errors import PlaceError, StorageError, UsageError
+from glomtile.inference import slide_task
+from glomtile.inference.batch import attach_report, dry_run, segment
 from glomtile.inference.slide_task import SegmentOptions, expand_inputs
-from glomtile.io import remote
+from glomtile.io.remote import RemoteFolder
 
 pytestmark = pytest.mark.usefixtures("threshold_network")
 
@@ -37,7 +40,7 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def forbid_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_fetch", lambda *_: pytest.fail("a finished slide was fetched"))
+    monkeypatch.setattr(slide_task, "fetched", lambda *_: pytest.fail("a finished slide was fetched"))
 
 
 def test_results_are_those_of_files_and_name_the_address(pictures: list[Path], tmp_path: Path) -> None:
@@ -123,8 +126,8 @@ def test_copies_lie_in_the_scratch_folder_that_was_given_and_leave_it_as_it_was(
     pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
-    fetch = remote._fetch
-    monkeypatch.setattr(remote, "_fetch", lambda *given: (seen.append(given[1]), fetch(*given)))
+    fetch = slide_task.fetched
+    monkeypatch.setattr(slide_task, "fetched", lambda *given: (seen.append(given[1]), fetch(*given))[1])
     (scratch := tmp_path / "scratch").mkdir()
     segment(["memory://study"], tmp_path / "out", SegmentOptions(None, 2.0, scratch=scratch))
     assert len(seen) == 2
@@ -139,6 +142,99 @@ def test_the_dry_run_tells_of_slides_behind_addresses(pictures: list[Path], tmp_
         "memory:///study/a.png", "memory:///study/ein Schnitt [ü].png",
     ]  # fmt: skip
     assert plans[0].to_dict()["input"] == "memory:///study/a.png"
+
+
+OUT = "memory://results/out"
+RUN_FILES = {"summary.csv", "run.json", "report.html"}
+
+
+def write_report(folder: Path) -> Path:
+    """Write a stand-in for the page of glomtile.report, from what it reads."""
+    names = sorted(path.name for kind in slide_task.REPORTED for path in (folder / kind).iterdir())
+    (folder / "report.html").write_text("\n".join(names))
+    return folder / "report.html"
+
+
+def at_address(store: Any) -> dict[str, bytes]:
+    return {name.removeprefix("/results/out/"): store.cat_file(name) for name in store.find("/results/out")}
+
+
+def test_results_at_an_address_are_those_of_a_folder_and_a_run_elsewhere_continues(
+    pictures: list[Path], store: Any, tmp_path: Path
+) -> None:
+    options = SegmentOptions(None, 2.0, zarr=True)
+    attach_report(segment(pictures, tmp_path / "out", options), write_report)
+    here = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*.*")
+        if path.is_file()
+    }
+    segment(pictures[:1], OUT, replace(options, scratch=tmp_path / "first"))
+    first = at_address(store)
+    result = segment(pictures, OUT, replace(options, scratch=tmp_path / "second"))
+    assert (result.skipped, result.done) == ((pictures[0],), (pictures[1],))
+    result = attach_report(result, write_report)
+    made = at_address(store)
+    assert {name for name in made if not name.startswith("zarr/")} == {
+        name for name in here if not name.startswith("zarr/") and not name.endswith(".lock")
+    }
+    local = results(tmp_path / "out")
+    assert {name: made[name] for name in local} == local
+    assert {
+        name: made[name] for name in first if name.partition("/")[0] in slide_task.KINDS
+    }.items() <= first.items()
+    assert made["report.html"] == (tmp_path / "out" / "report.html").read_bytes()
+    assert len(made["summary.csv"].splitlines()) == 3
+    kinds = ("masks", "geojson", "objects", "overlays")
+    assert result.paths == tuple(
+        f"{OUT}/{name}" for name in (*kinds, "summary.csv", "run.json", "report.html")
+    )
+    kept = {path.relative_to(result.folder).parts[0] for path in result.folder.rglob("*") if path.is_file()}
+    assert kept == {".glomtile", *RUN_FILES}
+
+
+def test_a_slide_of_which_a_file_at_the_address_is_missing_is_done_again(
+    pictures: list[Path], store: Any, tmp_path: Path
+) -> None:
+    options = SegmentOptions(None, 2.0, scratch=tmp_path)
+    segment(pictures, OUT, options)
+    before = at_address(store)
+    store.rm_file("/results/out/masks/a.png")
+    assert segment(pictures, OUT, options).done == (pictures[0],)
+    assert at_address(store)["masks/a.png"] == before["masks/a.png"]
+
+
+def test_a_store_that_fails_costs_the_slide_whose_files_it_does_not_take(
+    pictures: list[Path], store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, options = RemoteFolder.put, SegmentOptions(None, 2.0, scratch=tmp_path)
+
+    def lose(self: RemoteFolder, path: Path, name: str) -> None:
+        if name == "overlays/a.jpg":
+            raise StorageError(self.at(name), "expected a folder that takes files, got: gone")
+        put(self, path, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RemoteFolder, "put", lose)
+        result = segment(pictures, OUT, options)
+    assert result.done == (pictures[1],)
+    ((path, why),) = result.failed
+    assert path == pictures[0]
+    assert why.startswith(f"{OUT}/overlays/a.jpg: expected")
+    assert ".glomtile/a.json" not in at_address(store)
+    assert segment(pictures, OUT, options).done == (pictures[0],)
+
+
+@pytest.mark.parametrize("address", ["sss://bucket/out", "https://host/out"])
+def test_an_address_that_takes_no_files_ends_the_run_at_once(pictures: list[Path], address: str) -> None:
+    with pytest.raises(PlaceError) as refused:
+        segment(pictures, address, REQUEST)
+    assert (refused.value.where, refused.value.exit_code) == (address, 2)
+
+
+def test_workers_share_no_memory_to_put_results_into(pictures: list[Path]) -> None:
+    with pytest.raises(UsageError, match="memory"):
+        segment(pictures, OUT, REQUEST, cluster=Cluster(workers=1))
 
 
 def test_addresses_of_this_machine_are_the_paths_they_name(pictures: list[Path], tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ server = pytest.importorskip("moto.server", reason="needs moto's S3 server: pip 
 import fsspec  # noqa: E402
 from tests.reliability.test_cluster import HEIGHTS, outputs, write_slide  # noqa: E402
 
+from glomtile.inference import slide_task  # noqa: E402
 from glomtile.inference.batch import segment  # noqa: E402
 from glomtile.inference.slide_task import SegmentOptions  # noqa: E402
 from glomtile.inference.window_size import TilingSettings  # noqa: E402
-from glomtile.io import remote  # noqa: E402
+from glomtile.io.remote import RemoteFile  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -113,16 +114,16 @@ def test_a_store_that_fails_costs_the_slides_that_were_not_fetched(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fetch, fetched = remote._fetch, list[str]()
+    fetch, names = slide_task.fetched, list[str]()
 
-    def fetch_one(file: remote.RemoteFile, *rest: Any) -> None:
-        if fetched:
+    def fetch_one(file: RemoteFile, *rest: Any) -> Any:
+        if names:
             monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
             s3.clear_instance_cache()
-        fetched.append(file.name)
-        fetch(file, *rest)
+        names.append(file.name)
+        return fetch(file, *rest)
 
-    monkeypatch.setattr(remote, "_fetch", fetch_one)
+    monkeypatch.setattr(slide_task, "fetched", fetch_one)
     result = segment(["s3://bucket/study"], tmp_path / "out", options)
     assert [str(source) for source in result.done] == ["s3://bucket/study/b.ome.tif"]
     assert len(result.failed) == 2

@@ -20,14 +20,13 @@ from skimage.draw import disk
 from tests.fakes import ThresholdNetwork, threshold_card
 
 import glomtile.cli.main
-from glomtile.errors import StorageError, UsageError
+from glomtile.errors import StorageError
 from glomtile.inference.batch import SegmentResult, segment
 from glomtile.inference.label_store import Plane
 from glomtile.inference.segmenter import Segmenter
 from glomtile.inference.slide_task import SegmentOptions
 from glomtile.inference.window_size import TilingSettings
 from glomtile.io import atomic as workspace
-from glomtile.io.atomic import file_lock
 from glomtile.slides import backends as slide_levels
 from glomtile.slides.backends import TiffPixels
 from glomtile.types import UInt8
@@ -375,36 +374,37 @@ def test_a_disk_that_fills_between_two_slides_keeps_the_first_and_goes_on_with_m
         subprocess.run([shutil.which("umount") or "umount", str(place)], check=True)
 
 
-def test_a_second_run_into_the_same_folder_is_refused_and_the_first_is_not_disturbed(
-    tmp_path: Path, network: ThresholdNetwork
+class WaitingError(Exception):
+    """The second run waits for the first."""
+
+
+def test_a_second_run_does_not_disturb_the_slide_of_the_first(
+    tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = slide(tmp_path / "a.ome.tif")
-    expected, calls = undisturbed(tmp_path / "whole", network, a)
-    told: list[UsageError] = []
+    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
+    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
+
+    def wait(seconds: float) -> None:
+        raise WaitingError
 
     def second() -> None:
-        with pytest.raises(UsageError, match="expected no other run in this folder") as refused:
-            run(tmp_path / "out", a)
-        told.append(refused.value)
+        monkeypatch.setattr("glomtile.inference.batch.time.sleep", wait)
+        with pytest.raises(WaitingError):
+            run(tmp_path / "out", a, b)
 
-    network.at = {calls // 2: second}
-    assert run(tmp_path / "out", a).done == (a,)
-    assert f"got process {os.getpid()} on " in str(told[0])
+    network.at = {calls // 4: second}
+    result = run(tmp_path / "out", a, b)
+    assert (result.done, result.skipped) == ((a,), (b,))
     assert outputs(tmp_path / "out") == expected
 
 
-def test_the_command_ends_with_2_where_another_run_works_and_with_1_where_a_slide_goes(
+def test_the_command_ends_with_1_where_a_slide_goes(
     tmp_path: Path, network: ThresholdNetwork, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b, out = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif"), tmp_path / "out"
-    line = ["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]
-    with file_lock(out / ".glomtile" / "lock"):
-        assert glomtile.cli.main.run(line) == 2
-    assert "expected no other run in this folder" in capsys.readouterr().err
-    assert outputs(out) == {}
     network.at = {4: lambda: os.truncate(a, 1000)}
-    assert glomtile.cli.main.run(line) == 1
-    told = capsys.readouterr()
-    assert "failed: 1" in told.err
-    assert "it is cut off" in told.err
+    assert glomtile.cli.main.run(["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "failed: 1" in printed.err
+    assert "it is cut off" in printed.err
     assert {Path(name).name[0] for name in outputs(out)} == {"b"}
