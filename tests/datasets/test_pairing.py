@@ -160,7 +160,7 @@ def test_what_cannot_be_compared_is_warned_of_and_ends_nothing(tmp_path):
     (tmp_path / "set/prepare.json").write_text("[]")
     warn_of_changed_sources(config, "train", heard)
     (told,) = heard.warnings
-    assert "[train]: whether anything changed since prepare cannot be told" in told
+    assert "[train]: cannot compare with the sources that prepare used" in told
     assert "prepare.json: expected a record that prepare writes" in told
 
 
