@@ -275,3 +275,14 @@ def test_a_slide_without_tissue_is_flagged(mask: bool, more: str) -> None:
     assert not found.objects
     assert found.quality.warnings == (f"tissue: none found{more}",)
     assert found.figures()["quality_flags"] == f"tissue: none found{more}"
+
+
+def test_a_card_of_another_scale_or_class_makes_other_results() -> None:
+    """Compare the identity of results: the weights are the same file, so their digest is not enough."""
+    card = threshold_card()
+    trained = card.model_copy(update={"scores": {"test": 1}, "versions": {"keras": "9"}, "epoch": 7})
+    assert trained.deciding_digest == card.deciding_digest
+    renamed = card.classes[1].model_copy(update={"name": "tubule"})
+    for change in ({"mpp": 1.0}, {"classes": (card.classes[0], renamed)}, {"color_order": "BGR"}):
+        other = card.model_copy(update=change)
+        assert Segmenter(ThresholdNetwork(), other).identity != Segmenter(ThresholdNetwork(), card).identity

@@ -129,7 +129,8 @@ def test_odd_names_and_broken_slides_are_each_told(model: Path, tmp_path: Path, 
     assert done.returncode == 1, done.stderr
     assert "failed: 6" in done.stderr
     assert "Traceback" not in done.stderr
-    for name in given[5:]:
+    assert "  TWIN.png: duplicate file name" in done.stderr
+    for name in given[6:]:
         assert f"  {name}: expected" in done.stderr
     assert all(Path(line).exists() for line in done.stdout.splitlines())
     stems = {Path(name).stem for name in names}

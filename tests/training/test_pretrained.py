@@ -179,7 +179,7 @@ def test_every_fold_begins_with_it_wherever_the_run_lies(project: Path, tmp_path
     settings = {"pretrained": "given", "images_dir": "images", "masks_dir": "masks"}
     config, heard = going_on(project, tmp_path, epochs=1, **settings), RecordingProgress()
     crossval(config, tmp_path / "far/runs", folds=2, name="discs", progress=heard)
-    assert sum("every fold begins with the weights of given" in text for text in heard.warnings) == 1
+    assert sum("every fold starts with the weights of given" in text for text in heard.warnings) == 1
     digest = read_card(tmp_path / "given").sha256["model.keras"]
     for fold in (1, 2):
         begun = read_card(tmp_path / f"far/runs/discs/fold-{fold}/models/last").pretrained
@@ -230,7 +230,7 @@ def test_folds_begin_alike_or_not_at_all(project: Path, tmp_path: Path) -> None:
 
     settings = {"pretrained": "given", "images_dir": "images", "masks_dir": "masks"}
     config = going_on(project, tmp_path, epochs=1, **settings)
-    with pytest.raises(ModelError, match="expected the network that the run began with"):
+    with pytest.raises(ModelError, match="expected the pretrained network of the run"):
         crossval(config, tmp_path / "runs", folds=2, name="discs", progress=Exchanging())
     assert not (tmp_path / "runs/discs/fold-2/models").exists()
 

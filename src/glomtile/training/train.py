@@ -130,16 +130,15 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     """
     typed_argument("config", config, Config, "a config, as load_config(…) gives")
     require_trainable(config, resume)
-    with _locked(config.resolve(config.train.model_dir), progress):
-        from glomtile.models.pretrained import load_pretrained
-        from glomtile.training.distribution import choose_devices
-        from glomtile.training.trainer import make_deterministic
+    from glomtile.models.pretrained import load_pretrained
+    from glomtile.training.distribution import choose_devices
+    from glomtile.training.trainer import make_deterministic
 
-        start = load_pretrained(config)
-        make_deterministic(config.train.seed, progress)
-        devices = choose_devices(config.train, config.source or "config")
-        with devices.scope():
-            return _train_on(devices, config, start, resume, progress)
+    start = load_pretrained(config)
+    make_deterministic(config.train.seed, progress)
+    devices = choose_devices(config.train, config.source or "config")
+    with _locked(config.resolve(config.train.model_dir), progress), devices.scope():
+        return _train_on(devices, config, start, resume, progress)
 
 
 @contextmanager
