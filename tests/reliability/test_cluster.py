@@ -107,7 +107,8 @@ def process_amid(out: Path, slide: str) -> int | None:
     """Return the process that holds a slide of which some rows are done and some are not."""
     private = out / ".glomtile"
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        if 0 < int((private / f"{slide}.work" / "rows-0.txt").read_text("utf-8")) < HEIGHTS[slide]:
+        state = json.loads((private / f"{slide}.work" / "state.json").read_text("utf-8"))
+        if 0 < state["rows"][0] < HEIGHTS[slide]:
             return int(json.loads((private / f"{slide}.lock").read_text("utf-8"))["process"])
     return None
 
