@@ -250,7 +250,7 @@ def test_images_of_unknown_scale_are_seen_as_they_are_with_one_warning(tmp_path,
 
 
 def test_margins_that_leave_nothing_end_the_work_as_a_usage_error(tmp_path, images, loaded):
-    with pytest.raises(UsageError, match="window larger than twice the overlap"):
+    with pytest.raises(UsageError, match="more than twice the margin of 16 px"):
         tiled_infer(config(tmp_path, tiledinfer={"window": 32, "overlapping": 16}))
 
 
