@@ -47,7 +47,7 @@ def test_the_generated_pages_are_there(site: Path) -> None:
     assert 'id="train.epochs"' in (site / "settings.html").read_text("utf-8")
     assert "tiled-infer" in (site / "commands.html").read_text("utf-8")
     python = (site / "python.html").read_text("utf-8")
-    assert "Segment one slide or picture" in python
+    assert "Segment one slide or image" in python
     assert not list(site.rglob("*.py"))
 
 

@@ -140,16 +140,16 @@ def test_probabilities_are_counted_over_every_pixel_that_was_scored(trained: Pat
     assert sum(int(row["true_pixels"]) for row in rows) == true
 
 
-def test_answers_are_doubted_from_where_the_config_says_now(
+def test_results_are_flagged_below_the_limit_of_the_config(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model's card holds what it said when it was trained."""
+    """Read the limit from the config, not from the model card of the training."""
     limits: set[float] = set()
 
-    def doubts(path: Path, mpp: float | None, card: ModelCard, *_: object) -> None:
+    def quality(path: Path, mpp: float | None, card: ModelCard, *_: object) -> None:
         limits.add(card.min_expected_dice)
 
-    monkeypatch.setattr(module, "doubts_of_picture", doubts)
+    monkeypatch.setattr(module, "quality_of_image", quality)
     config = config_of(trained)
     asked = config.tiledinfer.model_copy(update={"min_expected_dice": 0.55})
     evaluate(config.model_copy(update={"tiledinfer": asked}))
@@ -201,7 +201,7 @@ def test_a_model_of_other_classes_is_refused(trained: Path) -> None:
 def test_settings_the_trained_network_does_not_have_are_told(trained: Path) -> None:
     listening = RecordingProgress()
     evaluate(config_of(trained, base_filters=99), progress=listening)
-    assert any("base_filters 8 was trained, the config says 99" in w for w in listening.warnings)
+    assert any("base_filters 8 was trained, the config has 99" in w for w in listening.warnings)
 
 
 def test_masks_that_changed_since_they_were_cut_are_told(trained: Path, tmp_path: Path) -> None:
