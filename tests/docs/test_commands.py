@@ -239,7 +239,10 @@ def test_what_a_page_says_can_be_typed(
     tmp_path: Path,
     small_demo: None,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if name.endswith("export.md"):
+        request.getfixturevalue("int8_products")
     folder = tmp_path / "work"
     if name == FROM_NOTHING:
         folder.mkdir()
