@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from tests.training.test_training import assert_same_run, settings, state_of, write_dataset
+from tests.training.test_trainer import assert_same_run, settings, state_of, write_dataset
 
 from glomtile.config.schema import TrainSettings
 from glomtile.errors import ConfigError
