@@ -12,7 +12,7 @@ from tests.fakes import RecordingProgress
 
 from glomtile.errors import ArgumentError, InputError
 from glomtile.evaluation.metrics import score_image
-from glomtile.evaluation.score import score, worst_first, write_scores, write_sheets
+from glomtile.evaluation.score import read_scores, score, worst_first, write_scores, write_sheets
 from glomtile.io.images import read_image, write_png
 from glomtile.io.masks import write_mask
 from glomtile.palette import GLOMERULI, Palette
@@ -324,3 +324,15 @@ def test_masks_are_paired_as_segment_calls_them(tmp_path):
     (predictions / "a.png").rename(predictions / "a.ome.png")
     (predictions / "._a.png").write_bytes(b"what another system keeps beside a file")
     assert [stem for stem, _ in score(predictions, truth, tmp_path / "out").per_image] == ["a"]
+
+
+def test_the_worst_images_are_listed_with_their_worst_class(tmp_path: Path) -> None:
+    truth = np.zeros((40, 40), np.uint8)
+    truth[:20, :20], truth[20:, 20:] = 1, 2
+    no_vessel, no_tuft, both = truth.copy(), truth.copy(), truth.copy()
+    no_vessel[22:, 20:], no_tuft[5:20, :20], both[:, :2] = 0, 0, 0
+    planes = {"a": no_vessel, "b": no_tuft, "c": both, "d": truth}
+    write_scores(tmp_path, [(stem, score_image(plane, truth, 3)) for stem, plane in planes.items()], THREE)
+    worst = read_scores(tmp_path)["worst"]
+    assert [(one["image"], one["class"]) for one in worst] == [("a", "vessel"), ("b", "tuft"), ("c", "tuft")]
+    assert [one["dice"] for one in worst] == sorted(one["dice"] for one in worst)

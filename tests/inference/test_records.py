@@ -1,26 +1,18 @@
-"""Tables made from the records of slides, and the figures of a scored set."""
+"""Records of segmented slides and tables made from them."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-import numpy as np
-
-from glomtile.evaluation.metrics import score_image
-from glomtile.evaluation.score import write_scores
 from glomtile.inference.records import (
     SlideRecord,
     original_input,
     read_records,
-    read_scores,
     record_text,
     write_summary,
 )
 from glomtile.io.atomic import PRIVATE_FOLDER, write_text
-from glomtile.palette import Palette
-
-THREE = Palette.from_rgb_map({(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 2}, ["none", "tuft", "vessel"])
 
 
 def write_record(out: Path, name: str, count: int, given: str = "") -> None:
@@ -52,15 +44,3 @@ def test_the_original_input_of_a_result_is_known_from_its_record(tmp_path: Path)
     assert original_input(tmp_path, "a") == Path("/slides/a.svs")
     assert original_input(tmp_path, "b") is None
     assert original_input(tmp_path, "none") is None
-
-
-def test_the_worst_images_are_listed_with_their_worst_class(tmp_path: Path) -> None:
-    truth = np.zeros((40, 40), np.uint8)
-    truth[:20, :20], truth[20:, 20:] = 1, 2
-    no_vessel, no_tuft, both = truth.copy(), truth.copy(), truth.copy()
-    no_vessel[22:, 20:], no_tuft[5:20, :20], both[:, :2] = 0, 0, 0
-    planes = {"a": no_vessel, "b": no_tuft, "c": both, "d": truth}
-    write_scores(tmp_path, [(stem, score_image(plane, truth, 3)) for stem, plane in planes.items()], THREE)
-    worst = read_scores(tmp_path)["worst"]
-    assert [(one["image"], one["class"]) for one in worst] == [("a", "vessel"), ("b", "tuft"), ("c", "tuft")]
-    assert [one["dice"] for one in worst] == sorted(one["dice"] for one in worst)

@@ -211,8 +211,8 @@ def test_what_cannot_be_read_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "expected readable JSON"),
-        ("[]", "expected a JSON object, got list"),
+        ("{", "got unreadable JSON"),
+        ("[]", "expected a JSON object, got JSON that is no object"),
         ("{}", "expected scores written by glomtile, got a file without 'hd95_unit'"),
         (
             '{"hd95_unit": "px", "groups": null, "images": 2, "interval": 3, "classes": 1}',

@@ -436,7 +436,7 @@ def _write_report(folder: Path) -> Path:
 
 def _read_scores(paths: Iterable[Path]) -> dict[str, Any]:
     """Read the ``scores.json`` among the paths of a result, if there is one."""
-    from glomtile.inference.records import read_scores
+    from glomtile.evaluation.score import read_scores
 
     written = next((path for path in paths if path.name == "scores.json" and path.is_file()), None)
     return {} if written is None else read_scores(written.parent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from glomtile.datasets.splitting import SPLITS
 from glomtile.errors import InputError
 from glomtile.formatting import listed, printable
-from glomtile.io.atomic import sha256
+from glomtile.io.atomic import read_json, sha256
 from glomtile.io.images import IMAGE_SUFFIXES, image_size, list_images, natural_key
 from glomtile.io.masks import MASK_SUFFIXES, mask_size
 from glomtile.io.tables import read_csv
@@ -195,13 +194,8 @@ def read_prepare_record(dataset: Path) -> dict[str, Any]:
         The file is missing or no such record.
     """
     path = Path(dataset) / PREPARE_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(path, "expected a dataset that prepare made, the file does not exist") from None
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"expected a record that prepare writes, got: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("sources"), list):
+    record = read_json(path, "a record that prepare writes")
+    if not isinstance(record.get("sources"), list):
         raise InputError(path, "expected a record that prepare writes, got JSON without sources")
     return record
 

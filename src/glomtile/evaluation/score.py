@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -22,12 +21,12 @@ from glomtile.evaluation.bootstrap import DRAWS, SEED, Figure
 from glomtile.evaluation.calibration import remove_calibration
 from glomtile.evaluation.metrics import ImageScore, Scores, paired_difference, score_image, summarise
 from glomtile.formatting import listed
-from glomtile.io.atomic import move_aside, replace_folder, write_json
+from glomtile.io.atomic import move_aside, read_json, replace_folder, write_json
 from glomtile.io.image_list import ImageList, ImageRecord, write_image_list
 from glomtile.io.images import image_size, list_images, read_image, write_png
 from glomtile.io.masks import MASK_SUFFIXES, mask_size, read_mask
 from glomtile.io.resolution import PLAUSIBLE_MPP
-from glomtile.io.tables import Cell, write_csv
+from glomtile.io.tables import Cell, read_csv, write_csv
 from glomtile.models.folder import versions
 from glomtile.palette import GLOMERULI, Palette
 from glomtile.slides.slide import slide_name
@@ -36,6 +35,7 @@ from glomtile.validation import number_argument, path_argument, typed_argument, 
 
 MOST_SHEETS = 24
 RUN_FILE = "run.json"
+_WORST = 3
 OBJECT_COUNTS = ("true_positive", "false_positive", "false_negative")
 COUNT_COLUMNS = ("truth_objects", "predicted_objects", *OBJECT_COUNTS, "tp_px", "fp_px", "fn_px")
 RATIO_COLUMNS = ("dice", "iou", "precision", "recall", "object_f1", "pq")
@@ -408,13 +408,43 @@ def read_groups(path: Path, stems: Iterable[str]) -> dict[str, str]:
     return {stem: known[stem] for stem in wanted}
 
 
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Read the figures of a scored set of images.
+
+    Parameters
+    ----------
+    folder : Path
+        Its ``scores.json`` and ``per_image.csv`` are read.
+
+    Returns
+    -------
+    dict
+        ``scores``, the content of ``scores.json``, and ``worst``, a list of the images of lowest Dice:
+        ``image``, and ``class`` (its name) and ``dice`` of its worst class.
+
+    Raises
+    ------
+    InputError
+        One of the two cannot be read.
+    """
+    rows: list[dict[str, Any]] = [
+        {"image": row["image"], "class": row["name"], "dice": float(row["dice"])}
+        for row in read_csv(folder / "per_image.csv", ("image", "name", "dice"))
+        if row["dice"]
+    ]
+    worst: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["dice"]):
+        worst.setdefault(row["image"], row)
+    scores = read_json(folder / "scores.json", "the scores of a run")
+    return {"scores": scores, "worst": list(worst.values())[:_WORST]}
+
+
 def _command_of(out: Path) -> str | None:
     """Return the command that wrote the scores in a folder, as far as its ``run.json`` is readable."""
     try:
-        content = json.loads((out / RUN_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(out / RUN_FILE).get("command")
+    except InputError:
         return None
-    return content.get("command") if isinstance(content, dict) else None
 
 
 def _score_pairs(

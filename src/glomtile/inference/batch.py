@@ -438,11 +438,11 @@ def _segment_all(
 ) -> Generator[tuple[SlidePath, SlideStatus]]:
     """Segment each input once; those that another process is at are tried again after the others."""
     with ExitStack() as held:
-        attempt = _here(task, len(files), progress)
+        attempt = _run_locally(task, len(files), progress)
         if cluster is not None:
             # The largest first, so that no worker is left with one at the end.
             files = sorted(files, key=size_bytes, reverse=True)
-            attempt = _there(files, task, cluster, progress, held)
+            attempt = _run_on_cluster(files, task, cluster, progress, held)
         waited_for: set[SlidePath] = set()
         while files:
             locked = []
@@ -462,7 +462,7 @@ def _segment_all(
 _Attempt = Callable[[Sequence[SlidePath]], Iterable[tuple[SlidePath, SlideStatus]]]
 
 
-def _here(task: SlideTask, total: int, progress: Progress) -> _Attempt:
+def _run_locally(task: SlideTask, total: int, progress: Progress) -> _Attempt:
     """Segment in this process."""
     started: set[SlidePath] = set()
 
@@ -477,7 +477,7 @@ def _here(task: SlideTask, total: int, progress: Progress) -> _Attempt:
     return attempt
 
 
-def _there(
+def _run_on_cluster(
     files: Sequence[SlidePath], task: SlideTask, cluster: Cluster, progress: Progress, held: ExitStack
 ) -> _Attempt:
     """Segment on the workers of a cluster."""

@@ -17,7 +17,7 @@ from glomtile.formatting import printable
 from glomtile.io import atomic
 from glomtile.io.atomic import PRIVATE_FOLDER
 from glomtile.io.remote import RemoteFile, is_address
-from glomtile.io.tables import read_csv, write_csv
+from glomtile.io.tables import write_csv
 from glomtile.slides.slide import slide_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _WHOLE_BYTES = 64 * 2**20
 """Size up to which a fingerprint covers all bytes of a file; of larger ones it covers pieces."""
 
 _PIECES, _PIECE_BYTES = 64, 2**16
-_WORST = 3
 _TEXT_FIGURES = ("image", "kind", "mpp_source", "quality_flags")
 
 
@@ -241,41 +240,6 @@ def image_facts(source: Path | RemoteFile, status: str, record: SlideRecord) -> 
         "windows_skipped": record.effort.get("skipped"),
         "seconds": record.seconds,
     }
-
-
-def read_scores(folder: Path) -> dict[str, Any]:
-    """Read the figures of a scored set of images.
-
-    Parameters
-    ----------
-    folder : Path
-        Its ``scores.json`` and ``per_image.csv`` are read.
-
-    Returns
-    -------
-    dict
-        ``scores``, the content of ``scores.json``, and ``worst``, a list of the images of lowest Dice:
-        ``image``, and ``class`` (its name) and ``dice`` of its worst class.
-
-    Raises
-    ------
-    InputError
-        One of the two cannot be read.
-    """
-    rows: list[dict[str, Any]] = [
-        {"image": row["image"], "class": row["name"], "dice": float(row["dice"])}
-        for row in read_csv(folder / "per_image.csv", ("image", "name", "dice"))
-        if row["dice"]
-    ]
-    worst: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: row["dice"]):
-        worst.setdefault(row["image"], row)
-    path = folder / "scores.json"
-    try:
-        scores: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as problem:
-        raise InputError(path, f"expected the scores of a run, got: {problem}") from problem
-    return {"scores": scores, "worst": list(worst.values())[:_WORST]}
 
 
 def _number(value: float | str) -> float | int | None:

@@ -18,7 +18,7 @@ from glomtile import plotting
 from glomtile.errors import GlomtileError, InputError
 from glomtile.evaluation.bootstrap import DRAWS, SEED, draw_weights, ratio
 from glomtile.evaluation.calibration import LEVELS, reliability
-from glomtile.io.atomic import write_text
+from glomtile.io.atomic import read_json, write_text
 from glomtile.io.image_list import read_image_list
 from glomtile.io.images import natural_key, read_image
 from glomtile.report import text
@@ -163,8 +163,8 @@ def read_results(folder: Path) -> Results:
     """Read a folder of results; see `write_report`."""
     resolved = folder.resolve()
     found = Results(": ".join(name for name in (resolved.parent.name, resolved.name) if name))
-    scores = _read_json(folder / "scores.json")
-    run = _read_json(folder / "run.json") or {}
+    scores = _read_optional(folder / "scores.json")
+    run = _read_optional(folder / "run.json") or {}
     rows = read_optional_table(folder / "per_image.csv", IMAGE_COLUMNS, found.notes)
     found.rows, found.rows_left_out = rows[:MAX_ROWS], max(0, len(rows) - MAX_ROWS)
     objects = read_optional_table(folder / "objects.csv", OBJECT_COLUMNS, found.notes)
@@ -416,16 +416,8 @@ def _embedded(named: Sequence[tuple[Path, str, str]], longest_px: int, notes: li
     return images
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"expected readable JSON, got: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(path, f"expected a JSON object, got {type(content).__name__}")
-    return content
+def _read_optional(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.exists() else None
 
 
 def _flat(settings: Any, above: str = "") -> list[tuple[str, str]]:

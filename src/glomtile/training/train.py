@@ -137,7 +137,7 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     start = load_pretrained(config)
     make_deterministic(config.train.seed, progress)
     devices = choose_devices(config.train, config.source or "config")
-    with _locked(config.resolve(config.train.model_dir), progress), devices.scope():
+    with devices.scope():
         return _train_on(devices, config, start, resume, progress)
 
 
@@ -177,40 +177,42 @@ def _train_on(
         card = card.model_copy(update={"pretrained": start.record})
     protocol = _protocol(config, len(training), devices.count, pairs, start)
     run = Training(network, model, card, folder, protocol)
-    done = run.resume() if resume else 0
-    if start is not None and not resume:
-        apply_pretrained(network, start, config, progress)
-        model.set_weights(network.get_weights())
-    if config.model.show_summary:
-        network.summary(print_fn=progress.note)
-    progress.note(
-        f"{len(pairs['train'])} training images, {len(training)} samples an epoch, "
-        f"{network.count_params():,} parameters"
-        + (f", each batch shared by {', '.join(devices.names)}" if devices.count > 1 else "")
-        + (f", resuming after epoch {done}" if resume else "")
-    )
-    if done >= config.train.epochs:
-        progress.note(f"nothing left to do: {done} of {config.train.epochs} epochs are done")
-    previews = make_previews(config, geometry(config.model), palette, progress)
-
-    def before_first_write() -> None:
-        if not resume:
-            _move_aside(config, progress)
-            atomic.write_text(folder / _config_name(config), _config_text(config))
-            atomic.write_text(folder / SETTINGS_FILE, to_toml(config))
-
-    listeners: list[Listener] = [*_curves(config), *previews]
-    reason = run.run(training, validation, listeners, before_first_write, progress)
-    if validation is not None and run.history and not run.best_epoch:
-        raise ModelError(
-            folder / "best",
-            f"expected a {protocol.monitor} that is a number, got none in {len(run.history)} epochs",
-            f"{folder / 'last'} holds the last epoch; lower [model] learning_rate or clip the gradients",
+    # The checks above write nothing; from here on the folder is this run's.
+    with _locked(folder, progress):
+        done = run.resume() if resume else 0
+        if start is not None and not resume:
+            apply_pretrained(network, start, config, progress)
+            model.set_weights(network.get_weights())
+        if config.model.show_summary:
+            network.summary(print_fn=progress.note)
+        progress.note(
+            f"{len(pairs['train'])} training images, {len(training)} samples an epoch, "
+            f"{network.count_params():,} parameters"
+            + (f", each batch shared by {', '.join(devices.names)}" if devices.count > 1 else "")
+            + (f", resuming after epoch {done}" if resume else "")
         )
-    best, last = folder / ("last" if validation is None else "best"), folder / "last"
-    eval_dir = config.resolve(config.train.eval_dir)
-    paths = (*dict.fromkeys((best, last)), eval_dir, *(one.folder for one in previews))
-    return TrainResult(best, last, run.history, run.best_epoch, reason, paths)
+        if done >= config.train.epochs:
+            progress.note(f"nothing left to do: {done} of {config.train.epochs} epochs are done")
+        previews = make_previews(config, geometry(config.model), palette, progress)
+
+        def before_first_write() -> None:
+            if not resume:
+                _move_aside(config, progress)
+                atomic.write_text(folder / _config_name(config), _config_text(config))
+                atomic.write_text(folder / SETTINGS_FILE, to_toml(config))
+
+        listeners: list[Listener] = [*_curves(config), *previews]
+        reason = run.run(training, validation, listeners, before_first_write, progress)
+        if validation is not None and run.history and not run.best_epoch:
+            raise ModelError(
+                folder / "best",
+                f"expected a {protocol.monitor} that is a number, got none in {len(run.history)} epochs",
+                f"{folder / 'last'} holds the last epoch; lower [model] learning_rate or clip the gradients",
+            )
+        best, last = folder / ("last" if validation is None else "best"), folder / "last"
+        eval_dir = config.resolve(config.train.eval_dir)
+        paths = (*dict.fromkeys((best, last)), eval_dir, *(one.folder for one in previews))
+        return TrainResult(best, last, run.history, run.best_epoch, reason, paths)
 
 
 def _validates(config: Config) -> bool:
