@@ -239,7 +239,7 @@ def test_a_given_scale_is_noted_and_too_coarse_a_slide_is_forced(model: Path, tm
     assert "--force" in refused.stderr
     line = command(model, tmp_path / "out", tmp_path / "a.ome.tif", more=("--mpp", "2.0", "--zarr"))
     done = subprocess.run(line, capture_output=True, text=True, check=True)
-    assert "taken as 2 µm per pixel, as given; OME-XML says 8" in done.stderr
+    assert "taken as 2 µm per pixel, as given; OME-XML states 8" in done.stderr
     with (tmp_path / "out/summary.csv").open(encoding="utf-8") as table:
         row = next(csv.DictReader(table))
     assert (row["mpp"], row["mpp_source"]) == ("2", "given")
