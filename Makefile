@@ -1,4 +1,5 @@
-# make demo: from nothing to a report, on painted biopsies.   make test: everything that is checked.
+# make demo: from nothing to a report, on painted biopsies.   make test: the checks of every change.
+# make test-all: these and the long tests.
 # make docs: the documentation site, into site/.
 # Needs Python >= 3.11 and make; the rest is installed into .venv once, and again when pyproject.toml changes.
 SHELL := /bin/bash
@@ -16,7 +17,7 @@ DEMO ?= demo
 # They start and kill workers of their own, which takes the processors, and once took a test worker along.
 CLUSTER_TESTS := tests/reliability/test_cluster.py
 
-.PHONY: demo test docs lint types contracts pytest test-jax test-torch help clean
+.PHONY: demo test test-all docs lint types contracts pytest test-jax test-torch help clean
 
 help:
 	@grep -hE '^# make' Makefile
@@ -24,7 +25,10 @@ help:
 demo: .venv/installed
 	$(BIN)/glomtile demo --out $(DEMO)
 
-test: lint types contracts pytest
+test test-all: lint types contracts pytest
+
+# pyproject.toml leaves the long tests out; an empty expression does not.
+test-all: LONG := -m ""
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -37,8 +41,8 @@ contracts: .venv/installed
 	$(BIN)/lint-imports
 
 pytest: .venv/installed
-	$(BIN)/pytest -n $(WORKERS) $(addprefix --ignore=,$(CLUSTER_TESTS))
-	$(BIN)/pytest $(CLUSTER_TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(LONG) $(addprefix --ignore=,$(CLUSTER_TESTS))
+	$(BIN)/pytest $(LONG) $(CLUSTER_TESTS)
 
 # Strict: a broken link or a name without a docstring ends it.
 docs: .venv-docs/installed
