@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +32,39 @@ from glomtile.slides import backends as slide_levels
 from glomtile.slides.backends import TiffPixels
 from glomtile.types import UInt8
 
+LONG = pytest.mark.long
 KINDS = ("masks", "geojson", "objects", "overlays", "tissue")
-SIZE = (2600, 700)
+SIZE = (1800, 400)
 
 
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> ThresholdNetwork:
+@contextmanager
+def purple_network() -> Iterator[ThresholdNetwork]:
     purple = ThresholdNetwork()
     card = threshold_card()
 
     def load(folder: Any, settings: TilingSettings | None = None, tta: Any = None, **more: Any) -> Segmenter:
         return Segmenter(purple, card, TilingSettings(window_px=256, read_threads=1))
 
-    monkeypatch.setattr(Segmenter, "load", load)
-    monkeypatch.setattr("glomtile.inference.slide_task.runtime_of", lambda request: "openvino")
-    # The first look at a small slide would keep all of it.
-    monkeypatch.setattr(slide_levels, "_CACHE_BYTES", 2**18)
-    return purple
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Segmenter, "load", load)
+        patch.setattr("glomtile.inference.slide_task.runtime_of", lambda request: "openvino")
+        # The first look at a small slide would keep all of it.
+        patch.setattr(slide_levels, "_CACHE_BYTES", 2**17)
+        yield purple
+
+
+@pytest.fixture
+def network() -> Iterator[ThresholdNetwork]:
+    with purple_network() as purple:
+        yield purple
 
 
 def slide(path: Path, seed: int = 0) -> Path:
     """Tissue with discs and noise, so that tiles are large, as a tiled TIFF of 2 µm per pixel."""
     rng = np.random.default_rng(seed)
     pixels = np.full((*SIZE, 3), (200, 120, 170), np.uint8)
-    for row in range(150, SIZE[0] - 100, 300):
-        pixels[disk((row + int(rng.integers(-40, 40)), 350), 60)] = (120, 40, 120)
+    for row in range(150, SIZE[0] - 100, 220):
+        pixels[disk((row + int(rng.integers(-30, 30)), 200), 60)] = (120, 40, 120)
     pixels += rng.integers(0, 30, pixels.shape, dtype=np.uint8)
     tifffile.imwrite(
         path, pixels, tile=(128, 128), photometric="rgb", ome=True, compression="deflate",
@@ -78,12 +87,32 @@ def outputs(out: Path, stem: str = "") -> dict[str, bytes]:
     }
 
 
-def undisturbed(folder: Path, network: ThresholdNetwork, *paths: Path) -> tuple[dict[str, bytes], int]:
-    """The files a run makes that nothing happens to, and how often it asks the network."""
-    run(folder, *paths)
-    calls, network.calls = network.calls, 0
-    assert len(json.loads((folder / "geojson" / f"{paths[0].name[:1]}.geojson").read_text())["features"]) > 5
-    return outputs(folder), calls
+@dataclass(frozen=True)
+class Undisturbed:
+    """Two slides, the files a run makes that nothing happens to, and how often it asks the network."""
+
+    folder: Path
+    outputs: dict[str, bytes]
+    calls: int
+
+    def copy(self, folder: Path) -> tuple[Path, Path]:
+        """Copy the slides, for something to happen to them."""
+        first, second = (Path(shutil.copy(self.folder / f"{name}.ome.tif", folder)) for name in "ab")
+        return first, second
+
+    def of(self, stem: str) -> dict[str, bytes]:
+        return {name: data for name, data in self.outputs.items() if f"/{stem}" in name}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("whole")
+    paths = [slide(folder / f"{name}.ome.tif", seed) for seed, name in enumerate("ab")]
+    with purple_network() as network:
+        run(folder / "out", *paths)
+    for name in "ab":
+        assert len(json.loads((folder / f"out/geojson/{name}.geojson").read_text())["features"]) > 5
+    return Undisturbed(folder, outputs(folder / "out"), network.calls)
 
 
 def require_whole(out: Path) -> None:
@@ -97,12 +126,11 @@ def require_whole(out: Path) -> None:
 
 
 def test_a_slide_cut_off_half_way_is_named_the_others_finish_and_it_goes_on_when_it_is_back(
-    tmp_path: Path, network: ThresholdNetwork
+    tmp_path: Path, network: ThresholdNetwork, whole: Undisturbed
 ) -> None:
-    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
-    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
-    whole = a.read_bytes()
-    network.at = {calls // 4: lambda: os.truncate(a, len(whole) // 4)}
+    a, b = whole.copy(tmp_path)
+    content = a.read_bytes()
+    network.at = {whole.calls // 4: lambda: os.truncate(a, len(content) // 4)}
     result = run(tmp_path / "out", a, b)
     assert result.done == (b,)
     ((path, reason),) = result.failed
@@ -110,35 +138,39 @@ def test_a_slide_cut_off_half_way_is_named_the_others_finish_and_it_goes_on_when
     assert "of a tile, got" in reason
     assert "it is cut off" in reason
     assert outputs(tmp_path / "out", "a") == {}
-    assert outputs(tmp_path / "out", "b") == {k: v for k, v in expected.items() if "/b" in k}
+    assert outputs(tmp_path / "out", "b") == whole.of("b")
     require_whole(tmp_path / "out")
-    a.write_bytes(whole)
+    a.write_bytes(content)
     network.calls, network.at = 0, {}
     assert run(tmp_path / "out", a, b).done == (a,)
-    assert network.calls < calls // 2
-    assert outputs(tmp_path / "out") == expected
+    assert network.calls < whole.calls // 2
+    assert outputs(tmp_path / "out") == whole.outputs
     assert [p.name for p in (tmp_path / "out/.glomtile").iterdir() if "work" in p.name] == []
 
 
 def test_a_slide_deleted_half_way_is_read_on_where_the_system_keeps_it(
-    tmp_path: Path, network: ThresholdNetwork
+    tmp_path: Path, network: ThresholdNetwork, whole: Undisturbed
 ) -> None:
-    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
-    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
-    network.at = {calls // 4: a.unlink}
+    a, b = whole.copy(tmp_path)
+    network.at = {whole.calls // 4: a.unlink}
     result = run(tmp_path / "out", a, b)
     assert result.done == (a, b)
-    assert outputs(tmp_path / "out") == expected
+    assert outputs(tmp_path / "out") == whole.outputs
     ((_, reason),) = run(tmp_path / "out", a, b).failed
     assert reason == "expected a slide or image, the file does not exist"
 
 
-@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
+@pytest.mark.parametrize(
+    "number", [errno.ESTALE, *(pytest.param(number, marks=LONG) for number in (errno.EIO, errno.ENOTCONN))]
+)
 def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
-    tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path,
+    network: ThresholdNetwork,
+    whole: Undisturbed,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
 ) -> None:
-    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
-    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
+    a, b = whole.copy(tmp_path)
 
     class Gone:
         @property
@@ -160,12 +192,12 @@ def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
             opened[0]._file = Gone()
 
     monkeypatch.setattr(TiffPixels, "_open", remembered)
-    network.at = {calls // 4: gone}
+    network.at = {whole.calls // 4: gone}
     result = run(tmp_path / "out", a, b)
     assert result.done == (b,)
     assert result.failed == ((a, f"expected a slide that stays, got: {os.strerror(number)}"),)
     assert outputs(tmp_path / "out", "a") == {}
-    assert outputs(tmp_path / "out", "b") == {k: v for k, v in expected.items() if "/b" in k}
+    assert outputs(tmp_path / "out", "b") == whole.of("b")
 
 
 @pytest.mark.shared
@@ -175,9 +207,6 @@ def test_a_scanners_slide_cut_off_half_way_is_named(
     a = tmp_path / "a.svs"
     shutil.copy(shared_data / "slides" / "CMU-1-Small-Region.svs", a)
     b = slide(tmp_path / "b.ome.tif")
-    run(tmp_path / "whole", a)
-    calls, network.calls = network.calls, 0
-    assert calls > 3
     # OpenSlide keeps tiles it has read: nearly all of it goes.
     network.at = {1: lambda: os.truncate(a, 4096)}
     result = run(tmp_path / "out", a, b)
@@ -236,20 +265,15 @@ def nobody(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def open_place(network: ThresholdNetwork) -> Iterator[Path]:
+def open_place(network: ThresholdNetwork, whole: Undisturbed) -> Iterator[Path]:
     """A folder that everybody may enter, with two slides; all that a run needs is imported."""
     if os.name != "posix":
         pytest.skip("rights are told by users and modes of files here")
-    place = Path(tempfile.mkdtemp(prefix="glomtile-rights-"))
-    place.chmod(0o755)
-    for number, name in enumerate("ab"):
-        slide(place / f"{name}.ome.tif", number)
-    try:
-        run(place / "warm", place / "a.ome.tif")
-        network.calls = 0
+    with tempfile.TemporaryDirectory(prefix="glomtile-rights-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        whole.copy(place)
         yield place
-    finally:
-        shutil.rmtree(place)
 
 
 def test_a_place_where_no_folder_may_be_made_ends_the_run_at_once(
@@ -266,16 +290,17 @@ def test_a_place_where_no_folder_may_be_made_ends_the_run_at_once(
     assert list(out.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["masks", "geojson", "objects", "overlays"])
+@pytest.mark.parametrize(
+    "kind", ["masks", "overlays", *(pytest.param(kind, marks=LONG) for kind in ("geojson", "objects"))]
+)
 def test_one_folder_of_results_without_rights_fails_every_slide_by_name_and_writes_no_half_file(
-    open_place: Path, kind: str
+    open_place: Path, whole: Undisturbed, kind: str
 ) -> None:
     out = open_place / "out"
     for name in (*KINDS, ".glomtile"):
         (out / name).mkdir(parents=True)
         if name != kind:
             (out / name).chmod(0o777)
-    out.chmod(0o777)
     slides = [open_place / f"{name}.ome.tif" for name in "ab"]
     out.chmod(0o777)
     with nobody(out / kind):
@@ -287,62 +312,69 @@ def test_one_folder_of_results_without_rights_fails_every_slide_by_name_and_writ
     assert list((out / kind).iterdir()) == []
     require_whole(out)
     assert run(out, *slides).done == tuple(slides)
-    assert outputs(out, "a") == outputs(open_place / "warm")
+    assert outputs(out) == whole.outputs
 
 
-@pytest.mark.parametrize("stage", ["rows", "files"])
-@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
+CHUNKS_AND_FILES = (("rows", 1), ("rows", 4), *(("files", count) for count in range(1, 6)))
+QUOTAS = [(*place, number) for place in CHUNKS_AND_FILES for number in (errno.EDQUOT, errno.ENOSPC)]
+QUICK_QUOTAS = {("rows", 4, errno.ENOSPC), ("files", 1, errno.EDQUOT), ("files", 5, errno.ENOSPC)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "wanted", "number"),
+    [pytest.param(*quota, marks=[] if quota in QUICK_QUOTAS else LONG) for quota in QUOTAS],
+)
 def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
-    tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
+    tmp_path: Path,
+    network: ThresholdNetwork,
+    whole: Undisturbed,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    wanted: int,
+    number: int,
 ) -> None:
-    """By decree: at a chunk of rows of the first slide, then at any of its files."""
-    paths = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
-    expected, _ = undisturbed(tmp_path / "whole", network, *paths)
+    """By decree: at a chunk of rows of the first slide, or at any of its files."""
     words = {errno.EDQUOT: "the disk quota is used up", errno.ENOSPC: "the disk is full"}[number]
-    refusal = OSError(number, os.strerror(number))
-    for count in (1, 4) if stage == "rows" else (1, 2, 3, 4, 5):
-        out, seen = tmp_path / f"out{count}", [0]
+    paths, out, seen = whole.copy(tmp_path), tmp_path / "out", 0
 
-        def refuse(path: Path, wanted: int = count, seen: list[int] = seen) -> None:
-            seen[0] += 1
-            if seen[0] == wanted:
-                raise refusal
+    def refuse() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == wanted:
+            raise OSError(number, os.strerror(number))
 
-        with monkeypatch.context() as patch:
-            if stage == "rows":
-                write = Plane._write
+    write, sync = Plane._write, workspace._sync
 
-                def chunk(self: Plane, *where: Any, write: Any = write, refuse: Any = refuse) -> None:
-                    refuse(Path())
-                    write(self, *where)
+    def chunk(self: Plane, *where: Any) -> None:
+        refuse()
+        write(self, *where)
 
-                patch.setattr(Plane, "_write", chunk)
-            else:
-                sync = workspace._sync
+    def file(path: Path) -> None:
+        if path.is_file() and path.parent.name in KINDS:
+            refuse()
+        sync(path)
 
-                def file(path: Path, sync: Any = sync, refuse: Any = refuse) -> None:
-                    if path.is_file() and path.parent.name in KINDS:
-                        refuse(path)
-                    sync(path)
-
-                patch.setattr(workspace, "_sync", file)
-            result = run(out, *paths)
-        assert result.done == paths[1:]
-        ((path, reason),) = result.failed
-        assert path == paths[0]
-        assert f"expected to write here, got: {words}" in reason
-        assert len(outputs(out, "a")) == (0 if stage == "rows" else count - 1)
-        require_whole(out)
-        assert run(out, *paths).done == paths[:1]
-        assert outputs(out) == expected
+    with monkeypatch.context() as patch:
+        if stage == "rows":
+            patch.setattr(Plane, "_write", chunk)
+        else:
+            patch.setattr(workspace, "_sync", file)
+        result = run(out, *paths)
+    assert result.done == paths[1:]
+    ((path, reason),) = result.failed
+    assert path == paths[0]
+    assert f"expected to write here, got: {words}" in reason
+    assert len(outputs(out, "a")) == (0 if stage == "rows" else wanted - 1)
+    require_whole(out)
+    assert run(out, *paths).done == paths[:1]
+    assert outputs(out) == whole.outputs
 
 
 def test_a_disk_that_fills_between_two_slides_keeps_the_first_and_goes_on_with_more_room(
-    tmp_path: Path, network: ThresholdNetwork
+    tmp_path: Path, network: ThresholdNetwork, whole: Undisturbed
 ) -> None:
-    paths = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
-    expected, _ = undisturbed(tmp_path / "whole", network, *paths)
-    needed = sum(len(data) for name, data in expected.items() if "/a" in name)
+    paths = whole.copy(tmp_path)
+    needed = sum(map(len, whole.of("a").values()))
     place = tmp_path / "small"
     place.mkdir()
     mount, room = shutil.which("mount") or "mount", f"size={needed * 3 // 2048 + 60}k"
@@ -365,11 +397,11 @@ def test_a_disk_that_fills_between_two_slides_keeps_the_first_and_goes_on_with_m
             reason = str(refused)
         assert "expected to write here, got: the disk is full" in reason
         require_whole(out)
-        assert outputs(out, "a") == {k: v for k, v in expected.items() if "/a" in k}
+        assert outputs(out, "a") == whole.of("a")
         subprocess.run([mount, "-o", "remount,size=64m", str(place)], check=True)
         result = run(out, *paths)
         assert (result.skipped, result.done) == (paths[:1], paths[1:])
-        assert outputs(out) == expected
+        assert outputs(out) == whole.outputs
     finally:
         subprocess.run([shutil.which("umount") or "umount", str(place)], check=True)
 
@@ -379,10 +411,9 @@ class WaitingError(Exception):
 
 
 def test_a_second_run_does_not_disturb_the_slide_of_the_first(
-    tmp_path: Path, network: ThresholdNetwork, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, network: ThresholdNetwork, whole: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif", 1)
-    expected, calls = undisturbed(tmp_path / "whole", network, a, b)
+    a, b = whole.copy(tmp_path)
 
     def wait(seconds: float) -> None:
         raise WaitingError
@@ -392,16 +423,16 @@ def test_a_second_run_does_not_disturb_the_slide_of_the_first(
         with pytest.raises(WaitingError):
             run(tmp_path / "out", a, b)
 
-    network.at = {calls // 4: second}
+    network.at = {whole.calls // 4: second}
     result = run(tmp_path / "out", a, b)
     assert (result.done, result.skipped) == ((a,), (b,))
-    assert outputs(tmp_path / "out") == expected
+    assert outputs(tmp_path / "out") == whole.outputs
 
 
 def test_the_command_ends_with_1_where_a_slide_goes(
-    tmp_path: Path, network: ThresholdNetwork, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, network: ThresholdNetwork, whole: Undisturbed, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a, b, out = slide(tmp_path / "a.ome.tif"), slide(tmp_path / "b.ome.tif"), tmp_path / "out"
+    (a, b), out = whole.copy(tmp_path), tmp_path / "out"
     network.at = {4: lambda: os.truncate(a, 1000)}
     assert glomtile.cli.main.run(["segment", str(a), str(b), "-m", str(tmp_path), "-o", str(out)]) == 1
     printed = capsys.readouterr()
