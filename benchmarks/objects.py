@@ -54,8 +54,8 @@ def label_image() -> np.ndarray:
 
 def extraction() -> Callable[[], dict[str, Any]]:
     from glomtile.objects.extraction import extract_objects
+    from glomtile.objects.labelling import find_regions
     from glomtile.objects.postprocessing import ShapingRules
-    from glomtile.objects.regions import find_regions
 
     labels = label_image()
     confidence = np.full(labels.shape, 230, np.uint8)

@@ -31,10 +31,20 @@ class Box(NamedTuple):
     def width(self) -> int:
         return self.right - self.left
 
+    def slices(self, origin: tuple[int, int] = (0, 0)) -> tuple[slice, slice]:
+        """Return its rows and columns in an array that begins at the row and column `origin`."""
+        top, left = origin
+        return slice(self.top - top, self.bottom - top), slice(self.left - left, self.right - left)
+
+    def intersection(self, other: Box) -> Box:
+        """Return the rectangle that both have; its height or width is below 1 where there is none."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        return Box(top, left, min(self.bottom, other.bottom), min(self.right, other.right))
+
 
 def crop(plane: Any, box: Box) -> UInt8:
     """Return the pixels of a box of a plane in memory or on disk."""
-    return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)
+    return np.asarray(plane[box.slices()], np.uint8)
 
 
 @runtime_checkable
