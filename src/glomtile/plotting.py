@@ -290,22 +290,19 @@ def curves_svg(curves: Curves) -> str | None:
         return _as_svg(figure)
 
 
-def area_histogram_svg(truth: Sequence[float], prediction: Sequence[float], unit: str) -> str | None:
-    """Draw the areas of true and predicted objects on a logarithmic axis; None without any object.
+def area_histogram_svg(truth: Sequence[float], prediction: Sequence[float], unit: str) -> str:
+    """Draw the areas of true and predicted objects on a logarithmic axis.
 
     Parameters
     ----------
     truth, prediction : sequence of float
-        Areas above 0.
+        Areas above 0; at least one of either.
     unit : str
         Of the areas.
     """
-    every = [*truth, *prediction]
-    if not every:
-        return None
     with _figure(_WIDE_INCH, _SVG_STYLE) as figure:
         axes = figure.add_subplot()
-        edges = _ratio_edges(every)
+        edges = _ratio_edges([*truth, *prediction])
         if truth:
             colours, labels = [_TRUTH, _PREDICTION], ["truth", "prediction"]
             axes.hist([truth, prediction], edges, color=colours, label=labels)
@@ -321,16 +318,14 @@ def area_histogram_svg(truth: Sequence[float], prediction: Sequence[float], unit
         return _as_svg(figure)
 
 
-def count_scatter_svg(counts: Sequence[tuple[int, int]]) -> str | None:
-    """Draw predicted over true numbers of objects; None without any image.
+def count_scatter_svg(counts: Sequence[tuple[int, int]]) -> str:
+    """Draw predicted over true numbers of objects.
 
     Parameters
     ----------
     counts : sequence of (int, int)
-        True and predicted number of each image; images of equal numbers share a larger circle.
+        True and predicted number of each image, at least one; images of equal numbers share a larger circle.
     """
-    if not counts:
-        return None
     images = {pair: counts.count(pair) for pair in dict.fromkeys(counts)}
     most = max(images.values())
     areas = [12 + 140 * number / most for number in images.values()]
@@ -399,7 +394,9 @@ def _as_svg(figure: Figure) -> str:
     svg = re.sub(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(?<=style=")font: ([\d.]+px)[^;"]*', r"font-size: \1", svg)  # Matplotlib 3.10 and older
     svg = re.sub(r'font-family: [^;"]*; ', "", svg)
-    return re.sub(r"(?<=: )#[0-9a-f]{6}(?=[;\"])", lambda match: _CSS.get(match[0], match[0]), svg)
+    for colour, variable in _CSS.items():
+        svg = re.sub(f'(?<=: ){colour}(?=[;"])', variable, svg)
+    return svg
 
 
 def _square_axes(figure: Figure, most: float) -> Axes:
@@ -466,14 +463,12 @@ def _ratio_edges(areas: Sequence[float]) -> list[float]:
 
 def _label_ratios(axes: Axes, edges: Sequence[float]) -> None:
     """Label a logarithmic axis with plain numbers, fewer of them on a long axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     ratio = edges[-1] / edges[0]
     steps = (1.0, 2.0, 5.0) if ratio < 100 else (1.0, 3.0) if ratio < 10_000 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-    )
+    axes.xaxis.set_major_formatter("{x:,.12g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -488,10 +483,10 @@ def _title(axes: Axes, title: str, below: str) -> None:
 
 
 def _whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_major_formatter("{x:,.0f}")
 
 
 def _counted(count: int, thing: str) -> str:

@@ -68,6 +68,22 @@ def test_slides_print_the_number_of_objects_that_are_not_listed(
     assert page.count("Its objects are listed in objects/b.csv.") == 1
 
 
+def test_outlines_are_drawn_in_whole_pixels_of_the_slide(study: Path) -> None:
+    first = read_results(study).slides[0].objects[1]
+    assert (first.path, first.colour) == ("M20 0l9 0 0 9 -9 0 0 -9z", "#ff0000")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", '{"features": [1]}', '{"features": [{"geometry": {"type": "Polygon"}, "properties": {}}]}'],
+)
+def test_outlines_in_an_edited_file_are_left_out_with_a_note(study: Path, content: str) -> None:
+    (study / "geojson/a.geojson").write_text(content)
+    results = read_results(study)
+    assert [len(slide.objects) for slide in results.slides] == [0, 2, 0]
+    assert results.notes[0].startswith("a: expected outlines as glomtile writes them, got: ")
+
+
 def test_areas_are_of_all_objects(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read_results(study).distributions
     monkeypatch.setattr(module, "MAX_ROWS", 1)
