@@ -36,9 +36,8 @@ from glomtile.datasets.loading import split_pairs
 from glomtile.evaluation.metrics import ClassScore, ImageScore, score_image, summarise
 from glomtile.inference.quality_control import QualityFlags
 from glomtile.inference.segmenter import Segmenter
-from glomtile.io.images import read_image, write_png
+from glomtile.io.images import read_image, resize_to_mpp, write_png
 from glomtile.io.masks import read_mask
-from glomtile.io.resolution import resize_to_mpp
 from glomtile.io.tables import write_csv
 from glomtile.palette import GLOMERULI
 from glomtile.slides.backends import levels_of

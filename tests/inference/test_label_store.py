@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from glomtile.errors import ArgumentError, PlaceError, StorageError
 from glomtile.inference.label_store import CHUNK_PX, LabelStore, Plane, panels_of, remove_work
-from glomtile.io.ome_tiff import halve, level_sizes, write_mask_pyramid
-from glomtile.io.ome_zarr import write_label_zarr
+from glomtile.io.pyramids import halve, level_sizes, write_label_zarr, write_mask_pyramid
 from glomtile.palette import GLOMERULI
 from glomtile.types import Box, crop
 

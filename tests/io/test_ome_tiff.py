@@ -12,7 +12,7 @@ from PIL import Image
 from glomtile.errors import InputError, UsageError
 from glomtile.io.images import image_mpp
 from glomtile.io.masks import mask_size, read_mask
-from glomtile.io.ome_tiff import TILE_PX, checked_sizes, halve, level_sizes, write_mask_pyramid
+from glomtile.io.pyramids import TILE_PX, checked_sizes, halve, level_sizes, write_mask_pyramid
 from glomtile.palette import Palette
 
 THREE = Palette.from_rgb_map(

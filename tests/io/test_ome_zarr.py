@@ -3,7 +3,7 @@ import pytest
 import zarr
 
 from glomtile.errors import InputError, UsageError
-from glomtile.io.ome_zarr import write_label_zarr
+from glomtile.io.pyramids import write_label_zarr
 from glomtile.palette import Palette
 
 THREE = Palette.from_rgb_map(

@@ -4,7 +4,7 @@ import shapely
 from PIL import Image
 
 from glomtile.errors import UsageError
-from glomtile.io.overlay import draw_overlay, write_jpeg
+from glomtile.io.images import draw_overlay, write_jpeg
 
 MAGENTA = np.full((80, 100, 3), (190, 70, 150), np.uint8)
 RED = (255, 0, 0)

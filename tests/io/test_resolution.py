@@ -5,8 +5,7 @@ from PIL import Image
 from tests.fakes import RecordingProgress
 
 from glomtile.errors import InputError
-from glomtile.io.images import image_mpp
-from glomtile.io.resolution import description_of_page
+from glomtile.io.images import description_of_page, image_mpp
 from glomtile.slides.slide import open_slide
 
 PLAIN = np.zeros((8, 8, 3), np.uint8)

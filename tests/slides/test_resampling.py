@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from glomtile.slides.resampling import resample, source_span
+from glomtile.slides.slide import resample, source_span
 from glomtile.tiling.grid import Span
 from glomtile.types import Box
 

@@ -23,9 +23,8 @@ from glomtile.evaluation.metrics import ImageScore, Scores, paired_difference, s
 from glomtile.formatting import listed
 from glomtile.io.atomic import move_aside, read_json, replace_folder, write_json
 from glomtile.io.image_list import ImageList, ImageRecord, write_image_list
-from glomtile.io.images import image_size, list_images, read_image, write_png
+from glomtile.io.images import PLAUSIBLE_MPP, image_size, list_images, read_image, write_png
 from glomtile.io.masks import MASK_SUFFIXES, mask_size, read_mask
-from glomtile.io.resolution import PLAUSIBLE_MPP
 from glomtile.io.tables import Cell, read_csv, write_csv
 from glomtile.models.folder import versions
 from glomtile.palette import GLOMERULI, Palette

@@ -262,8 +262,7 @@ def _add_runtime(folder: Path, made: Path, card: ModelCard, runtime: RuntimeFile
 
 def _calibration_tiles(card: ModelCard, folder: Path, mpp: float | None) -> list[UInt8]:
     """Return at most 64 tiles of the images at the model's scale, spread evenly over all of them."""
-    from glomtile.io.images import image_mpp, list_images, read_image
-    from glomtile.io.resolution import resize_to_mpp
+    from glomtile.io.images import image_mpp, list_images, read_image, resize_to_mpp
 
     height, width = (max(1, side // card.stride_px) * card.stride_px for side in card.tile_px)
     tiles = []

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.inference.window_size import TilingSettings, tile_plan
-from glomtile.io.images import ArrayReader
-from glomtile.io.resolution import resize_to_mpp
+from glomtile.io.images import ArrayReader, resize_to_mpp
 from glomtile.tiling.grid import Plan
 from glomtile.tiling.sliding_window import TiledRun, predict_tiled
 from glomtile.types import SILENT, Float32, Predictor, Progress, UInt8

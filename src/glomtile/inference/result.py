@@ -16,11 +16,9 @@ from shapely import affinity
 from glomtile.inference.quality_control import QualityFlags
 from glomtile.io.atomic import write_text
 from glomtile.io.geojson import Annotation, write_annotations
-from glomtile.io.images import write_png
+from glomtile.io.images import draw_overlay, write_jpeg, write_png
 from glomtile.io.masks import write_mask
-from glomtile.io.ome_tiff import write_mask_pyramid
-from glomtile.io.ome_zarr import write_label_zarr
-from glomtile.io.overlay import draw_overlay, write_jpeg
+from glomtile.io.pyramids import write_label_zarr, write_mask_pyramid
 from glomtile.objects.extraction import FoundObject
 from glomtile.palette import Palette
 from glomtile.slides.tissue import TissueMap

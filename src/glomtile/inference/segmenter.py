@@ -31,8 +31,8 @@ from glomtile.inference.window_size import (
     slide_plan,
 )
 from glomtile.io.atomic import TemporaryFolder, storage_errors
-from glomtile.io.ome_tiff import halve, level_sizes
-from glomtile.io.resolution import PLAUSIBLE_MPP
+from glomtile.io.images import PLAUSIBLE_MPP
+from glomtile.io.pyramids import halve, level_sizes
 from glomtile.models import folder as model_folder
 from glomtile.objects.extraction import FoundObject, paint_objects
 from glomtile.objects.postprocessing import ShapingRules

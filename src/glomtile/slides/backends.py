@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from glomtile.errors import InputError
-from glomtile.io.images import damaged, image_mpp, read_image, readable_size
-from glomtile.io.resolution import both_numbers, description_of_page, number, rational, square_mpp, tiff_mpp
+from glomtile.io.images import (
+    damaged,
+    description_of_page,
+    image_mpp,
+    number,
+    rational,
+    read_image,
+    readable_size,
+    square_mpp,
+    tiff_mpp,
+)
 from glomtile.types import SILENT, Box, Progress, UInt8
 
 if TYPE_CHECKING:
@@ -52,7 +61,8 @@ class Pixels(Protocol):
     in_strips: bool
     levels: tuple[Level, ...]
     mpp: float | None
-    mpp_source: str | None
+    mpp_source: str
+    """Where `mpp` is from, or would be."""
 
     def read(self, level: int, box: Box) -> UInt8:
         """Read the RGB pixels of a box inside a level."""
@@ -80,17 +90,13 @@ class OpenSlidePixels:
         self.kind = f"OpenSlide {properties.get(openslide.PROPERTY_NAME_VENDOR, 'slide')}"
         sizes = [(height, width) for width, height in self._slide.level_dimensions]
         self.levels = levels_of(sizes)
-        x, y = (
-            properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-        )
-        self.mpp = square_mpp(both_numbers(x, y), path, progress)
-        self.mpp_source = "openslide.mpp-x" if self.mpp is not None else None
+        x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+        self.mpp, self.mpp_source = square_mpp((x, y), path, progress), "openslide.mpp-x"
         if self.mpp is None:
-            dots = (number(properties.get("tiff.XResolution")), number(properties.get("tiff.YResolution")))
+            x, y = (number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
             unit = {"inch": 2, "centimeter": 3}.get(str(properties.get("tiff.ResolutionUnit")), 0)
-            description = str(properties.get("tiff.ImageDescription", ""))
-            self.mpp = square_mpp(tiff_mpp(description, dots, unit), path, progress)
-            self.mpp_source = "the TIFF's resolution" if self.mpp is not None else None
+            pair = tiff_mpp(str(properties.get("tiff.ImageDescription", "")), (x, y), unit)
+            self.mpp, self.mpp_source = square_mpp(pair, path, progress), "the TIFF's resolution"
         self._block = lru_cache(_CACHE_BYTES // (3 * _BLOCK_PX**2))(self._read_block)
 
     def read(self, level: int, box: Box) -> UInt8:
@@ -135,10 +141,8 @@ class TiffPixels:
             self._file = tifffile.TiffFile(path)
         except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, TypeError) as problem:
             raise InputError(path, f"expected a TIFF file, got: {problem}") from problem
-        self._file.filehandle.set_lock(
-            True
-        )  # tags are read on first access, possibly while a thread reads a tile
-        self._lock = self._file.filehandle.lock
+        # Tags are read on first access, possibly while a thread reads a tile.
+        self._file.filehandle.set_lock(True)
         try:
             self._open(progress)
         except BaseException:
@@ -151,15 +155,13 @@ class TiffPixels:
             series = largest_series(self._file)
             is_ome = bool(self._file.is_ome)
             page = series.keyframe
+            size_px = int(page.imagelength), int(page.imagewidth)
             description = (self._file.ome_metadata if is_ome else page.description) or ""
-            description = description_of_page(
-                description, page.index, (int(page.imagelength), int(page.imagewidth))
-            )
-            tags = page.tags
+            description = description_of_page(description, page.index, size_px)
             self._require_one_image(series)
             self._pages = [_Page(level.keyframe, path) for level in series.levels]
-            dots = tuple(rational(tags.valueof(name)) for name in ("XResolution", "YResolution"))
-            unit = tags.valueof("ResolutionUnit", 2)
+            x, y = (rational(page.tags.valueof(f"{axis}Resolution")) for axis in "XY")
+            unit = page.tags.valueof("ResolutionUnit", 2)
         except InputError:
             raise
         except Exception as problem:
@@ -170,10 +172,8 @@ class TiffPixels:
         self.kind = "OME-TIFF" if is_ome else "TIFF"
         self.levels = levels_of([page.size_px for page in self._pages])
         self.in_strips = self._pages[0].segment_px[1] >= self.levels[0].size_px[1]
-        self.mpp = square_mpp(tiff_mpp(description, (dots[0], dots[1]), unit), path, progress)
-        self.mpp_source = None
-        if self.mpp is not None:
-            self.mpp_source = "OME-XML" if "PhysicalSizeX" in description else "the TIFF's tags"
+        self.mpp = square_mpp(tiff_mpp(description, (x, y), unit), path, progress)
+        self.mpp_source = "OME-XML" if "PhysicalSizeX" in description else "the TIFF's tags"
 
     def _require_one_image(self, series: Any) -> None:
         axes, dtype = series.axes, series.dtype
@@ -202,9 +202,9 @@ class TiffPixels:
             offset, count = page.position(index)
             data: bytes | None = None
             if count:
+                handle = self._file.filehandle
                 try:
-                    with self._lock:
-                        handle = self._file.filehandle
+                    with handle.lock:
                         handle.seek(offset)
                         data = handle.read(count)
                 except OSError as problem:
@@ -333,11 +333,10 @@ class ImagePixels:
             # Pillow raises many kinds of errors on a cut-off page.
             raise damaged(path, "image", problem) from problem
         self.levels = levels_of([size_px])
-        self.kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}.get(
-            path.suffix.lower(), path.suffix[1:].upper()
-        )
+        suffix = path.suffix[1:].upper()
+        self.kind = {"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix)
         self.mpp = image_mpp(path, progress)
-        self.mpp_source = "the image's resolution" if self.mpp is not None else None
+        self.mpp_source = "the image's resolution"
         self._image: UInt8 | None = None
         self._lock = threading.Lock()
 
@@ -346,7 +345,7 @@ class ImagePixels:
         with self._lock:
             if self._image is None:
                 self._image = read_image(self._path)
-        return self._image[box.top : box.bottom, box.left : box.right]
+        return self._image[box.slices()]
 
     def close(self) -> None:
         self._image = None
@@ -376,12 +375,10 @@ def on_glass(pixels: UInt8) -> UInt8:
 
 def _paste(target: UInt8, box: Box, pixels: UInt8, at_top: int, at_left: int) -> None:
     """Copy the overlap of `pixels`, at row `at_top` and column `at_left`, into the array of `box`."""
-    top, left = max(box.top, at_top), max(box.left, at_left)
-    bottom, right = min(box.bottom, at_top + pixels.shape[0]), min(box.right, at_left + pixels.shape[1])
-    if bottom > top and right > left:
-        target[top - box.top : bottom - box.top, left - box.left : right - box.left] = pixels[
-            top - at_top : bottom - at_top, left - at_left : right - at_left
-        ]
+    own = Box(at_top, at_left, at_top + pixels.shape[0], at_left + pixels.shape[1])
+    shared = box.intersection(own)
+    if shared.height > 0 and shared.width > 0:
+        target[shared.slices(box[:2])] = pixels[shared.slices(own[:2])]
 
 
 def _factors(full_px: tuple[int, int], level_px: tuple[int, int]) -> tuple[float, float]:

@@ -1,23 +1,21 @@
-"""Slides read region by region at any resolution."""
+"""Slides read region by region at any resolution, with exact resampling."""
 
 from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from glomtile.errors import InputError, UsageError
-from glomtile.io.images import IMAGE_SUFFIXES, list_images, mirrored_indices
-from glomtile.io.resolution import PLAUSIBLE_MPP, size_at_mpp
+from glomtile.io.images import IMAGE_SUFFIXES, PLAUSIBLE_MPP, list_images, mirrored_indices, size_at_mpp
 from glomtile.slides.backends import ImagePixels, Level, OpenSlidePixels, Pixels, TiffPixels, largest_series
-from glomtile.slides.resampling import resample, source_span
 from glomtile.tiling.grid import Span
-from glomtile.types import SILENT, Box, Progress, UInt8
+from glomtile.types import SILENT, Box, Float32, Progress, UInt8
 from glomtile.validation import number_argument, path_argument
 
 SLIDE_SUFFIXES = (
@@ -36,6 +34,12 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 _TIFFS = (".tif", ".tiff", ".btf", ".tf8")
 _READ_PX = 16 * 2**20
 """Source pixels read at once for a thumbnail."""
+
+_BAND_PX = 2 * 2**20
+"""Most source pixels held as floats at once."""
+
+_CACHED = 2**16
+"""Values summed at once, so that they stay in the processor's cache."""
 
 _SAME = 1e-6
 _GENERIC = "generic-tiff"
@@ -75,14 +79,14 @@ class Slide:
         self.kind, self.plain, self.levels = pixels.kind, pixels.plain, pixels.levels
         self.size_px = pixels.levels[0].size_px
         self.mpp = pixels.mpp if mpp is None else mpp
-        self.mpp_source = pixels.mpp_source if mpp is None else "given"
+        self.mpp_source: str | None = "given"
+        if mpp is None:
+            self.mpp_source = None if self.mpp is None else pixels.mpp_source
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -150,15 +154,15 @@ class Slide:
         )
         reader = SlideReader(self, zoom, size, None)
         result = np.empty((*size, 3), np.uint8)
-        for box in _boxes(size, self._piece(reader.level_zoom, size[1])):
-            result[box.top : box.bottom, box.left : box.right] = reader.read(box)
+        across = size[1]
+        if not self._pixels.in_strips:
+            across = max(1, min(across, int(math.sqrt(_READ_PX) / reader.level_zoom)))
+        down = max(1, int(_READ_PX / (across * reader.level_zoom**2)))
+        for top in range(0, size[0], down):
+            for left in range(0, size[1], across):
+                box = Box(top, left, min(top + down, size[0]), min(left + across, size[1]))
+                result[box.slices()] = reader.read(box)
         return result, zoom
-
-    def _piece(self, zoom: float, width: int) -> tuple[int, int]:
-        """Return the size of a piece to read: as wide as the slide where it is stored in strips."""
-        across = width if self._pixels.in_strips else min(width, int(math.sqrt(_READ_PX) / zoom))
-        across = max(1, across)
-        return max(1, int(_READ_PX / (across * zoom * zoom))), across
 
 
 class SlideReader:
@@ -296,8 +300,8 @@ def _pixels(path: Path, progress: Progress) -> Pixels:
         return ImagePixels(path, progress)
     import openslide
 
-    layout = _layout(path) if suffix in _TIFFS else None
-    if layout is not None and layout.is_ome:
+    is_ome, is_plain = _tiff_layout(path) if suffix in _TIFFS else (False, False)
+    if is_ome:
         return TiffPixels(path, progress)
     try:
         known = openslide.OpenSlide.detect_format(path)
@@ -310,19 +314,11 @@ def _pixels(path: Path, progress: Progress) -> Pixels:
             path,
             "expected a format of OpenSlide, a TIFF, PNG, JPEG or BMP, got a damaged file or another format",
         )
-    if layout is not None and layout.one_page and layout.longest_px <= PLAIN_PX:
-        return ImagePixels(path, progress)
-    return TiffPixels(path, progress)
+    return (ImagePixels if is_plain else TiffPixels)(path, progress)
 
 
-class _Layout(NamedTuple):
-    is_ome: bool
-    one_page: bool
-    longest_px: int
-
-
-def _layout(path: Path) -> _Layout | None:
-    """Return the layout of a TIFF, or ``None`` where tifffile cannot read it; its reader reports why."""
+def _tiff_layout(path: Path) -> tuple[bool, bool]:
+    """Return whether a TIFF is OME-TIFF, and whether it is plain; what tifffile cannot read is neither."""
     import tifffile
 
     try:
@@ -330,19 +326,148 @@ def _layout(path: Path) -> _Layout | None:
             series = largest_series(file)
             page = series.keyframe
             one_page = page.index == 0 and len(series.levels) == 1
-            longest = max(int(page.imagelength), int(page.imagewidth))
-            return _Layout(bool(file.is_ome), one_page, longest)
-    except Exception:  # a damaged directory shows in many ways
-        return None
-
-
-def _boxes(size_px: tuple[int, int], piece_px: tuple[int, int]) -> Iterator[Box]:
-    (height, width), (down, across) = size_px, piece_px
-    for top in range(0, height, down):
-        for left in range(0, width, across):
-            yield Box(top, left, min(top + down, height), min(left + across, width))
+            is_small = max(int(page.imagelength), int(page.imagewidth)) <= PLAIN_PX
+            return bool(file.is_ome), one_page and is_small
+    except Exception:  # a damaged directory shows in many ways; the reader reports which
+        return False, False
 
 
 def _snapped(zoom: float) -> float:
     """Round a factor that is whole but for the last bits."""
     return float(round(zoom)) if zoom >= 1 and abs(zoom - round(zoom)) < 1e-9 else zoom
+
+
+def source_span(wanted: Span, zoom: float, length_px: int) -> Span:
+    """Return the source pixels needed for the pixels of `wanted`, on an axis of `length_px` source pixels."""
+    if zoom >= 1:
+        start, stop = math.floor(wanted.start * zoom), math.ceil(wanted.stop * zoom)
+    else:
+        start, stop = (
+            math.floor((wanted.start + 0.5) * zoom - 0.5),
+            math.floor((wanted.stop - 0.5) * zoom - 0.5) + 2,
+        )
+    start = min(max(start, 0), length_px - 1)
+    return Span(start, min(max(stop, start + 1), length_px))
+
+
+def resample(
+    source: UInt8, spans: tuple[Span, Span], wanted: tuple[Span, Span], zoom: tuple[float, float]
+) -> UInt8:
+    """Resample part of an image.
+
+    Parameters
+    ----------
+    source : (h, w, 3) uint8 ndarray
+        The source pixels of `spans`.
+    spans, wanted : (Span, Span)
+        Rows and columns of `source`, see `source_span`, and of the result.
+    zoom : (float, float)
+        Source pixels per pixel of the result, down and across. Pixel ``c`` of the result covers source
+        positions ``c * zoom`` to ``(c + 1) * zoom``, counted from the image's corner.
+
+    Returns
+    -------
+    (h', w', 3) uint8 ndarray
+        Averaged over that area where zoom is at least 1, else linear between pixels' centres. Pixels outside
+        the source have no weight. A pixel's value does not depend on `wanted`.
+    """
+    size = wanted[0].length, wanted[1].length
+    result = np.empty((*size, 3), np.uint8)
+    high, wide = _whole_cells(source, spans, wanted, zoom, result)
+    rest_down = Span(wanted[0].start + high, wanted[0].stop)
+    rest_across = Span(wanted[1].start + wide, wanted[1].stop)
+    if rest_down.length:
+        result[high:] = _weighted(source, spans, (rest_down, wanted[1]), zoom)
+    if rest_across.length and high:
+        above = Span(wanted[0].start, rest_down.start)
+        result[:high, wide:] = _weighted(source, spans, (above, rest_across), zoom)
+    return result
+
+
+def _whole_cells(
+    source: UInt8,
+    spans: tuple[Span, Span],
+    wanted: tuple[Span, Span],
+    zoom: tuple[float, float],
+    result: UInt8,
+) -> tuple[int, int]:
+    """Fill in the cells wholly inside the source where both factors are whole, and return their numbers.
+
+    Cells cut by the edge are left out, so that a cell is always computed in the same way.
+    """
+    if not all(_is_whole(z) for z in zoom):
+        return 0, 0
+    if not all(span.start == want.start * z for span, want, z in zip(spans, wanted, zoom, strict=True)):
+        return 0, 0
+    (down, across), (high, wide) = (round(zoom[0]), round(zoom[1])), result.shape[:2]
+    high, wide = min(high, spans[0].length // down), min(wide, spans[1].length // across)
+    if not high or not wide:
+        return 0, 0
+    cells = source[: high * down, : wide * across]
+    if (down, across) == (1, 1):
+        result[:high, :wide] = cells
+    else:
+        result[:high, :wide] = cv2.resize(cells, (wide, high), interpolation=cv2.INTER_AREA)
+    return high, wide
+
+
+def _is_whole(zoom: float) -> bool:
+    """Return whether OpenCV averages whole cells: it computes ``1 / (1 / zoom)``, which is inexact at 49."""
+    return zoom >= 1 and zoom == round(zoom) and 1 / (1 / zoom) == zoom
+
+
+def _weighted(
+    source: UInt8, spans: tuple[Span, Span], wanted: tuple[Span, Span], zoom: tuple[float, float]
+) -> UInt8:
+    """Resample by any factor, some rows at a time."""
+    down, across = (_weights(spans[i], wanted[i], zoom[i]) for i in (0, 1))
+    height, width = wanted[0].length, wanted[1].length
+    result = np.empty((height, width, 3), np.uint8)
+    step = max(1, int(_BAND_PX / max(source.shape[1] * max(zoom[0], 1.0), 1)))
+    for top in range(0, height, step):
+        taps, shares = down[0][top : top + step], down[1][top : top + step]
+        first, last = int(taps.min()), int(taps.max()) + 1
+        lines = source[first:last].reshape(last - first, -1).astype(np.float32)
+        tall = _mix(lines, taps - first, shares).reshape(len(taps), source.shape[1], 3)
+        turned = np.ascontiguousarray(tall.transpose(1, 0, 2)).reshape(source.shape[1], -1)
+        small = _mix(turned, *across).reshape(width, len(taps), 3).transpose(1, 0, 2)
+        result[top : top + step] = np.rint(small)
+    return result
+
+
+def _mix(lines: Float32, taps: NDArray[np.int64], shares: Float32) -> Float32:
+    """Add up lines ``(n, m)``, always in the order of the taps; see `_weights`."""
+    mixed = np.empty((len(taps), lines.shape[1]), np.float32)
+    step = max(1, _CACHED // lines.shape[1])
+    for top in range(0, len(mixed), step):
+        rows = slice(top, top + step)
+        part = mixed[rows]
+        np.multiply(lines[taps[rows, 0]], shares[rows, 0, None], out=part)
+        for tap in range(1, taps.shape[1]):
+            line = lines[taps[rows, tap]]
+            line *= shares[rows, tap, None]
+            part += line
+    return mixed
+
+
+def _weights(span: Span, wanted: Span, zoom: float) -> tuple[NDArray[np.int64], Float32]:
+    """Return the source pixels of `span` for each pixel of `wanted`, ``(wanted, t)``, and their weights.
+
+    Pixels are counted from the first one of the span, from low to high. Weights of a row sum to 1; a pixel
+    outside the source is replaced by another with weight 0.
+    """
+    at = np.arange(wanted.start, wanted.stop, dtype=np.float64)
+    if zoom >= 1:
+        # A level that was rounded down ends before the slide: pixels beyond it repeat its last one.
+        low, high = np.minimum(at * zoom, span.stop - 1), (at + 1) * zoom
+        first = np.floor(low).astype(np.int64)
+        taps = first[:, None] + np.arange(math.ceil(zoom) + 1)
+        share = np.minimum(taps + 1, high[:, None]) - np.maximum(taps, low[:, None])
+        share = np.where((taps >= span.start) & (taps < span.stop), np.maximum(share, 0.0), 0.0)
+    else:
+        centre = (at + 0.5) * zoom - 0.5
+        first = np.floor(centre).astype(np.int64)
+        taps = first[:, None] + np.arange(2)
+        share = 1 - np.abs(taps - centre[:, None])
+    share /= share.sum(axis=1, keepdims=True)
+    return np.clip(taps, span.start, span.stop - 1) - span.start, share.astype(np.float32)

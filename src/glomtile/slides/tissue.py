@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import cv2
@@ -39,6 +38,7 @@ _FAINT = 0.06
 """Colour beside ink, in optical density, that compression may have spread from it."""
 _STROKE_UM = 40.0
 _BLOT_UM2 = 100_000.0
+"""Black pieces below it may be pigment or a fold."""
 
 _JOINED_UM = 30.0
 _SPECK_UM2 = 5_000.0
@@ -89,16 +89,22 @@ def find_tissue(thumbnail: UInt8, mpp: float, margin_um: float = MARGIN_UM) -> M
         raise InputError("tissue", f"expected micrometres per pixel above 0, got {mpp}")
     if not thumbnail.size:
         return np.zeros(thumbnail.shape[:2], bool)
-    smooth = _blurred(thumbnail, _BLUR_UM / mpp)
+    smooth = _blurred(thumbnail.astype(np.float32), _BLUR_UM / mpp)
     density = np.maximum(-np.log(np.maximum(smooth, 1.0) / _glass_colour(smooth)), 0.0).astype(np.float32)
-    colour, grey = _spread(density), _mean(density)
-    local = grey - _lamp(grey, mpp)
+    colour = _spread(density)
+    grey = (density[..., 0] + density[..., 1] + density[..., 2]) / np.float32(3)
+    # An uneven lamp adds to glass and tissue alike: the density of the palest pixel nearby.
+    lamp = _blurred(cv2.erode(grey, _disc(_LAMP_UM / mpp)), _LAMP_UM / mpp / 2)
+    local = grey - lamp
     stained = (colour > _threshold(colour, _COLOUR)) | (local > _threshold(local, _DENSITY)) | (grey > _DENSE)
     stained &= ~_black_rim(thumbnail, mpp) & ~_ink(smooth, density, colour < _FAINT, mpp)
     joined = cv2.morphologyEx(_bytes(stained), cv2.MORPH_CLOSE, _disc(_JOINED_UM / mpp))
     pieces = _without_pieces(joined > 0, _SPECK_UM2 / mpp**2)
-    solid = _fill_holes(pieces, _LUMEN_UM2 / mpp**2)
-    return with_margin(solid, mpp, margin_um)
+    # Holes are 4-connected; what is joined to the frame reaches the image's edge.
+    _, ids, stats, _ = cv2.connectedComponentsWithStats(_bytes(~np.pad(pieces, 1)), connectivity=4)
+    filled = stats[:, cv2.CC_STAT_AREA] <= _LUMEN_UM2 / mpp**2
+    filled[0], filled[ids[0, 0]] = True, False
+    return with_margin(filled[ids[1:-1, 1:-1]], mpp, margin_um)
 
 
 def with_margin(tissue: Mask, mpp: float, margin_um: float) -> Mask:
@@ -108,9 +114,8 @@ def with_margin(tissue: Mask, mpp: float, margin_um: float) -> Mask:
     return np.asarray(cv2.dilate(_bytes(tissue), _disc(margin_um / mpp)) > 0, dtype=np.bool_)
 
 
-def _blurred(thumbnail: UInt8, sigma: float) -> Float32:
-    blurred = cv2.GaussianBlur(thumbnail.astype(np.float32), (0, 0), max(0.5, sigma))
-    return np.asarray(blurred, dtype=np.float32)
+def _blurred(image: NDArray[Any], sigma: float) -> Float32:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), max(0.5, sigma)), dtype=np.float32)
 
 
 def _glass_colour(smooth: Float32) -> Float32:
@@ -133,19 +138,12 @@ def _threshold(plane: Float32, held_between: tuple[float, float]) -> float:
     return min(max(float(otsu) / 1000, low), high)
 
 
-def _lamp(grey: Float32, mpp: float) -> Float32:
-    """Return the density of the palest pixel nearby, which an uneven lamp adds to glass and tissue alike."""
-    reach = _LAMP_UM / mpp
-    palest = cv2.erode(grey, _disc(reach))
-    return np.asarray(cv2.GaussianBlur(palest, (0, 0), max(0.5, reach / 2)), dtype=np.float32)
-
-
 def _black_rim(thumbnail: UInt8, mpp: float) -> Mask:
     """Find dark neutral regions at the image's edge, with their soft rims."""
     dark = _is_black(thumbnail)
     _, ids = cv2.connectedComponents(_bytes(dark), connectivity=8)
     edge = np.concatenate([ids[0], ids[-1], ids[:, 0], ids[:, -1]])
-    at_edge = np.isin(ids, np.unique(edge[edge > 0]))
+    at_edge = np.isin(ids, edge[edge > 0])
     return _with_soft_rim(at_edge, _is_neutral(thumbnail), mpp, _RIM_UM)
 
 
@@ -157,7 +155,7 @@ def _ink(smooth: Float32, density: Float32, faint: Mask, mpp: float) -> Mask:
     blue_ink = (red > 1.3 * green) & (red > 2.0 * blue) & (red > 0.9)
     blue_ink |= bluish & (red > 1.6 * blue) & (red > 1.5)
     green_ink = (green < 0.75 * red) & (green < 0.85 * blue) & (np.maximum(red, blue) > 0.5)
-    black = _in_blots(_is_black(smooth), mpp)
+    black = _without_pieces(_is_black(smooth), _BLOT_UM2 / mpp**2)
     strokes = [(blue_ink, bluish), (green_ink, greenish), (black, _is_neutral(smooth))]
     ink = np.zeros(red.shape, bool)
     for core, same_hue in strokes:
@@ -190,15 +188,6 @@ def _spread(image: UInt8 | Float32) -> NDArray[Any]:
     return np.asarray(_brightest(image) - _darkest(image))
 
 
-def _mean(image: Float32) -> Float32:
-    return np.asarray((image[..., 0] + image[..., 1] + image[..., 2]) / np.float32(3), np.float32)
-
-
-def _in_blots(dark: Mask, mpp: float) -> Mask:
-    """Keep dark pieces too large for pigment or a fold."""
-    return _without_pieces(dark, _BLOT_UM2 / mpp**2)
-
-
 def _with_soft_rim(core: Mask, same: Mask, mpp: float, reach_um: float) -> Mask:
     near = cv2.dilate(_bytes(core), _disc(reach_um / mpp)) > 0
     return np.asarray(core | (near & same), dtype=np.bool_)
@@ -209,14 +198,6 @@ def _without_pieces(mask: Mask, below_px: float) -> Mask:
     kept = stats[:, cv2.CC_STAT_AREA] >= below_px
     kept[0] = False
     return np.asarray(kept[ids], dtype=np.bool_)
-
-
-def _fill_holes(mask: Mask, up_to_px: float) -> Mask:
-    """Fill 4-connected holes of at most `up_to_px` pixels that do not reach the image's edge."""
-    _, ids, stats, _ = cv2.connectedComponentsWithStats(_bytes(~np.pad(mask, 1)), connectivity=4)
-    filled = stats[:, cv2.CC_STAT_AREA] <= up_to_px
-    filled[0], filled[ids[0, 0]] = True, False
-    return np.asarray(filled[ids[1:-1, 1:-1]], dtype=np.bool_)
 
 
 def _disc(radius_px: float) -> UInt8:
@@ -264,9 +245,7 @@ class TissueMap:
             min(max(int(-(-at // self.zoom)), low + 1), n)
             for at, low, n in ((box.bottom, top, height), (box.right, left, width))
         )
-        table = self._counts
-        inside = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-        return bool(inside > 0)
+        return bool(self.near[top:bottom, left:right].any())
 
     def glass(self, box: Box) -> NDArray[np.bool_]:
         """Return where a box is no tissue, ``(h, w) bool``; the mask's edge is repeated outside it."""
@@ -277,13 +256,6 @@ class TissueMap:
     def _cells(self, start: int, stop: int, count: int) -> NDArray[np.intp]:
         cells = np.floor((np.arange(start, stop) + 0.5) / self.zoom).astype(np.intp)
         return np.asarray(np.clip(cells, 0, count - 1), np.intp)
-
-    @cached_property
-    def _counts(self) -> NDArray[np.int64]:
-        """Summed-area table of `near`."""
-        table = np.zeros((self.near.shape[0] + 1, self.near.shape[1] + 1), np.int64)
-        table[1:, 1:] = self.near.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
-        return table
 
 
 TISSUE_MPP = 16.0
@@ -321,7 +293,7 @@ class SlideLike(Protocol):
 
 
 class ZoomedReader(Reader, Protocol):
-    """A reader with the number of level-0 pixels per pixel of its own."""
+    """A reader with its number of full-resolution pixels per pixel."""
 
     @property
     def zoom(self) -> float: ...

@@ -25,8 +25,7 @@ from glomtile.formatting import listed
 from glomtile.inference.ood import FEATURE_VERSION, appearance_features, fit_reference, fit_scale_estimator
 from glomtile.inference.quality_control import sampled_boxes
 from glomtile.io import atomic
-from glomtile.io.images import read_image
-from glomtile.io.resolution import resize_to_mpp, size_at_mpp
+from glomtile.io.images import read_image, resize_to_mpp, size_at_mpp
 from glomtile.objects.labelling import find_objects
 from glomtile.objects.postprocessing import convex_hull
 from glomtile.palette import Palette
