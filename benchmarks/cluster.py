@@ -22,10 +22,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from glomtile.cluster import Cluster, run_tasks
-from glomtile.inference.batch import segment
-from glomtile.inference.slide_task import SegmentOptions
-from glomtile.inference.window_size import TilingSettings
+from glomtile.cluster import Cluster, connect, run_tasks
+from glomtile.inference.batch import SegmentOptions, segment
+from glomtile.inference.image import TilingSettings
 from glomtile.types import SILENT, Progress
 from harness import machine, spread
 from slides import outputs, write_slide
@@ -151,11 +150,12 @@ def do_nothing(task: str, progress: Progress) -> None:
 
 def print_task_cost(count: int) -> None:
     """Print the time of client and scheduler, which are one process here, per empty task."""
-    results = run_tasks(do_nothing, [f"task {n}" for n in range(count + 1)], Cluster(workers=1), SILENT)
-    next(results)
-    cpu, wall = time.process_time(), time.perf_counter()
-    assert all(result is None for _, result in results)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    with connect(Cluster(workers=1)) as client:
+        results = run_tasks(client, do_nothing, [f"task {n}" for n in range(count + 1)], SILENT)
+        next(results)
+        cpu, wall = time.process_time(), time.perf_counter()
+        assert all(result is None for _, result in results)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     print(f"client and scheduler: {1000 * cpu / count:.2f} CPU ms per empty task, "
           f"{1000 * wall / count:.2f} ms between two of them", flush=True)  # fmt: skip
 

@@ -131,7 +131,7 @@ def matrix_product_gflops(side: int = 4096, repeats: int = 5) -> float:
     """Return the best rate of a large float32 matrix product, by NumPy or OpenVINO, whichever is faster."""
     import numpy as np
 
-    from glomtile.inference.runtime import openvino_module
+    from glomtile.inference.predictor import openvino_module
 
     first, second = (np.random.default_rng(i).random((side, side), np.float32) for i in range(2))
     openvino = openvino_module()

@@ -128,9 +128,8 @@ def reference_procedure(options: dict[str, Any]) -> Callable[[], Any]:
 
 
 def glomtile_engine(options: dict[str, Any]) -> Callable[[], Any]:
-    from glomtile.inference.image import segment_image
-    from glomtile.inference.runtime import OpenVinoPredictor
-    from glomtile.inference.window_size import TilingSettings
+    from glomtile.inference.image import TilingSettings, segment_image
+    from glomtile.inference.predictor import OpenVinoPredictor
     from glomtile.io.images import read_image
     from glomtile.models.folder import read_card
 
@@ -165,8 +164,7 @@ def monai_engine(options: dict[str, Any]) -> Callable[[], Any]:
 
 def bundled_model(options: dict[str, Any]) -> Callable[[], Any]:
     from glomtile import Segmenter
-    from glomtile.inference.image import segment_image
-    from glomtile.inference.window_size import TilingSettings
+    from glomtile.inference.image import TilingSettings, segment_image
     from glomtile.io.images import read_image
 
     path = Path(options["folder"]) / "image.png"

@@ -22,9 +22,8 @@ from glomtile.datasets.pairing import pair, whole_pairs
 from glomtile.evaluation.bootstrap import Figure
 from glomtile.evaluation.metrics import ImageScore, paired_difference, score_image, summarise
 from glomtile.evaluation.seams import grid_sensitivity, seam_ratio
-from glomtile.inference.image import segment_image
+from glomtile.inference.image import TilingSettings, segment_image
 from glomtile.inference.predictor import KerasPredictor, PredictionSettings
-from glomtile.inference.window_size import TilingSettings
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.models.folder import load_model_folder

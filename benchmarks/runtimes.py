@@ -102,7 +102,7 @@ def forward_of(options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
             return lambda batch: model.predict(batch.astype(np.float32), verbose=0)
         return KerasPredictor(model, Geometry(1, 0))
     if options["kind"] == "openvino":
-        from glomtile.inference.runtime import openvino_forward
+        from glomtile.inference.predictor import openvino_forward
 
         streams, precision = options.get("streams", 1), options.get("precision", "f32")
         return openvino_forward(folder / options["file"], streams=streams, precision=precision)[0]

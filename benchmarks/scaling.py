@@ -191,9 +191,9 @@ def measure(work: Path) -> None:
     import tifffile
 
     from cluster import print_task_cost
-    from glomtile.inference.records import identity_of
+    from glomtile.inference.image import TilingSettings
+    from glomtile.inference.records import content_digest
     from glomtile.inference.segmenter import Segmenter
-    from glomtile.inference.window_size import TilingSettings
     from slides import write_slide
 
     work.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def measure(work: Path) -> None:
         path = work / f"measure-{side}.tif"
         write_slide(path, side, 0.25)
         began = time.process_time()
-        identity_of(path, None, segmenter)
+        content_digest(path)
         result = segmenter.segment(path)
         written_mb = sum(p.stat().st_size for p in result.save(work / "out")) / 1e6
         runs.append((result.tissue.area_mm2, time.process_time() - began, written_mb))

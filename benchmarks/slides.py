@@ -29,9 +29,8 @@ import numpy as np
 
 from glomtile.config.model_card import ModelCard, ModelClass
 from glomtile.config.schema import ModelSettings
-from glomtile.inference.result import Segmentation
-from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import TilingSettings
+from glomtile.inference.image import TilingSettings
+from glomtile.inference.segmenter import Segmentation, Segmenter
 from glomtile.synthetic import SyntheticSlide, paint
 from glomtile.types import Box, Float32, UInt8
 from harness import peak_mib

@@ -12,8 +12,8 @@ import glomtile
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import ArgumentError, UsageError
+from glomtile.inference.image import TilingSettings
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import TilingSettings
 from glomtile.palette import GLOMERULI
 
 

@@ -360,8 +360,7 @@ def qupath() -> None:
 
 def seams() -> None:
     """Probabilities of the bundled model by windows without margins, blended, and in one piece."""
-    from glomtile.inference.image import segment_image
-    from glomtile.inference.window_size import TilingSettings
+    from glomtile.inference.image import TilingSettings, segment_image
 
     predictor, image = _bundled_predictor(), paint(48, (448, 448), 2.0).image
     ways = {
@@ -446,7 +445,7 @@ def export() -> None:
         shutil.copytree(bundled, Path(folder) / "model")
         small = Path(folder) / "small.onnx"
         verb(Path(folder) / "model", small, precision="int8", calibration=Path(folder) / "calibration")
-        from glomtile.inference.runtime import openvino_forward
+        from glomtile.inference.predictor import openvino_forward
         from glomtile.models.folder import load_model_folder
 
         batch = image[None].astype(np.float32)

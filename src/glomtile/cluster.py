@@ -32,7 +32,6 @@ _RECONNECT_S = 30.0
 _POLL_S = 1.0
 _WARN_AFTER_POLLS = 10
 
-_NONE: Any = object()
 _turn = threading.Lock()
 
 
@@ -62,22 +61,95 @@ class RunCancelledError(Exception):
     """The client of a task has gone; raised in the worker."""
 
 
+@contextmanager
+def connect(cluster: Cluster) -> Iterator[Any]:
+    """Give a Dask client of a cluster; local workers are started, and ended with the block.
+
+    Raises
+    ------
+    UsageError
+        No scheduler answers at the address, or the number of workers is below 1.
+    MissingExtraError
+        Dask is not installed.
+    """
+    option = "--scheduler" if cluster.scheduler else "--workers"
+    for package in ("distributed", *(() if cluster.scheduler else ("cryptography",))):
+        if find_spec(package) is None:
+            raise MissingExtraError(
+                option, f"expected {package} to be installed, it is not", "pip install 'glomtile[cluster]'"
+            )
+    import distributed
+    from distributed.comm.addressing import parse_address
+    from distributed.comm.registry import get_backend
+    from distributed.security import Security
+
+    make: Any = distributed.Client
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # its lines would mix with the progress; failures are reported here
+    try:
+        if cluster.scheduler is None:
+            workers = cluster.workers or 0
+            if workers < 1:
+                raise UsageError(option, f"expected at least 1, got {workers}")
+            local: Any = distributed.LocalCluster
+            temporary: Any = Security.temporary  # keys that live as long as the processes
+            with (
+                local(
+                    n_workers=workers,
+                    threads_per_worker=max(1, cores() // workers),
+                    host="127.0.0.1",
+                    security=temporary(),
+                    scheduler_kwargs={
+                        "dashboard": False,
+                        "dashboard_address": "127.0.0.1:0",
+                        "allowed_failures": 0,  # attempts are counted by the client
+                    },
+                    memory_limit=0,  # the engine bounds its memory; Dask would end workers by an estimate
+                    silence_logs=logging.CRITICAL,
+                    preload=["glomtile.cluster"],
+                ) as processes,
+                make(processes, timeout=_RECONNECT_S, set_as_default=False) as client,
+            ):
+                yield client
+            return
+        try:
+            get_backend(parse_address(cluster.scheduler, strict=True)[0])
+        except ValueError as problem:
+            raise UsageError(
+                option, f"expected a Dask scheduler's address as tcp://host:8786, got {cluster.scheduler!r}"
+            ) from problem
+        try:
+            client = make(cluster.scheduler, timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, ValueError, TypeError) as problem:
+            raise UsageError(
+                option,
+                f"expected a Dask scheduler that answers within {_CONNECT_S:.0f} s, got none: {problem}",
+                "is it running, can this machine reach it, and does it want TLS?",
+            ) from problem
+        with client:
+            yield client
+    finally:
+        logger.setLevel(level)
+
+
 def run_tasks(
+    client: Any,
     function: Callable[[Task, Progress], Result],
     tasks: Iterable[Task],
-    cluster: Cluster,
     progress: Progress,
 ) -> Generator[tuple[Task, Result | GlomtileError]]:
     """Run a function on the workers of a cluster, one task a worker at a time.
 
     Parameters
     ----------
+    client : dask.distributed.Client
+        See `connect`.
     function : callable
         ``function(task, progress)``, run in a worker. It is pickled: a function of a module, or a
         `functools.partial` of one with plain values. Its notes and warnings return with its result.
     tasks : iterable
         Values that can be pickled; ``str()`` of a task names it in messages.
-    cluster : Cluster
     progress : Progress
         Receives notes and warnings of each task that has ended.
 
@@ -89,10 +161,6 @@ def run_tasks(
 
     Raises
     ------
-    UsageError
-        No scheduler answers at the address.
-    MissingExtraError
-        Dask is not installed.
     ClusterError
         The connection to the scheduler was lost.
 
@@ -101,65 +169,23 @@ def run_tasks(
     There are never more tasks submitted than workers. So a task never waits behind another on a busy worker,
     Dask blames the right task when a worker dies, and no task is pinned to a worker that may not return.
     """
-    with connect(cluster) as client:
-        yield from run_on(client, function, tasks, progress)
+    from distributed.scheduler import KilledWorker
 
-
-@contextmanager
-def connect(cluster: Cluster) -> Iterator[Any]:
-    """Give a Dask client of a cluster; local workers are started, and ended with the block.
-
-    Raises
-    ------
-    UsageError, MissingExtraError
-        See `run_tasks`.
-    """
-    for package in ("distributed", *(() if cluster.scheduler else ("cryptography",))):
-        if find_spec(package) is None:
-            raise MissingExtraError(
-                "--scheduler" if cluster.scheduler else "--workers",
-                f"expected {package} to be installed, it is not",
-                "pip install 'glomtile[cluster]'",
-            )
-    import distributed
-
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # its lines would mix with the progress; failures are reported here
-    try:
-        if cluster.scheduler is not None:
-            with _remote_client(cluster.scheduler) as client:
-                yield client
-        else:
-            with _local_cluster(cluster.workers or 0) as local:
-                make: Any = distributed.Client
-                with make(local, timeout=_RECONNECT_S, set_as_default=False) as client:
-                    yield client
-    finally:
-        logger.setLevel(level)
-
-
-def run_on(
-    client: Any,
-    function: Callable[[Task, Progress], Result],
-    tasks: Iterable[Task],
-    progress: Progress,
-) -> Generator[tuple[Task, Result | GlomtileError]]:
-    """Run tasks on the workers of a client of `connect`; see `run_tasks`."""
-    waiting = iter(tasks)
-    ready: deque[tuple[Any, int]] = deque()
+    waiting = ((task, 1) for task in tasks)
+    again: deque[tuple[Any, int]] = deque()
     running: dict[str, tuple[Any, Task, int]] = {}
     ended: SimpleQueue[Any] = SimpleQueue()
     polls = 0
     while True:
-        _require_scheduler(client)
+        while client.status == "connecting":  # again
+            sleep(0.1)
+        if client.status != "running":
+            raise ClusterError(
+                "scheduler", "expected it to answer, got no connection", "run again: finished work is kept"
+            )
         workers = len(client.nthreads())
-        while len(running) < max(1, workers):
-            if not ready and (new := next(waiting, _NONE)) is not _NONE:
-                ready.append((new, 1))
-            if not ready:
-                break
-            task, attempt = ready.popleft()
+        while len(running) < max(1, workers) and (new := again.popleft() if again else next(waiting, None)):
+            task, attempt = new
             key = f"glomtile-{secrets.token_hex(8)}"
             future = client.submit(_run_here, function, task, key=key, pure=False)
             running[key] = future, task, attempt
@@ -178,25 +204,25 @@ def run_on(
             result, lines = future.result()
         except GlomtileError as problem:
             yield task, problem
-            continue
         except (Exception, CancelledError) as problem:  # cancelled where the scheduler was lost
-            reason = _describe(problem)
+            died = isinstance(problem, KilledWorker)
+            reason = "the worker died" if died else f"{type(problem).__name__}: {problem}"
             if attempt < ATTEMPTS:
                 progress.note(f"{printable(task)}: {reason}; trying again")
-                ready.append((task, attempt + 1))
-            else:
-                yield (
-                    task,
-                    ClusterError(
-                        printable(task),
-                        f"expected a result within {ATTEMPTS} attempts, got: {reason}",
-                        "run it alone, without --workers and --scheduler, to see why; often memory is short",
-                    ),
-                )
-            continue
-        for kind, text in lines:
-            (progress.warn if kind == "warn" else progress.note)(text)
-        yield task, result
+                again.append((task, attempt + 1))
+                continue
+            yield (
+                task,
+                ClusterError(
+                    printable(task),
+                    f"expected a result within {ATTEMPTS} attempts, got: {reason}",
+                    "run it alone, without --workers and --scheduler, to see why; often memory is short",
+                ),
+            )
+        else:
+            for kind, text in lines:
+                (progress.warn if kind == "warn" else progress.note)(text)
+            yield task, result
 
 
 def worker_threads() -> int:
@@ -241,73 +267,3 @@ class _WorkerProgress:
 
     def warn(self, text: str) -> None:
         self.lines.append(("warn", text))
-
-
-@contextmanager
-def _local_cluster(workers: int) -> Iterator[Any]:
-    """Start processes on this machine; connections are encrypted with keys that live as long as they do."""
-    import distributed
-    from distributed.security import Security
-
-    if workers < 1:
-        raise UsageError("--workers", f"expected at least 1, got {workers}")
-    make: Any = distributed.LocalCluster
-    temporary: Any = Security.temporary
-    with make(
-        n_workers=workers,
-        threads_per_worker=max(1, cores() // workers),
-        host="127.0.0.1",
-        security=temporary(),
-        scheduler_kwargs={
-            "dashboard": False,
-            "dashboard_address": "127.0.0.1:0",
-            "allowed_failures": 0,  # attempts are counted by the client
-        },
-        memory_limit=0,  # the engine bounds its memory; Dask would end workers by an estimate
-        silence_logs=logging.CRITICAL,
-        preload=["glomtile.cluster"],
-    ) as local:
-        yield local
-
-
-@contextmanager
-def _remote_client(address: str) -> Iterator[Any]:
-    import distributed
-    from distributed.comm.addressing import parse_address
-    from distributed.comm.registry import get_backend
-
-    try:
-        get_backend(parse_address(address, strict=True)[0])
-    except ValueError as problem:
-        raise UsageError(
-            "--scheduler", f"expected a Dask scheduler's address as tcp://host:8786, got {address!r}"
-        ) from problem
-    make: Any = distributed.Client
-    try:
-        client = make(address, timeout=_CONNECT_S, set_as_default=False)
-    except (OSError, ValueError, TypeError) as problem:
-        raise UsageError(
-            "--scheduler",
-            f"expected a Dask scheduler that answers within {_CONNECT_S:.0f} s, got none: {problem}",
-            "is it running, can this machine reach it, and does it want TLS?",
-        ) from problem
-    with client:
-        yield client
-
-
-def _require_scheduler(client: Any) -> None:
-    """Wait for a client that reconnects."""
-    while client.status == "connecting":
-        sleep(0.1)
-    if client.status != "running":
-        raise ClusterError(
-            "scheduler", "expected it to answer, got no connection", "run again: finished work is kept"
-        )
-
-
-def _describe(problem: BaseException) -> str:
-    from distributed.scheduler import KilledWorker
-
-    if isinstance(problem, KilledWorker):
-        return "the worker died"
-    return f"{type(problem).__name__}: {problem}"

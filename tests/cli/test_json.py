@@ -14,15 +14,15 @@ from tests.fakes import ThresholdNetwork, threshold_card
 
 import glomtile.cli.commands
 import glomtile.evaluation.cross_validation
+import glomtile.inference.batch
 import glomtile.inference.segmenter
-import glomtile.inference.slide_task
 import glomtile.training.train
 from glomtile.cli.console import print_object
 from glomtile.cli.main import run
 from glomtile.evaluation.cross_validation import CrossvalResult
 from glomtile.evaluation.score import score
+from glomtile.inference.image import TilingSettings
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import TilingSettings
 from glomtile.io.images import write_png
 from glomtile.training.train import TrainResult
 
@@ -35,7 +35,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
         return Segmenter(ThresholdNetwork(), card, settings)
 
     monkeypatch.setattr(glomtile.inference.segmenter.Segmenter, "load", load)
-    monkeypatch.setattr(glomtile.inference.slide_task, "runtime_of", lambda _: "openvino")
+    monkeypatch.setattr(glomtile.inference.batch, "runtime_of", lambda _: "openvino")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from glomtile.config.fields import key_info
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import SECTIONS
 from glomtile.evaluation.score import COUNT_COLUMNS, IMAGE_COLUMNS
-from glomtile.inference.result import COLUMNS
+from glomtile.inference.segmenter import COLUMNS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -18,9 +18,8 @@ from tests.fakes import RecordingProgress
 
 import glomtile.inference.segmenter as segmenter_module
 from glomtile.errors import PlaceError, StorageError, UsageError
-from glomtile.inference.batch import attach_report, dry_run, segment
+from glomtile.inference.batch import KINDS, SegmentOptions, attach_report, dry_run, segment
 from glomtile.inference.quality_control import QualityFlags
-from glomtile.inference.slide_task import KINDS, SegmentOptions
 from glomtile.io.atomic import PRIVATE_FOLDER, file_lock
 from glomtile.io.images import write_png
 

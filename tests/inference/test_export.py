@@ -17,7 +17,7 @@ from glomtile.config.schema import ModelSettings
 from glomtile.errors import InputError, ModelError, UsageError
 from glomtile.inference import export as exporting
 from glomtile.inference.export import export, keras_forward, saved_model_forward
-from glomtile.inference.runtime import openvino_forward
+from glomtile.inference.predictor import openvino_forward
 from glomtile.inference.segmenter import Segmenter
 from glomtile.io.images import write_png
 from glomtile.models import folder as modelfolder

@@ -8,13 +8,14 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from glomtile.inference.image import (
+    TilingSettings,
     choose_class,
     enlarged_labels,
     resized_probs,
     segment_image,
     segment_whole,
+    tile_plan,
 )
-from glomtile.inference.window_size import TilingSettings, tile_plan
 
 
 class Red:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from glomtile.config.model_card import ReferenceDistribution, ScaleEstimator
 from glomtile.errors import InputError
-from glomtile.inference.ood import (
+from glomtile.inference.quality_control import (
     appearance_features,
     distances,
     expected_dice,

@@ -15,9 +15,9 @@ from glomtile.config.model_card import ModelCard, ObjectSettings, ReferenceStati
 from glomtile.config.schema import Config, ModelSettings
 from glomtile.datasets.pairing import Pair
 from glomtile.errors import InputError, ModelError
+from glomtile.inference.image import TilingSettings
 from glomtile.inference.quality_control import QualityFlags, sampled_boxes
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import TilingSettings
 from glomtile.io.images import write_png
 from glomtile.palette import GLOMERULI
 from glomtile.slides.tissue import TissueMap

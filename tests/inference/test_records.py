@@ -9,16 +9,15 @@ from glomtile.inference.records import (
     SlideRecord,
     original_input,
     read_records,
-    record_text,
     write_summary,
 )
-from glomtile.io.atomic import PRIVATE_FOLDER, write_text
+from glomtile.io.atomic import PRIVATE_FOLDER, write_json
 
 
 def write_record(out: Path, name: str, count: int, given: str = "") -> None:
     figures = {"image": name, "count": count}
     record = SlideRecord(input=given or f"/slides/{name}.svs", fingerprint={}, figures=figures, files=[])
-    write_text(out / PRIVATE_FOLDER / f"{name}.json", record_text(record))
+    write_json(out / PRIVATE_FOLDER / f"{name}.json", record.model_dump(exclude_none=True))
 
 
 def test_the_summary_has_a_row_for_each_slide_of_all_runs(tmp_path: Path) -> None:

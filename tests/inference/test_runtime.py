@@ -16,10 +16,16 @@ import numpy as np
 import pytest
 
 from glomtile.errors import MissingExtraError, ModelError, UsageError
-from glomtile.inference import runtime
+from glomtile.inference import predictor as predictor_module
 from glomtile.inference.export import export
-from glomtile.inference.predictor import KerasPredictor, PredictionSettings, TilePredictor
-from glomtile.inference.runtime import OpenVinoPredictor, chosen_runtime, openvino_forward
+from glomtile.inference.predictor import (
+    KerasPredictor,
+    OpenVinoPredictor,
+    PredictionSettings,
+    TilePredictor,
+    chosen_runtime,
+    openvino_forward,
+)
 from glomtile.inference.segmenter import Segmenter
 from glomtile.models import folder as modelfolder
 from glomtile.models.folder import bundled_folder, load_model_folder, read_card, write_card
@@ -119,7 +125,7 @@ def test_an_answer_does_not_depend_on_its_batch(exported_model: Path) -> None:
 def test_arithmetic_is_float32_on_any_processor(
     exported_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openvino, compiled = runtime.openvino_module(), []
+    openvino, compiled = predictor_module.openvino_module(), []
 
     class Core(openvino.Core):  # type: ignore[misc]
         def compile_model(self, *arguments: object) -> object:
@@ -158,16 +164,16 @@ def test_a_runtime_that_is_missing_unknown_or_has_no_file_is_told(
         chosen_runtime(exported, "tensorrt", "m")
     with pytest.raises(ModelError, match="glomtile export"):
         chosen_runtime(bare, "openvino", "m")
-    monkeypatch.setattr(runtime, "installed_runtimes", lambda: ("openvino",))
+    monkeypatch.setattr(predictor_module, "installed_runtimes", lambda: ("openvino",))
     assert chosen_runtime(exported, "auto", "m") == "openvino"
     for card, wanted in ((exported, "keras"), (bare, "auto")):
         with pytest.raises(MissingExtraError, match=r"glomtile\[cpu\]"):
             chosen_runtime(card, wanted, "m")
-    monkeypatch.setattr(runtime, "installed_runtimes", lambda: ("keras",))
+    monkeypatch.setattr(predictor_module, "installed_runtimes", lambda: ("keras",))
     assert chosen_runtime(exported, "auto", "m") == "keras"
     with pytest.raises(MissingExtraError, match="openvino"):
         chosen_runtime(exported, "openvino", "m")
-    monkeypatch.setattr(runtime, "installed_runtimes", tuple)
+    monkeypatch.setattr(predictor_module, "installed_runtimes", tuple)
     with pytest.raises(MissingExtraError, match="openvino"):
         chosen_runtime(exported, "auto", "m")
 

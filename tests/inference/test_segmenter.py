@@ -18,9 +18,8 @@ from tests.fakes import ThresholdNetwork, threshold_card
 
 from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, InputError, StorageError
-from glomtile.inference.result import Segmentation
-from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.window_size import TilingSettings
+from glomtile.inference.image import TilingSettings
+from glomtile.inference.segmenter import Segmentation, Segmenter
 from glomtile.slides.slide import open_slide
 from glomtile.types import Box, UInt8
 

@@ -11,9 +11,8 @@ import pytest
 
 from glomtile.cluster import Cluster
 from glomtile.errors import PlaceError, StorageError, UsageError
-from glomtile.inference import slide_task
-from glomtile.inference.batch import attach_report, dry_run, segment
-from glomtile.inference.slide_task import SegmentOptions, expand_inputs
+from glomtile.inference import batch
+from glomtile.inference.batch import SegmentOptions, attach_report, dry_run, expand_inputs, segment
 from glomtile.io.remote import RemoteFolder
 
 pytestmark = pytest.mark.usefixtures("threshold_network")
@@ -40,7 +39,7 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def forbid_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slide_task, "fetched", lambda *_: pytest.fail("a finished slide was fetched"))
+    monkeypatch.setattr(batch, "fetched", lambda *_: pytest.fail("a finished slide was fetched"))
 
 
 def test_results_are_those_of_files_and_name_the_address(pictures: list[Path], tmp_path: Path) -> None:
@@ -126,8 +125,8 @@ def test_copies_lie_in_the_scratch_folder_that_was_given_and_leave_it_as_it_was(
     pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
-    fetch = slide_task.fetched
-    monkeypatch.setattr(slide_task, "fetched", lambda *given: (seen.append(given[1]), fetch(*given))[1])
+    fetch = batch.fetched
+    monkeypatch.setattr(batch, "fetched", lambda *given: (seen.append(given[1]), fetch(*given))[1])
     (scratch := tmp_path / "scratch").mkdir()
     segment(["memory://study"], tmp_path / "out", SegmentOptions(None, 2.0, scratch=scratch))
     assert len(seen) == 2
@@ -150,7 +149,7 @@ RUN_FILES = {"summary.csv", "run.json", "report.html"}
 
 def write_report(folder: Path) -> Path:
     """Write a stand-in for the page of glomtile.report, from what it reads."""
-    names = sorted(path.name for kind in slide_task.REPORTED for path in (folder / kind).iterdir())
+    names = sorted(path.name for kind in batch.REPORTED for path in (folder / kind).iterdir())
     (folder / "report.html").write_text("\n".join(names))
     return folder / "report.html"
 
@@ -181,7 +180,7 @@ def test_results_at_an_address_are_those_of_a_folder_and_a_run_elsewhere_continu
     local = results(tmp_path / "out")
     assert {name: made[name] for name in local} == local
     assert {
-        name: made[name] for name in first if name.partition("/")[0] in slide_task.KINDS
+        name: made[name] for name in first if name.partition("/")[0] in batch.KINDS
     }.items() <= first.items()
     assert made["report.html"] == (tmp_path / "out" / "report.html").read_bytes()
     assert len(made["summary.csv"].splitlines()) == 3

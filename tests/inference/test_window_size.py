@@ -9,7 +9,7 @@ import pytest
 
 from glomtile.config.load import make_config
 from glomtile.errors import UsageError
-from glomtile.inference.window_size import TilingSettings, image_margin, tile_plan
+from glomtile.inference.image import TilingSettings, image_margin, tile_plan
 from glomtile.types import Predictor
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from glomtile.config.schema import ModelSettings, TrainSettings
-from glomtile.inference.runtime import openvino_forward
+from glomtile.inference.predictor import openvino_forward
 from glomtile.networks.layers import ACTIVATIONS
 from glomtile.networks.losses import build_loss
 from glomtile.networks.metrics import build_metrics

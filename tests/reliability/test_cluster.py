@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +22,16 @@ from tests.fakes import RecordingProgress
 
 distributed = pytest.importorskip("distributed")
 
-from glomtile.cluster import Cluster, connect, run_on, run_tasks, worker_threads  # noqa: E402
+from glomtile.cluster import Cluster, connect, run_tasks, worker_threads  # noqa: E402
 from glomtile.errors import ClusterError, InputError, ModelError, UsageError  # noqa: E402
-from glomtile.inference.batch import SegmentResult, segment  # noqa: E402
-from glomtile.inference.slide_task import KINDS, SegmentOptions, WorkerJob, segment_on_worker  # noqa: E402
-from glomtile.inference.window_size import TilingSettings  # noqa: E402
+from glomtile.inference.batch import (  # noqa: E402  # noqa: E402
+    KINDS,
+    SegmentOptions,
+    SegmentResult,
+    segment,
+    segment_on_worker,
+)
+from glomtile.inference.image import TilingSettings  # noqa: E402
 from glomtile.system import cores  # noqa: E402
 from glomtile.types import SILENT, Progress  # noqa: E402
 
@@ -173,7 +177,7 @@ def step(seconds: float, progress: Progress, *, folder: Path) -> None:
 
 def test_a_task_whose_client_has_gone_stops_at_its_next_step(tmp_path: Path, scheduler: str) -> None:
     with connect(Cluster(scheduler)) as client, ThreadPoolExecutor(1) as pool:
-        pool.submit(next, run_on(client, partial(step, folder=tmp_path), [PATIENCE_S], SILENT))
+        pool.submit(next, run_tasks(client, partial(step, folder=tmp_path), [PATIENCE_S], SILENT))
         until((tmp_path / "started").exists)
         client.close()
         until((tmp_path / "ended").exists)
@@ -185,14 +189,13 @@ def test_a_worker_with_another_model_is_refused(
 ) -> None:
     monkeypatch.setattr("glomtile.cluster.worker_threads", lambda: 1)
     (tmp_path / ".glomtile").mkdir()
-    job = WorkerJob(tmp_path, options, '{"model": "other"}')
     with pytest.raises(
         ModelError, match="model and runtime of the client on every worker, got other: model, card"
     ):
-        segment_on_worker(job, tmp_path / "a.svs", SILENT)
-    monkeypatch.setattr("glomtile.inference.slide_task._SHARED_WITHIN_S", 0.0)
+        segment_on_worker(tmp_path, options, '{"model": "other"}', None, tmp_path / "a.svs", SILENT)
+    monkeypatch.setattr("glomtile.inference.batch._SHARED_WITHIN_S", 0.0)
     with pytest.raises(UsageError, match="a folder that client and workers share"):
-        segment_on_worker(replace(job, out=tmp_path / "unseen"), tmp_path / "a.svs", SILENT)
+        segment_on_worker(tmp_path / "unseen", options, "{}", None, tmp_path / "a.svs", SILENT)
 
 
 def do(name: str, progress: Progress, *, folder: Path) -> tuple[str, int]:
@@ -215,7 +218,7 @@ def test_tasks_are_tried_twice_and_failures_are_listed(tmp_path: Path) -> None:
     progress, names = RecordingProgress(), ["dies", "a", "breaks", "dies once", "refuses", "b"]
     with connect(Cluster(workers=2)) as client:
         assert client.scheduler.address.startswith("tls://")
-        results = dict(run_on(client, partial(do, folder=tmp_path), iter(names), progress))
+        results = dict(run_tasks(client, partial(do, folder=tmp_path), iter(names), progress))
     assert set(results) == set(names)
     threads = max(1, cores() // 2)
     assert [results[name] for name in ("a", "b", "dies once")] == [
@@ -234,5 +237,5 @@ def test_tasks_are_tried_twice_and_failures_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1"])
 def test_an_address_without_a_scheduler_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glomtile.cluster._CONNECT_S", 0.5)
-    with pytest.raises(UsageError, match="--scheduler"):
-        next(run_tasks(do, ["a"], Cluster(address), SILENT))
+    with pytest.raises(UsageError, match="--scheduler"), connect(Cluster(address)):
+        pass

@@ -22,11 +22,10 @@ from tests.fakes import ThresholdNetwork, threshold_card
 
 import glomtile.cli.main
 from glomtile.errors import StorageError
-from glomtile.inference.batch import SegmentResult, segment
+from glomtile.inference.batch import SegmentOptions, SegmentResult, segment
+from glomtile.inference.image import TilingSettings
 from glomtile.inference.label_store import Plane
 from glomtile.inference.segmenter import Segmenter
-from glomtile.inference.slide_task import SegmentOptions
-from glomtile.inference.window_size import TilingSettings
 from glomtile.io import atomic as workspace
 from glomtile.slides import backends as slide_levels
 from glomtile.slides.backends import TiffPixels
@@ -47,7 +46,7 @@ def purple_network() -> Iterator[ThresholdNetwork]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Segmenter, "load", load)
-        patch.setattr("glomtile.inference.slide_task.runtime_of", lambda request: "openvino")
+        patch.setattr("glomtile.inference.batch.runtime_of", lambda request: "openvino")
         # The first look at a small slide would keep all of it.
         patch.setattr(slide_levels, "_CACHE_BYTES", 2**17)
         yield purple

@@ -75,7 +75,7 @@ class Info:
 
 def info() -> Info:
     """Return versions, backend, devices and formats of this installation."""
-    from glomtile.inference.runtime import installed_runtimes
+    from glomtile.inference.predictor import installed_runtimes
     from glomtile.io.images import IMAGE_SUFFIXES
     from glomtile.models.folder import bundled_folder
     from glomtile.system import cores

@@ -9,8 +9,8 @@ import keras
 
 from glomtile.config.schema import Config
 from glomtile.errors import InputError, UsageError
+from glomtile.inference.image import TilingSettings, tile_plan
 from glomtile.inference.predictor import KerasPredictor
-from glomtile.inference.window_size import TilingSettings, tile_plan
 from glomtile.io.atomic import write_text
 from glomtile.io.images import image_mpp, image_size, list_images
 from glomtile.networks.profiling import LayerCost, layer_costs, training_bytes

@@ -152,7 +152,7 @@ class RuntimeFile(_Record):
 
 
 class ReferenceDistribution(_Record):
-    """Distribution of one aspect of the training images; see `glomtile.inference.ood.fit_reference`.
+    """Distribution of one aspect of the training images; see `inference.quality_control.fit_reference`.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class ReferenceDistribution(_Record):
 
 
 class ScaleEstimator(_Record):
-    """Linear regression of tissue scale on detail; see `glomtile.inference.ood.fit_scale_estimator`.
+    """Linear regression of tissue scale on detail; see `inference.quality_control.fit_scale_estimator`.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ class ReferenceStatistics(_Record):
     Parameters
     ----------
     feature_version : int
-        Of the features' definition, `glomtile.inference.ood.FEATURE_VERSION`.
+        Of the features' definition, `glomtile.inference.quality_control.FEATURE_VERSION`.
     images : int
         Number of training images measured.
     stain, brightness, sharpness : ReferenceDistribution

@@ -449,7 +449,7 @@ def _warn(runs: Sequence[CrossvalRun], progress: Progress) -> None:
 
 
 def _train_on_cluster(runs: Sequence[CrossvalRun], cluster: Cluster, progress: Progress) -> None:
-    from glomtile.cluster import run_tasks
+    from glomtile.cluster import connect, run_tasks
 
     remote = [replace(run, folder=run.folder.absolute()) for run in runs]
     tasks = [FoldTask(run, fold) for run in remote for fold in range(run.folds)]
@@ -459,7 +459,8 @@ def _train_on_cluster(runs: Sequence[CrossvalRun], cluster: Cluster, progress: P
         for run in remote:
             stack.enter_context(file_lock(run.folder / PRIVATE_FOLDER / "lock", progress))
         progress.start("folds", len(tasks))
-        results = stack.enter_context(closing(run_tasks(run_fold_on_worker, tasks, cluster, progress)))
+        client = stack.enter_context(connect(cluster))
+        results = stack.enter_context(closing(run_tasks(client, run_fold_on_worker, tasks, progress)))
         for _, error in results:
             progress.advance(1)
             if error is not None:
@@ -574,10 +575,9 @@ class HeldOutPrediction:
 
 def predict(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, HeldOutPrediction]]:
     """Predict images with a model folder: as `segment` does where the scale is known, else raw labels."""
-    from glomtile.inference.image import segment_image
+    from glomtile.inference.image import TilingSettings, segment_image
     from glomtile.inference.predictor import KerasPredictor, PredictionSettings
     from glomtile.inference.segmenter import Segmenter
-    from glomtile.inference.window_size import TilingSettings
     from glomtile.models.folder import load_model_folder, read_card, read_whole
 
     settings = PredictionSettings.of_config(config)

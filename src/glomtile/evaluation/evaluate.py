@@ -29,13 +29,13 @@ from glomtile.evaluation.score import (
 from glomtile.evaluation.seams import SeamCount, count_seams
 from glomtile.inference.image import (
     SegmentedImage,
+    TilingSettings,
     as_confidence,
     resized_probs,
     segment_image,
     segment_whole,
 )
 from glomtile.inference.predictor import KerasPredictor, PredictionSettings, Tta, override_settings
-from glomtile.inference.window_size import TilingSettings
 from glomtile.io import atomic
 from glomtile.io.image_list import ImageList, ImageRecord, PreviewSeries, find_previews, write_image_list
 from glomtile.io.images import image_mpp, list_images, read_image
@@ -128,7 +128,7 @@ def tiled_infer(config: Config, progress: Progress = SILENT) -> InferResult:
     ConfigError, InputError, ModelError, StorageError
         See `infer`.
     UsageError
-        The windows of ``[tiledinfer]`` are not possible, see `glomtile.inference.window_size.tile_plan`.
+        The windows of ``[tiledinfer]`` are not possible, see `glomtile.inference.image.tile_plan`.
 
     Notes
     -----

@@ -15,7 +15,7 @@ import numpy as np
 
 from glomtile.config.model_card import ModelCard, RuntimeFile
 from glomtile.errors import InputError, MissingExtraError, ModelError, UsageError
-from glomtile.inference.runtime import openvino_forward, openvino_module
+from glomtile.inference.predictor import openvino_forward, openvino_module
 from glomtile.io import atomic
 from glomtile.models import folder as model_folder
 from glomtile.types import SILENT, Float32, Progress, UInt8

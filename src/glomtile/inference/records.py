@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from glomtile.errors import InputError, StorageError
 from glomtile.formatting import printable
@@ -40,7 +39,7 @@ class SlideRecord(BaseModel):
     origin : dict or None
         Address, size and version of a remote slide.
     fingerprint : dict
-        See `fingerprint`.
+        Content of the file, model and settings: all that decides the outputs.
     figures : dict
         Row of ``summary.csv``.
     quality_flags : list of str
@@ -65,41 +64,34 @@ class SlideRecord(BaseModel):
     effort: dict[str, int | float] = {}
     seconds: float | None = None
 
-    @field_validator("figures")
-    @classmethod
-    def _figures_are_numbers(cls, figures: dict[str, Any]) -> dict[str, Any]:
-        if "image" not in figures or isinstance(figures["image"], int | float):
+    @model_validator(mode="after")
+    def _is_plausible(self) -> Self:
+        if "image" not in self.figures or isinstance(self.figures["image"], int | float):
             raise ValueError("expected the image's name")
-        for key, value in figures.items():
+        for key, value in self.figures.items():
             if key not in _TEXT_FIGURES:
                 _number(value)
-        return figures
-
-    @field_validator("files")
-    @classmethod
-    def _files_are_inside(cls, files: list[str]) -> list[str]:
-        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in files):
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in self.files):
             raise ValueError("expected names inside the folder of results")
-        return files
+        return self
 
 
-def record_path(out: Path, source: Path | RemoteFile) -> Path:
-    """Return the path of a slide's record, which exists when the slide is finished."""
-    return out / PRIVATE_FOLDER / f"{slide_name(source.name)}.json"
+def own_path(out: Path, source: Path | RemoteFile, kind: str) -> Path:
+    """Return a path of glomtile's own for a slide in a folder of results.
+
+    Parameters
+    ----------
+    out : Path
+    source : Path or RemoteFile
+    kind : {"json", "work", "lock"}
+        The record, which exists when the slide is finished; the folder of label rows, which exists while it
+        is not; the lock file.
+    """
+    return out / PRIVATE_FOLDER / f"{slide_name(source.name)}.{kind}"
 
 
-def work_path(out: Path, source: Path | RemoteFile) -> Path:
-    """Return the folder of a slide's label rows, which exists while the slide is unfinished."""
-    return out / PRIVATE_FOLDER / f"{slide_name(source.name)}.work"
-
-
-def lock_path(out: Path, source: Path | RemoteFile) -> Path:
-    """Return the lock file of a slide."""
-    return out / PRIVATE_FOLDER / f"{slide_name(source.name)}.lock"
-
-
-def fingerprint(path: Path, mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
-    """Return all that decides the outputs of one input: its content, the model and the settings.
+def content_digest(path: Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file; of a large one, of pieces of it, head and tail among them.
 
     Raises
     ------
@@ -107,18 +99,19 @@ def fingerprint(path: Path, mpp: float | None, segmenter: Segmenter) -> dict[str
         The file does not exist or cannot be read.
     """
     try:
-        digest, size = _digest(path), path.stat().st_size
+        size = path.stat().st_size
+        if size <= _WHOLE_BYTES:
+            return {"bytes": size, "sha256": atomic.sha256(path)}
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            for number in range(_PIECES):
+                stream.seek((size - _PIECE_BYTES) * number // (_PIECES - 1))
+                digest.update(stream.read(_PIECE_BYTES))
     except FileNotFoundError:
         raise InputError(path, "expected a slide or image, the file does not exist") from None
     except OSError as problem:
         raise InputError(path, f"expected a file that can be read, got: {problem.strerror}") from problem
-    return {"bytes": size, "sha256": digest, **settings_fingerprint(mpp, segmenter)}
-
-
-def settings_fingerprint(mpp: float | None, segmenter: Segmenter) -> dict[str, Any]:
-    """Return the part of a fingerprint that all inputs of a run share, as JSON holds it."""
-    plain: dict[str, Any] = json.loads(json.dumps({"mpp": mpp, **segmenter.identity}))
-    return plain
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def differing_settings(record: SlideRecord, settings: Mapping[str, Any]) -> list[str]:
@@ -159,11 +152,6 @@ def original_input(out: Path, name: str) -> Path | None:
     return None if record is None or is_address(record.input) else Path(record.input)
 
 
-def record_text(record: SlideRecord) -> str:
-    """Return a record as JSON."""
-    return atomic.json_text(record.model_dump(exclude_none=True))
-
-
 def write_summary(out: Path, records: Mapping[str, SlideRecord]) -> Path | None:
     """Write ``summary.csv``, a row for each finished slide; nothing where there is none."""
     if not records:
@@ -192,7 +180,7 @@ def write_run(
 
     inputs = {}
     for source in (*done, *skipped):
-        record = records.get(record_path(out, source).name)
+        record = records.get(own_path(out, source, "json").name)
         if record is not None:
             inputs[printable(source)] = record.model_dump(exclude={"input", "figures"}, exclude_none=True)
     target = out / "run.json"
@@ -252,16 +240,3 @@ def _number(value: float | str) -> float | int | None:
     if not math.isfinite(number):
         raise ValueError(f"expected a number, got {value}")
     return int(value) if value.lstrip("-").isdecimal() else number
-
-
-def _digest(path: Path) -> str:
-    """Return the SHA-256 of a small file, or of pieces of a large one, head and tail among them."""
-    size = path.stat().st_size
-    if size <= _WHOLE_BYTES:
-        return atomic.sha256(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for number in range(_PIECES):
-            stream.seek((size - _PIECE_BYTES) * number // (_PIECES - 1))
-            digest.update(stream.read(_PIECE_BYTES))
-    return digest.hexdigest()

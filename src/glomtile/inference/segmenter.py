@@ -1,50 +1,267 @@
-"""Segmenter: a model applied to images and slides."""
+"""Segmenter: a model applied to images and slides, and its results."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
+from shapely import affinity
 
 from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, InputError, UsageError
-from glomtile.inference.image import as_confidence, choose_class, resized_probs, segment_image
-from glomtile.inference.label_store import LabelStore, panels_of
-from glomtile.inference.predictor import KerasPredictor, PredictionSettings, override_settings
-from glomtile.inference.quality_control import QualityFlags, assess_quality
-from glomtile.inference.result import Segmentation, Timing
-from glomtile.inference.window_size import (
+from glomtile.inference.image import (
     TilingSettings,
+    as_confidence,
+    choose_class,
     choose_window,
-    depends_on_window,
     image_margin,
-    panel_px,
+    resized_probs,
+    segment_image,
     slide_plan,
 )
-from glomtile.io.atomic import TemporaryFolder, storage_errors
-from glomtile.io.images import PLAUSIBLE_MPP
-from glomtile.io.pyramids import halve, level_sizes
+from glomtile.inference.predictor import KerasPredictor, PredictionSettings, override_settings
+from glomtile.inference.quality_control import QualityFlags, assess_quality
+from glomtile.io.atomic import TemporaryFolder, storage_errors, write_text
+from glomtile.io.geojson import Annotation, write_annotations
+from glomtile.io.images import PLAUSIBLE_MPP, draw_overlay, write_jpeg, write_png
+from glomtile.io.masks import write_mask
+from glomtile.io.pyramids import halve, level_sizes, write_label_zarr, write_mask_pyramid
 from glomtile.models import folder as model_folder
 from glomtile.objects.extraction import FoundObject, paint_objects
 from glomtile.objects.postprocessing import ShapingRules
+from glomtile.palette import Palette
 from glomtile.slides.slide import Slide, open_slide, slide_name
-from glomtile.slides.tissue import SlideLike, SlideOverview, TissueMap, make_overview
+from glomtile.slides.tissue import SlideLike, TissueMap, make_overview
 from glomtile.tiling.grid import Plan, Span
 from glomtile.tiling.sliding_window import predict_tiled
-from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8
+from glomtile.types import SILENT, Box, Float32, Predictor, Progress, Reader, UInt8, crop
 from glomtile.validation import number_argument, path_argument, typed_argument
+
+SMALL_PX = 4096
+"""Masks of images of at most this many pixels a side are PNG, larger ones OME-TIFF."""
+
+MEASUREMENTS = {
+    "area_um2": "Area µm^2",
+    "perimeter_um": "Perimeter µm",
+    "equivalent_diameter_um": "Equivalent diameter µm",
+    "feret_max_um": "Max diameter µm",
+    "feret_min_um": "Min diameter µm",
+    "circularity": "Circularity",
+    "eccentricity": "Eccentricity",
+    "solidity": "Solidity",
+    "mean_probability": "Mean probability",
+    "min_probability": "Min probability",
+    "touches_border": "Touches border",
+    "touches_tissue_edge": "Touches tissue edge",
+}
+"""Fields of an object's measures, and their names in QuPath's tables."""
+
+COLUMNS = ("id", "class", "centroid_x_px", "centroid_y_px", *MEASUREMENTS)
+"""Columns of ``objects/<stem>.csv``; centroids in full-resolution pixels."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds spent on one slide; of a continued run only its own.
+
+    Attributes
+    ----------
+    windows, skipped : int
+        Windows of this run, and how many of them were skipped as glass.
+    network_s, tiled_s, tissue_s, objects_s : float
+        Seconds inside the network, in the whole tiled run, for the tissue mask, for the objects.
+    """
+
+    windows: int = 0
+    skipped: int = 0
+    network_s: float = 0.0
+    tiled_s: float = 0.0
+    tissue_s: float = 0.0
+    objects_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Result of one slide or image.
+
+    Attributes
+    ----------
+    name : str
+        The file's stem.
+    kind : str
+        Kind of file.
+    size_px : (int, int)
+        ``(H, W)`` at full resolution.
+    mpp_l0 : float
+        Micrometres per pixel there.
+    mpp_source : str
+        Source of that figure.
+    mpp, zoom : float
+        Micrometres and full-resolution pixels per pixel of `labels`.
+    palette : Palette
+    levels : sequence of (H, W) uint8 planes
+        Class numbers of the kept objects' pixels, each level half the size of the last. A slide's are on
+        disk, in a temporary folder that goes with the last of them, or in the `work` of `Segmenter.segment`.
+    objects : tuple of FoundObject
+        Without their masks' pixels; in the plane of `labels`.
+    tissue : TissueMap
+    overview : (h, w, 3) uint8 ndarray
+        The slide at low resolution.
+    overview_zoom : float
+        Full-resolution pixels per pixel of the overview.
+    effort : Timing
+    quality : QualityFlags
+        Distance of the image from the training images, and confidence of the network.
+    model : str
+        Digest of the model's weights.
+    settings : str
+        Digest of everything else that determines the pixels, and of the given identity.
+    confidence : (H, W) uint8 ndarray or None
+        Of an image: the probability of the most probable class above 0, 0 to 255. A slide's is not kept.
+    """
+
+    name: str
+    kind: str
+    size_px: tuple[int, int]
+    mpp_l0: float
+    mpp_source: str
+    mpp: float
+    zoom: float
+    palette: Palette
+    levels: Sequence[Any]
+    objects: tuple[FoundObject, ...]
+    tissue: TissueMap
+    overview: UInt8
+    overview_zoom: float
+    effort: Timing
+    quality: QualityFlags = field(default_factory=QualityFlags)
+    model: str = ""
+    settings: str = ""
+    confidence: UInt8 | None = field(default=None, repr=False)
+
+    @property
+    def labels(self) -> Any:
+        """``(H, W) uint8`` plane at `mpp`; slice it to have an array, which needs no file any more."""
+        return self.levels[0]
+
+    @property
+    def identity(self) -> str:
+        """Source of the objects' ids and the mask's UUID: no clock and no machine."""
+        return "|".join(map(str, (self.name, self.size_px, self.mpp_l0, self.mpp, self.model, self.settings)))
+
+    def objects_of(self, class_number: int) -> list[FoundObject]:
+        """Return the objects of one class."""
+        return [found for found in self.objects if found.class_number == class_number]
+
+    def figures(self) -> dict[str, float | int | str]:
+        """Return the row of ``summary.csv``: size, scale, tissue; objects by class; quality flags."""
+        row: dict[str, float | int | str] = {
+            "image": self.name,
+            "kind": self.kind,
+            "width_px": self.size_px[1],
+            "height_px": self.size_px[0],
+            "mpp": _shown(self.mpp_l0),
+            "mpp_source": self.mpp_source,
+            "tissue_mm2": _shown(self.tissue.area_mm2),
+        }
+        for entry in self.palette.classes[1:]:
+            name, areas = entry.name, [one.measures.area_um2 for one in self.objects_of(entry.number)]
+            row[f"{name}_count"] = len(areas)
+            row[f"{name}_mean_area_um2"] = _shown(float(np.mean(areas))) if areas else ""
+            row[f"{name}_total_area_mm2"] = _shown(sum(areas) / 1e6)
+            density = len(areas) / self.tissue.area_mm2 if self.tissue.area_mm2 else 0.0
+            row[f"{name}_per_mm2"] = _shown(density) if self.tissue.area_mm2 else ""
+        return row | self.quality.figures()
+
+    def save(self, out: str | Path, *, zarr: bool = False) -> list[Path]:
+        """Write mask, GeoJSON, table, overlay and tissue mask, a folder for each kind.
+
+        Parameters
+        ----------
+        out : path
+            See docs/outputs.md for its files; those of the same names are replaced.
+        zarr : bool
+            Also write the mask as OME-Zarr.
+
+        Returns
+        -------
+        list of Path
+            What was written.
+
+        Raises
+        ------
+        ArgumentError
+            `out` is no path.
+        StorageError
+            Something cannot be written; every file that stands is whole.
+        """
+        out = path_argument("out", out)
+        small = max(*self.size_px, *self.levels[0].shape) <= SMALL_PX
+        mask = out / "masks" / f"{self.name}{'.png' if small else '.ome.tif'}"
+        geojson, table = out / "geojson" / f"{self.name}.geojson", out / "objects" / f"{self.name}.csv"
+        overlay, tissue = out / "overlays" / f"{self.name}.jpg", out / "tissue" / f"{self.name}.png"
+        if small:
+            height, width = self.levels[0].shape
+            write_mask(mask, crop(self.labels, Box(0, 0, height, width)), self.palette, self.mpp)
+        else:
+            write_mask_pyramid(
+                mask, self.levels, self.palette, self.mpp, name=self.name, identity=self.identity
+            )
+        entries = {entry.number: entry for entry in self.palette.classes}
+        zooms = self.zoom, self.zoom
+        objects = [
+            (found, entries[found.class_number], affinity.scale(found.polygon, *zooms, origin=(0, 0)))
+            for found in self.objects
+        ]
+        annotations = (
+            Annotation(
+                polygon, entry.name, entry.rgb,
+                {shown: float(getattr(found.measures, key)) for key, shown in MEASUREMENTS.items()},
+            )
+            for found, entry, polygon in objects
+        )  # fmt: skip
+        write_annotations(geojson, annotations, identity=self.identity)
+        rows = [COLUMNS]
+        for number, (found, entry, _) in enumerate(objects, 1):
+            measures = found.measures
+            places = measures.centroid_x_px * self.zoom, measures.centroid_y_px * self.zoom
+            values = [getattr(measures, key) for key in MEASUREMENTS]
+            rows.append((str(number), entry.name, *map(_shown, places), *map(_shown, values)))
+        csv.writer(text := io.StringIO(), lineterminator="\n").writerows(rows)
+        write_text(table, text.getvalue())
+        write_png(tissue, np.where(self.tissue.tissue, 255, 0).astype(np.uint8), self.tissue.mpp)
+        outlines = ((polygon, entry.rgb) for _, entry, polygon in objects)
+        write_jpeg(overlay, draw_overlay(self.overview, self.overview_zoom, outlines))
+        paths = [mask, geojson, table, overlay, tissue]
+        if zarr:
+            paths.append(out / "zarr" / f"{self.name}.ome.zarr")
+            write_label_zarr(paths[-1], self.levels, self.palette, self.mpp, self.name)
+        return paths
+
+
+def _shown(value: float | bool) -> str:
+    """Format with six digits, enough for any measure and the same on every machine."""
+    if isinstance(value, (bool, np.bool_)):
+        return "1" if value else "0"
+    return "" if not np.isfinite(value) else f"{value:.6g}"
+
 
 _COARSER = 2.0
 """Limit of a slide's resolution, as a multiple of the coarsest in training."""
+
+_STRIP_BYTES = 400 * 2**20
+"""Memory for the rows being blended, which limits the width of a panel."""
 
 _BLOCK_PX = 512
 _SURELY_BACKGROUND = np.float32(1 - 0.4 / 255)
@@ -55,18 +272,8 @@ _READ_PX = 16 * 2**20
 """Pixels that are read at once for a digest of all."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Labelled:
-    """Labels of one image or slide, with their objects."""
-
-    mpp: float
-    zoom: float
-    levels: Sequence[Any]
-    objects: tuple[FoundObject, ...]
-    overview: SlideOverview
-    timing: Timing
-    quality: QualityFlags
-    confidence: UInt8 | None = None
+_Planes = tuple[Any, Any, Sequence[Any], Timing]
+"""Labels, confidence, and empty levels for the objects."""
 
 
 class Segmenter:
@@ -126,7 +333,7 @@ class Segmenter:
         MissingExtraError
             The runtime is not installed.
         """
-        from glomtile.inference.runtime import OpenVinoPredictor, chosen_runtime
+        from glomtile.inference.predictor import OpenVinoPredictor, chosen_runtime
 
         if settings is not None:
             typed_argument("settings", settings, TilingSettings, "TilingSettings")
@@ -210,36 +417,76 @@ class Segmenter:
         """
         work = None if work is None else path_argument("work", work)
         with opened(source, mpp, progress) as slide:
-            name, deciding = slide_label(slide), {**(identity or {}), **self.identity}
+            path = getattr(slide, "path", None)
+            name = Path(path).name if isinstance(path, str | PathLike) else "slide"
+            deciding = {**(identity or {}), **self.identity}
             # Ids do not depend on the window where pixels do not; an image's margin depends on it.
-            if not slide.plain and not depends_on_window(self._predictor, self._window[1]):
+            local = getattr(self._predictor, "local", True)
+            if not slide.plain and local and self._window[1] >= self._predictor.context_px:
                 del deciding["window_px"]
-            digest = digest_json("identity", deciding)
+            try:
+                digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+            except (TypeError, ValueError) as problem:
+                raise ArgumentError("identity", "a mapping that JSON can hold", deciding) from problem
             scale = self._require_scale(slide, name)
-            if slide.plain:
-                found = self._segment_image(slide, scale, progress)
-            else:
-                found = self._segment_slide(slide, scale, work, identity, progress)
+            started = perf_counter()
+            reader = slide.at(self._predictor.mpp)
+            # An image is labelled at its own size, a slide at the model's scale.
+            mpp, zoom = (scale, 1.0) if slide.plain else (reader.mpp, reader.zoom)
             assert slide.mpp is not None
+            assert mpp is not None
+            overview = make_overview(slide, scale, zoom)
+            tissue_s = perf_counter() - started
+            errors: AbstractContextManager[None] = nullcontext()
+            if slide.plain:
+                labels, confidence, levels, timing = self._label_image(slide, scale, progress)
+            else:
+                keep = None
+                if work is None:
+                    keep = TemporaryFolder()
+                    work = keep.folder / "work"
+                elif identity is None:
+                    identity = fingerprint(slide, self._predictor.mpp)
+                facts = {**self.identity, **(identity or {}), "mpp": scale}
+                labels, confidence, levels, timing = self._label_slide(
+                    reader, overview.tissue, work, facts, keep, progress
+                )
+                errors = storage_errors(work)
+            with errors:
+                started = perf_counter()
+                progress.start("objects", None)
+                masked = self.settings.tissue_mask
+                objects, too_large = paint_objects(
+                    labels, confidence, levels[0], self._predictor.num_classes, mpp,
+                    ShapingRules(**self.card.objects.model_dump()),
+                    overview.tissue.glass if masked else None, progress,
+                )  # fmt: skip
+                for upper, lower in itertools.pairwise(levels):
+                    halve(upper, lower)
+                timing = replace(timing, tissue_s=tissue_s, objects_s=perf_counter() - started)
+                quality = assess_quality(
+                    self.card, slide, overview.tissue, zoom, labels, confidence,
+                    masked=masked and not slide.plain, too_large=too_large,
+                )  # fmt: skip
             return Segmentation(
                 name=slide_name(name),
                 kind=slide.kind,
                 size_px=slide.size_px,
                 mpp_l0=slide.mpp,
                 mpp_source=slide.mpp_source or "given",
-                mpp=found.mpp,
-                zoom=found.zoom,
+                mpp=mpp,
+                zoom=zoom,
                 palette=self.card.palette(),
-                levels=found.levels,
-                objects=found.objects,
-                tissue=found.overview.tissue,
-                overview=found.overview.overview,
-                overview_zoom=found.overview.overview_zoom,
-                effort=found.timing,
-                quality=found.quality,
+                levels=levels,
+                objects=objects,
+                tissue=overview.tissue,
+                overview=overview.overview,
+                overview_zoom=overview.overview_zoom,
+                effort=timing,
+                quality=quality,
                 model=",".join(sorted(self.card.sha256.values())),
                 settings=digest,
-                confidence=found.confidence,
+                confidence=confidence if slide.plain else None,
             )
 
     def plan(self, slide: SlideLike, where: str | Path = "slide") -> tuple[Plan, TissueMap]:
@@ -255,11 +502,8 @@ class Segmenter:
         plan = slide_plan(reader.size_px, *self._window, self._predictor.stride_px)
         return plan, make_overview(slide, scale, reader.zoom).tissue
 
-    def _segment_image(self, slide: SlideLike, scale: float, progress: Progress) -> _Labelled:
+    def _label_image(self, slide: SlideLike, scale: float, progress: Progress) -> _Planes:
         """Label an image in memory, at its own size."""
-        started = perf_counter()
-        overview = make_overview(slide, scale, 1.0)
-        tissue_s = perf_counter() - started
         margin = image_margin(
             slide.at(self._predictor.mpp).size_px, self._window, self.settings, self._predictor.stride_px
         )
@@ -270,45 +514,29 @@ class Segmenter:
         confidence = np.empty(slide.size_px, np.uint8)
         for top, rows in resized_probs(seen.probs, slide.size_px):
             confidence[top : top + rows.shape[0]] = as_confidence(rows)
-        timing = Timing(seen.run.windows, seen.run.skipped, seen.run.network_s, seen.run.wall_s, tissue_s)
-        planes = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
-        return self._labelled(slide, scale, 1.0, seen.labels, confidence, planes, overview, timing, progress)
+        levels = [np.zeros(size, np.uint8) for size in level_sizes(slide.size_px)]
+        timing = Timing(seen.run.windows, seen.run.skipped, seen.run.network_s, seen.run.wall_s)
+        return seen.labels, confidence, levels, timing
 
-    def _segment_slide(
+    def _label_slide(
         self,
-        slide: SlideLike,
-        scale: float,
-        work: Path | None,
-        identity: Mapping[str, Any] | None,
+        reader: Reader,
+        tissue: TissueMap,
+        folder: Path,
+        identity: Mapping[str, Any],
+        keep: object,
         progress: Progress,
-    ) -> _Labelled:
-        """Label a slide at the model's scale, with finished rows on disk."""
-        keep = TemporaryFolder() if work is None else None
-        folder = work if keep is None else keep.folder / "work"
-        assert folder is not None
-        if identity is None:
-            identity = {} if keep is not None else fingerprint(slide, self._predictor.mpp)
-        started = perf_counter()
-        reader = slide.at(self._predictor.mpp)
-        overview = make_overview(slide, scale, reader.zoom)
-        tissue_s = perf_counter() - started
-        plan = slide_plan(reader.size_px, *self._window, self._predictor.stride_px)
-        panels = panels_of(reader.size_px[1], panel_px(plan, self._predictor.num_classes))
-        store = LabelStore(folder, reader.size_px, panels, {**self.identity, **identity, "mpp": scale}, keep)
-        planes = store.fresh_planes(level_sizes(reader.size_px))
-        timing = replace(self._fill(store, reader, plan, overview.tissue, progress), tissue_s=tissue_s)
-        assert reader.mpp is not None
-        with storage_errors(folder):
-            return self._labelled(
-                slide, reader.mpp, reader.zoom, store.labels, store.confidence, planes, overview, timing,
-                progress,
-            )  # fmt: skip
+    ) -> _Planes:
+        """Label the missing rows of a slide at the model's scale, panel by panel, on disk."""
+        from glomtile.inference.label_store import LabelStore, panels_of
 
-    def _fill(
-        self, store: LabelStore, reader: Reader, plan: Plan, tissue: TissueMap, progress: Progress
-    ) -> Timing:
-        """Label the missing rows of a slide, panel by panel."""
-        total = Timing()
+        plan = slide_plan(reader.size_px, *self._window, self._predictor.stride_px)
+        # Sums of probabilities, those before them and rows on their way out are alive.
+        widest_px = _STRIP_BYTES // (3 * 4 * self._predictor.num_classes * plan.window_px[0])
+        panels = panels_of(reader.size_px[1], widest_px)
+        store = LabelStore(folder, reader.size_px, panels, identity, keep)
+        levels = store.fresh_planes(level_sizes(reader.size_px))
+        timing = Timing()
         for number, (left, right) in enumerate(store.panels):
             if store.rows_done[number] == reader.size_px[0]:
                 continue
@@ -331,49 +559,13 @@ class Segmenter:
                 from_row_px=store.rows_done[number],
                 progress=progress,
             )
-            total = Timing(
-                total.windows + run.windows,
-                total.skipped + run.skipped,
-                total.network_s + run.network_s,
-                total.tiled_s + run.wall_s,
+            timing = Timing(
+                timing.windows + run.windows,
+                timing.skipped + run.skipped,
+                timing.network_s + run.network_s,
+                timing.tiled_s + run.wall_s,
             )
-        return total
-
-    def _labelled(
-        self,
-        slide: SlideLike,
-        mpp: float,
-        zoom: float,
-        labels: Any,
-        confidence: Any,
-        levels: Sequence[Any],
-        overview: SlideOverview,
-        timing: Timing,
-        progress: Progress,
-    ) -> _Labelled:
-        """Paint the objects of labels on empty levels, and assess the result."""
-        started = perf_counter()
-        progress.start("objects", None)
-        masked = self.settings.tissue_mask
-        objects, too_large = paint_objects(
-            labels,
-            confidence,
-            levels[0],
-            self._predictor.num_classes,
-            mpp,
-            ShapingRules(**self.card.objects.model_dump()),
-            overview.tissue.glass if masked else None,
-            progress,
-        )
-        for upper, lower in itertools.pairwise(levels):
-            halve(upper, lower)
-        timing = replace(timing, objects_s=perf_counter() - started)
-        quality = assess_quality(
-            self.card, slide, overview.tissue, zoom, labels, confidence,
-            masked=masked and not slide.plain, too_large=too_large,
-        )  # fmt: skip
-        kept = confidence if slide.plain else None
-        return _Labelled(mpp, zoom, levels, objects, overview, timing, quality, kept)
+        return store.labels, store.confidence, levels, timing
 
     def _require_scale(self, slide: SlideLike, where: str | Path) -> float:
         if self._predictor.mpp is None:
@@ -457,21 +649,6 @@ def opened(
         if given.mpp is not None:
             wanted = f"the {given.mpp:g} µm per pixel that this slide has"
         raise ArgumentError("mpp", wanted, mpp, "open_slide(path, mpp=...) opens a slide at another")
-
-
-def slide_label(slide: SlideLike) -> str:
-    """Return the name of a slide's file; ``"slide"`` if it has none."""
-    path = getattr(slide, "path", None)
-    return Path(path).name if isinstance(path, str | PathLike) else "slide"
-
-
-def digest_json(name: str, value: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a mapping in any order; an ArgumentError names it if JSON cannot hold it."""
-    try:
-        text = json.dumps(value, sort_keys=True)
-    except (TypeError, ValueError) as problem:
-        raise ArgumentError(name, "a mapping that JSON can hold", value) from problem
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fingerprint(slide: SlideLike, mpp: float | None) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from typing import Any
 from glomtile.config.schema import Config
 from glomtile.datasets.loading import sample_size, working_scale
 from glomtile.errors import GlomtileError, MissingExtraError
-from glomtile.inference.image import segment_image, segment_whole
+from glomtile.inference.image import TilingSettings, segment_image, segment_whole
 from glomtile.inference.predictor import KerasPredictor, PredictionSettings
-from glomtile.inference.window_size import TilingSettings
 from glomtile.io import atomic
 from glomtile.io.images import list_images, read_image
 from glomtile.io.masks import write_mask

@@ -22,8 +22,13 @@ from glomtile.datasets.loading import mpp_range, read_labels, require_every_clas
 from glomtile.datasets.pairing import Pair, changed_since_prepared, prepared_from
 from glomtile.errors import ConfigError, InputError, LockedError, ModelError
 from glomtile.formatting import listed
-from glomtile.inference.ood import FEATURE_VERSION, appearance_features, fit_reference, fit_scale_estimator
-from glomtile.inference.quality_control import sampled_boxes
+from glomtile.inference.quality_control import (
+    FEATURE_VERSION,
+    appearance_features,
+    fit_reference,
+    fit_scale_estimator,
+    sampled_boxes,
+)
 from glomtile.io import atomic
 from glomtile.io.images import read_image, resize_to_mpp, size_at_mpp
 from glomtile.objects.labelling import find_objects
