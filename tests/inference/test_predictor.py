@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from glomtile.config.load import make_config
 from glomtile.config.schema import ModelSettings
 from glomtile.errors import ModelError, UsageError
 from glomtile.inference.predictor import (
@@ -177,14 +178,9 @@ def test_other_channels_and_unknown_words_are_refused():
     grey = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(2, 1)])
     with pytest.raises(ModelError, match="3 colour channels, got one of 1"):
         KerasPredictor(grey, POINT)
+    config = make_config({"model": {"num_classes": 2}})
     with pytest.raises(UsageError, match="none, flips, rotations, all, got 'mirror'"):
-        KerasPredictor(red_network(), POINT, None, PredictionSettings(tta="mirror"))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="RGB or BGR, got 'GRB'"):
-        KerasPredictor(red_network(), POINT, None, PredictionSettings(color_order="GRB"))
-    with pytest.raises(UsageError, match=r"smoothing_px.*from 0 to 3.0, got 4"):
-        PredictionSettings(smoothing_px=4)
-    with pytest.raises(UsageError, match="threshold"):
-        KerasPredictor(red_network(), POINT, None, PredictionSettings(threshold=1.0))
+        PredictionSettings.of_config(config, "mirror")  # type: ignore[arg-type]
 
 
 def test_activations_alive_at_once_are_counted_by_hand_the_same():

@@ -303,14 +303,11 @@ def compare(trained: Forward, exported: Forward, batches: Iterable[UInt8]) -> Pa
         # NaN counts as infinitely far: a comparison would leave it out.
         largest = max(largest, float(np.nan_to_num(difference, nan=np.inf).max()))
         total += float(difference.sum(dtype=np.float64))
-        changed += int((_classes(one) != _classes(other)).sum())
+        chosen = [p[..., 0] > 0.5 if p.shape[-1] == 1 else p.argmax(axis=-1) for p in (one, other)]
+        changed += int((chosen[0] != chosen[1]).sum())
         values, pixels = values + difference.size, pixels + difference[..., 0].size
         sizes.append((batch.shape[1], batch.shape[2]))
     return Parity(largest, total / values, changed / pixels, tuple(sizes))
-
-
-def _classes(probs: Float32) -> Any:
-    return probs[..., 0] > 0.5 if probs.shape[-1] == 1 else probs.argmax(axis=-1)
 
 
 def odd_sizes(stride_px: int, channels: int) -> Iterator[UInt8]:
@@ -366,8 +363,12 @@ def write_int8(source: Path, target: Path, images: Sequence[UInt8]) -> None:
             return None if image is None else {INPUT: image[None].astype(np.float32)}
 
     kept = [node.name for node in onnx.load(source).graph.node if is_head(node.name)]
+
+    def not_about_preprocessing(record: logging.LogRecord) -> bool:
+        return "pre-processing" not in record.getMessage()
+
     # ONNX Runtime logs advice to run another of its tools.
-    logging.getLogger().addFilter(_not_about_preprocessing)
+    logging.getLogger().addFilter(not_about_preprocessing)
     try:
         quantize_static(
             source, target, Reader(),
@@ -383,11 +384,7 @@ def write_int8(source: Path, target: Path, images: Sequence[UInt8]) -> None:
             "float32 and float16 need no ranges; group normalisation is not supported",
         ) from problem
     finally:
-        logging.getLogger().removeFilter(_not_about_preprocessing)
-
-
-def _not_about_preprocessing(record: logging.LogRecord) -> bool:
-    return "pre-processing" not in record.getMessage()
+        logging.getLogger().removeFilter(not_about_preprocessing)
 
 
 def write_saved_model(model: keras.Model, folder: Path) -> None:

@@ -90,7 +90,8 @@ class Plane:
             if place in self._written or value[outside].any():
                 chunk = self._chunk(place)
                 chunk[within] = value[outside]
-                self._write(place, chunk)
+                self._array[self._slices(place)] = chunk
+                self._written.add(place)
 
     def _chunk(self, place: tuple[int, int]) -> UInt8:
         chunk = self._cache.pop(place, None)
@@ -104,10 +105,6 @@ class Plane:
         if len(self._cache) > _CACHED_CHUNKS:
             del self._cache[next(iter(self._cache))]
         return chunk
-
-    def _write(self, place: tuple[int, int], chunk: UInt8) -> None:
-        self._array[self._slices(place)] = chunk
-        self._written.add(place)
 
     def _slices(self, place: tuple[int, int]) -> tuple[slice, slice]:
         rows, columns = (

@@ -63,29 +63,12 @@ class PredictionSettings:
         Standard deviation of a Gaussian over the windows, 0 to 3 px of the network. Training samples that
         were turned or scaled are interpolated between pixels, which smooths them (linearly: variance 1/6 px²
         a side, 0.41 px); a network trained on such samples only expects windows as smooth.
-
-    Raises
-    ------
-    UsageError
-        `tta` or `color_order` is unknown, or a number is out of range.
     """
 
     tta: Tta = "none"
     color_order: str = "RGB"
     threshold: float = 0.5
     smoothing_px: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.tta not in get_args(Tta):
-            raise UsageError("tta", f"expected one of {', '.join(get_args(Tta))}, got {self.tta!r}")
-        if self.color_order not in ("RGB", "BGR"):
-            raise UsageError("color_order", f"expected RGB or BGR, got {self.color_order!r}")
-        if not 0 < self.threshold < 1:
-            raise UsageError("threshold", f"expected a number between 0 and 1, got {self.threshold}")
-        if not 0 <= self.smoothing_px <= MAX_SMOOTHING_PX:
-            raise UsageError(
-                "smoothing_px", f"expected a number from 0 to {MAX_SMOOTHING_PX}, got {self.smoothing_px}"
-            )
 
     @classmethod
     def of_card(cls, card: ModelCard) -> PredictionSettings:
@@ -94,7 +77,15 @@ class PredictionSettings:
 
     @classmethod
     def of_config(cls, config: Config, tta: Tta | None = None) -> PredictionSettings:
-        """Return the settings of ``[tiledinfer]`` and ``[image]``, with another `tta` where it is given."""
+        """Return the settings of ``[tiledinfer]`` and ``[image]``, with another `tta` where it is given.
+
+        Raises
+        ------
+        UsageError
+            `tta` is unknown.
+        """
+        if tta not in (None, *get_args(Tta)):
+            raise UsageError("tta", f"expected one of {', '.join(get_args(Tta))}, got {tta!r}")
         section = config.tiledinfer
         return cls(tta or section.tta, config.image.color_order, section.threshold, section.smoothing_px)
 
