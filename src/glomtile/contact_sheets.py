@@ -76,19 +76,19 @@ def comparison_sheet(
         sizes = f"{image.shape[:2]}, {truth.shape}, {prediction.shape}"
         raise InputError("comparison sheet", f"expected image and masks of one size, got {sizes}")
     scale = panel_px / max(truth.shape)
-    pale = _pale(image)
+    # Grey and light, so that a colour on it can only be a class.
+    light = np.rint(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * 0.65 + 255 * 0.35).astype(np.uint8)
+    pale = np.repeat(light[..., None], 3, axis=2)
     panels = [
         ("image", _fit(image, scale)),
         ("truth", _fit(_overlay(pale, truth, palette, scale), scale)),
         ("prediction", _fit(_overlay(pale, prediction, palette, scale), scale)),
         ("difference", _difference(pale, truth, prediction, scale)),
     ]
-    counted = truth != IGNORE
-    several = palette.num_classes > 2
-    legend = [(entry.rgb, entry.name) for entry in palette.classes[1:]]
+    legend = legend_of(palette)
     legend += [(BOTH, "in both"), (ONLY_PREDICTED, "only predicted"), (ONLY_TRUE, "only in truth")]
-    legend += [(OTHER_CLASS, "another class")] if several else []
-    legend += [(IGNORED, "not counted")] if not counted.all() else []
+    legend += [(OTHER_CLASS, "another class")] if palette.num_classes > 2 else []
+    legend += [(IGNORED, "not counted")] if (truth == IGNORE).any() else []
     return _lay_out(panels, title, len(panels), legend)
 
 
@@ -143,9 +143,11 @@ def grid_sheet(
 
 def _overlay(pale: UInt8, labels: UInt8, palette: Palette, scale: float) -> UInt8:
     image = pale.copy()
-    for entry in palette.classes[1:]:
-        _paint(image, labels == entry.number, entry.rgb, scale)
-    _paint(image, labels == IGNORE, IGNORED, scale)
+    for number, colour in [*((entry.number, entry.rgb) for entry in palette.classes[1:]), (IGNORE, IGNORED)]:
+        mask = labels == number
+        _tint(image, mask, colour, _TINT)
+        # The outline is about two pixels wide on the sheet.
+        cv2.drawContours(image, _contours(mask), -1, colour, max(1, round(2 / scale)))
     return image
 
 
@@ -168,45 +170,19 @@ def _difference(pale: UInt8, truth: UInt8, prediction: UInt8, scale: float) -> U
         ((prediction > 0) & counted, truth > 0, ONLY_PREDICTED),
         ((truth > 0) & counted, prediction > 0, ONLY_TRUE),
     ):
-        _ring_specks(image, mask, other, colour, scale)
+        # Objects that the other mask does not touch and that are tiny on the sheet are ringed.
+        objects = find_objects(mask)
+        touched = np.unique(objects.ids[other])
+        for number, box in enumerate(objects.boxes, start=1):
+            if number not in touched and max(box.height, box.width) * scale < _SPECK_PX:
+                x, y = (box.left + box.right) / 2 * scale, (box.top + box.bottom) / 2 * scale
+                cv2.circle(image, (round(x), round(y)), _SPECK_PX // 2 + 2, colour, 1, cv2.LINE_AA)
     return image
-
-
-def _ring_specks(
-    image: UInt8, mask: NDArray[np.bool_], other: NDArray[np.bool_], colour: RGB, scale: float
-) -> None:
-    """Ring objects that the other mask does not touch and that are tiny on the sheet."""
-    objects = find_objects(mask)
-    touched = np.unique(objects.ids[other])
-    for number, box in enumerate(objects.boxes, start=1):
-        if number in touched or max(box.height, box.width) * scale >= _SPECK_PX:
-            continue
-        centre = (
-            round((box.left + box.right) / 2 * scale),
-            round((box.top + box.bottom) / 2 * scale),
-        )
-        cv2.circle(image, centre, _SPECK_PX // 2 + 2, colour, 1, cv2.LINE_AA)
-
-
-def _paint(image: UInt8, mask: NDArray[np.bool_], colour: RGB, scale: float) -> None:
-    """Tint a region and draw its outline, about two pixels wide on the sheet."""
-    if not mask.any():
-        return
-    _tint(image, mask, colour, _TINT)
-    width = max(1, round(2 / scale))
-    cv2.drawContours(image, _contours(mask), -1, colour, width)
 
 
 def _tint(image: UInt8, mask: NDArray[np.bool_], colour: RGB, strength: float) -> None:
     mixed = image[mask] * (1 - strength) + np.array(colour) * strength
     image[mask] = np.rint(mixed).astype(np.uint8)
-
-
-def _pale(image: UInt8) -> UInt8:
-    """Return the image grey and light, so that a colour on it can only be a class."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    light = np.rint(grey * 0.65 + 255 * 0.35).astype(np.uint8)
-    return np.repeat(light[..., None], 3, axis=2)
 
 
 def _fit(image: UInt8, scale: float) -> UInt8:
@@ -298,18 +274,14 @@ def draw_outlines(image: UInt8, labels: UInt8, palette: Palette, cell_px: int = 
     (h, w, 3) uint8 ndarray
         RGB. A light line under the coloured one keeps dark and tissue-like colours visible.
     """
-    height, width = labels.shape
-    scale = cell_px / max(height, width)
-    size_px = max(1, round(height * scale)), max(1, round(width * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    cell = cv2.resize(image, size_px[::-1], interpolation=way)
-    small = resize_labels(labels, size_px)
+    cell = _fit(image, cell_px / max(labels.shape))
+    small = resize_labels(labels, (cell.shape[0], cell.shape[1]))
     lines = [(entry.rgb, _contours(small == entry.number)) for entry in palette.classes[1:]]
     for _, contours in lines:
         cv2.drawContours(cell, contours, -1, _PAPER, 4, cv2.LINE_AA)
     for colour, contours in lines:
         cv2.drawContours(cell, contours, -1, colour, 2, cv2.LINE_AA)
-    return np.asarray(cell, np.uint8)
+    return cell
 
 
 def legend_of(palette: Palette) -> list[tuple[RGB, str]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,11 +66,8 @@ class Palette:
         for entry in self.classes:
             if len(entry.rgb) != 3 or not all(0 <= part <= 255 for part in entry.rgb):
                 raise ConfigError("rgb_map", f"expected three numbers of 0 to 255 a colour, got {entry.rgb}")
-        everything: dict[str, list[object]] = {
-            "colour": [entry.rgb for entry in self.classes],
-            "name": [entry.name for entry in self.classes],
-        }
-        for what, values in everything.items():
+        own: dict[str, list[Any]] = {"colour": [c.rgb for c in self.classes], "name": list(self.names)}
+        for what, values in own.items():
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise ConfigError(
@@ -109,12 +106,11 @@ class Palette:
             names = ["background" if number == 0 else f"class {number}" for _, number in entries]
         if len(names) != len(entries):
             raise ConfigError("class_names", f"expected {len(entries)} names, one a class, got {len(names)}")
-        return cls(
-            tuple(
-                PaletteClass(number, name, (int(rgb[0]), int(rgb[1]), int(rgb[2])) if len(rgb) == 3 else rgb)
-                for (rgb, number), name in zip(entries, names, strict=True)
-            )
-        )
+        classes = []
+        for (rgb, number), name in zip(entries, names, strict=True):
+            plain: Any = tuple(map(int, rgb))  # NumPy's numbers could not be written as JSON
+            classes.append(PaletteClass(number, name, plain))
+        return cls(tuple(classes))
 
     def to_rgb_map(self) -> dict[RGB, int]:
         """``{(r, g, b): class number}`` in the order of the class numbers."""
@@ -133,13 +129,6 @@ class Palette:
     def flat(self) -> list[int]:
         """``[r0, g0, b0, r1, …]``, K × 3 numbers: the palette of an indexed PNG."""
         return [part for entry in self.classes for part in entry.rgb]
-
-    @cached_property
-    def _colour_table(self) -> UInt8:
-        table = np.zeros((256, 3), np.uint8)
-        table[: self.num_classes] = [entry.rgb for entry in self.classes]
-        table[IGNORE] = _IGNORED_GREY
-        return table
 
     def encode(self, labels: UInt8) -> UInt8:
         """Paint class numbers in their colours.
@@ -161,7 +150,10 @@ class Palette:
             A label is neither a class of this palette nor ``IGNORE``.
         """
         self.require_known(labels, ignore=True)
-        return self._colour_table[labels]
+        table = np.zeros((256, 3), np.uint8)
+        table[: self.num_classes] = [entry.rgb for entry in self.classes]
+        table[IGNORE] = _IGNORED_GREY
+        return table[labels]
 
     def require_known(self, labels: UInt8, *, where: object = "labels", ignore: bool = False) -> None:
         """Refuse labels that are no class of this palette, saying which and how many.
@@ -188,7 +180,7 @@ class Palette:
             hint=(
                 'a mask of 0 and 255 is colours, not class numbers: mask_datatype = "categorized" with '
                 "rgb_map = {(0,0,0):0, (255,255,255):1}"
-                if set(strange) == {255}
+                if strange.tolist() == [255]
                 else "check num_classes and rgb_map"
             ),
         )
@@ -219,24 +211,17 @@ class Palette:
         """
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
             raise InputError(where, f"expected (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
-        codes = _codes(rgb)
+        red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
+        codes = red << 16 | green << 8 | blue
         labels = np.full(codes.shape, _UNKNOWN, np.uint8)
         for entry in self.classes:
-            red, green, blue = entry.rgb
-            labels[codes == (red << 16 | green << 8 | blue)] = entry.number
+            r, g, b = entry.rgb
+            labels[codes == (r << 16 | g << 8 | b)] = entry.number
         unknown = labels == _UNKNOWN
         if not unknown.any():
             return labels
         colours, inverse, counts = np.unique(codes[unknown], return_inverse=True, return_counts=True)
-        numbers = self._nearest(colours, tolerance)
-        is_unknown = numbers == _UNKNOWN
-        if is_unknown.any():
-            self._refuse_colours(colours[is_unknown], counts[is_unknown], codes.size, where)
-        labels[unknown] = numbers[inverse.ravel()]
-        return labels
-
-    def _nearest(self, colours: NDArray[np.uint32], tolerance: int) -> UInt8:
-        """Class number of each packed colour, ``_UNKNOWN`` where none is within `tolerance`."""
+        # Of each unknown colour: the nearest class within the tolerance, the lower number in a tie.
         numbers = np.full(colours.shape, _UNKNOWN, np.uint8)
         best = np.full(colours.shape, np.iinfo(np.int32).max, np.int32)
         parts = _parts(colours)
@@ -244,9 +229,12 @@ class Palette:
             apart = np.abs(parts - np.array(entry.rgb, np.int32))
             distance = (apart**2).sum(axis=-1, dtype=np.int32)
             closer = (apart.max(axis=-1) <= tolerance) & (distance < best)
-            numbers[closer] = entry.number
-            best[closer] = distance[closer]
-        return numbers
+            numbers[closer], best[closer] = entry.number, distance[closer]
+        is_unknown = numbers == _UNKNOWN
+        if is_unknown.any():
+            self._refuse_colours(colours[is_unknown], counts[is_unknown], codes.size, where)
+        labels[unknown] = numbers[inverse.ravel()]
+        return labels
 
     def _refuse_colours(
         self, colours: NDArray[np.uint32], counts: NDArray[np.intp], size: int, where: object
@@ -260,7 +248,7 @@ class Palette:
         more = len(colours) - _NAMED_COLOURS
         if more > 0:
             listed += f" and {more} more colours, together on {_share(counts.sum(), size)}"
-        known = ", ".join(f"({c.rgb[0]},{c.rgb[1]},{c.rgb[2]})" for c in self.classes)
+        known = ", ".join("({},{},{})".format(*entry.rgb) for entry in self.classes)
         wanted = np.array([entry.rgb for entry in self.classes], np.int32)
         needed = int(np.abs(parts[:, None, :] - wanted).max(axis=-1).min(axis=1).max())
         few = len(colours) <= _FEW_COLOURS
@@ -281,12 +269,6 @@ class Palette:
 
 def _whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _codes(rgb: UInt8) -> NDArray[np.uint32]:
-    """One number a pixel, ``0xRRGGBB``."""
-    wide = rgb.astype(np.uint32)
-    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.uint32)
 
 
 def _parts(codes: NDArray[np.uint32]) -> NDArray[np.int32]:

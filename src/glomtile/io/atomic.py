@@ -179,7 +179,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
     """
     final = Path(final)
     restore_folder(final)
-    partial, previous = _temporary_path(final), _previous(final)
+    partial, previous = _temporary_path(final), final.with_name(f".{final.name}.previous")
     with storage_errors(final):
         partial.mkdir()
     try:
@@ -201,7 +201,8 @@ def replace_folder(final: Path) -> Iterator[Path]:
 
 def restore_folder(final: Path) -> None:
     """Undo what a process killed in `replace_folder` left; only for the folder's only writer."""
-    previous = _previous(Path(final))
+    final = Path(final)
+    previous = final.with_name(f".{final.name}.previous")
     with storage_errors(final):
         if not previous.exists():
             return
@@ -355,9 +356,19 @@ def file_lock(path: Path, progress: Progress = SILENT, *, wait: bool = False) ->
         raise UsageError(path.parent, "expected a folder of glomtile, got a link", "remove it")
     with storage_errors(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path):
-            _require_own_file(path)
-    holder = _holder(path)  # read first: opening the lock may empty it
+        if os.path.lexists(path):  # through a link, a file elsewhere would be written
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode):
+                raise PlaceError(path, "expected a lock file, got a folder")
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise UsageError(
+                    path, "expected a lock file of glomtile, got a link or special file", "remove it"
+                )
+    try:  # first: opening the lock may empty the file
+        stated = read_json(path)
+        holder = f"process {stated['process']} on {stated['host']}"
+    except (GlomtileError, KeyError):
+        holder = "another process"
     lock = FileLock(path)
     try:
         try:
@@ -372,7 +383,10 @@ def file_lock(path: Path, progress: Progress = SILENT, *, wait: bool = False) ->
             progress.note(f"{path.stem}: waiting for {holder}")
             lock.acquire(poll_interval=0.5)
         if os.name == "posix":  # Windows refuses to write to a locked file
-            _write_holder(path)
+            text = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
+            descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(text)
     except (OSError, NotImplementedError) as problem:
         lock.release()
         if not isinstance(problem, NotImplementedError) and problem.errno not in _NO_LOCKS:
@@ -419,26 +433,17 @@ def _remove_abandoned(folder: Path) -> None:
     with suppress(OSError):  # the folder may be writable but not listable
         for path in folder.iterdir():
             match = _TEMPORARY.fullmatch(path.name)
-            if match and match["host"] == _host() and not _is_running(int(match["process"])):
-                _remove(path)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's process, or no process number
-        return True
-    return True
+            if match and match["host"] == _host():
+                try:
+                    os.kill(int(match["process"]), 0)
+                except ProcessLookupError:
+                    _remove(path)
+                except (PermissionError, OverflowError):  # another user's process, or no process number
+                    continue
 
 
 def _host() -> str:
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"
-
-
-def _previous(final: Path) -> Path:
-    return final.with_name(f".{final.name}.previous")
 
 
 def _remove(path: Path) -> None:
@@ -455,33 +460,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _require_own_file(path: Path) -> None:
-    """Refuse a lock file through which a file elsewhere would be written."""
-    status = path.lstat()
-    if stat.S_ISDIR(status.st_mode):
-        raise PlaceError(path, "expected a lock file, got a folder")
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise UsageError(path, "expected a lock file of glomtile, got a link or special file", "remove it")
-
-
-def _write_holder(path: Path) -> None:
-    text = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
-    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
-
-
-def _holder(path: Path) -> str:
-    """Name the process that holds the lock, as far as the file states it."""
-    try:
-        value = read_json(path)
-        return f"process {value['process']} on {value['host']}"
-    except (GlomtileError, KeyError):
-        return "another process"
 
 
 def _plain(value: object) -> object:

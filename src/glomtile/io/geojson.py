@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _DECIMALS = 2
 _GRID = 10.0**-_DECIMALS
+_REPAIRED, _EMPTY_RING = "outline that crosses itself", "ring without area"
+T = TypeVar("T")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "glomtile/annotation")
 
 
@@ -104,13 +106,14 @@ def write_annotations(path: Path, annotations: Iterable[Annotation], *, identity
 
 
 def _feature(annotation: Annotation, uid: str, path: Path, number: int) -> dict[str, Any] | None:
-    import shapely
+    import shapely.geometry
 
     if not np.isfinite(shapely.get_coordinates(annotation.polygon)).all():
         raise InputError(path, f"annotation {number}: expected finite coordinates, got NaN or infinity")
     polygon = _rounded(annotation.polygon)
     if polygon is None:
         return None
+    geometry = shapely.geometry.mapping(shapely.orient_polygons(polygon))
     properties: dict[str, Any] = {"objectType": annotation.object_type}
     if annotation.name is not None:
         properties["classification"] = {"name": annotation.name}
@@ -119,7 +122,7 @@ def _feature(annotation: Annotation, uid: str, path: Path, number: int) -> dict[
     finite = {key: float(value) for key, value in annotation.measurements.items() if math.isfinite(value)}
     if finite:
         properties["measurements"] = finite
-    return {"type": "Feature", "id": uid, "geometry": _geometry(polygon), "properties": properties}
+    return {"type": "Feature", "id": uid, "geometry": geometry, "properties": properties}
 
 
 def _rounded(polygon: Polygon | MultiPolygon) -> Polygon | MultiPolygon | None:
@@ -156,18 +159,6 @@ def polygons_of(shape: Any) -> Polygon | MultiPolygon | None:
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
-def _geometry(polygon: Polygon | MultiPolygon) -> dict[str, Any]:
-    import shapely
-    from shapely.geometry.polygon import orient
-
-    rings = [
-        [shapely.get_coordinates(ring).tolist() for ring in (part.exterior, *part.interiors)]
-        for part in (orient(part, 1.0) for part in shapely.get_parts(polygon))
-    ]
-    single = polygon.geom_type == "Polygon"
-    return {"type": polygon.geom_type, "coordinates": rings[0] if single else rings}
-
-
 def read_annotations(path: Path, progress: Progress = SILENT) -> list[Annotation]:
     """Read the polygons of a GeoJSON file as QuPath exports it.
 
@@ -192,16 +183,23 @@ def read_annotations(path: Path, progress: Progress = SILENT) -> list[Annotation
         numbers or properties of a wrong type.
     """
     path = Path(path)
-    counts = _Counts()
+    left_out: Counter[str] = Counter()
     annotations = []
-    for number, feature in enumerate(_features(_parsed(path), path), 1):
+    for number, feature in enumerate(_features(path), 1):
         try:
-            annotation = _annotation(feature, counts)
+            annotation = _annotation(feature, left_out)
         except _FeatureError as problem:
             raise InputError(path, f"feature {number}: {problem}") from None
         if annotation is not None:
             annotations.append(annotation)
-    counts.warn(path, progress)
+    repaired, empty_rings = left_out.pop(_REPAIRED, 0), left_out.pop(_EMPTY_RING, 0)
+    if left_out:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+        progress.warn(f"{path}: only polygons are read; skipped: {listed}")
+    if repaired:
+        progress.warn(f"{path}: {repaired} outlines crossed themselves and were repaired")
+    if empty_rings:
+        progress.warn(f"{path}: {empty_rings} rings without area were dropped")
     return annotations
 
 
@@ -209,27 +207,9 @@ class _FeatureError(Exception):
     """``expected …, got …`` of one feature."""
 
 
-@dataclass
-class _Counts:
-    """Numbers of skipped and repaired geometries."""
-
-    skipped: Counter[str] = field(default_factory=Counter)
-    repaired: int = 0
-    empty_rings: int = 0
-
-    def warn(self, path: Path, progress: Progress) -> None:
-        if self.skipped:
-            listed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
-            progress.warn(f"{path}: only polygons are read; skipped: {listed}")
-        if self.repaired:
-            progress.warn(f"{path}: {self.repaired} outlines crossed themselves and were repaired")
-        if self.empty_rings:
-            progress.warn(f"{path}: {self.empty_rings} rings without area were dropped")
-
-
-def _parsed(path: Path) -> Any:
+def _features(path: Path) -> list[Any]:
     try:
-        return json.loads(path.read_text("utf-8-sig"))
+        data = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise InputError(path, "expected a GeoJSON file, the file does not exist") from None
     except IsADirectoryError:
@@ -239,9 +219,6 @@ def _parsed(path: Path) -> Any:
         raise InputError(path, f"expected a GeoJSON file that can be read, got: {reason}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(path, f"expected GeoJSON, got: {error}") from error
-
-
-def _features(data: Any, path: Path) -> list[Any]:
     if isinstance(data, list):
         return data
     kind = data.get("type") if isinstance(data, dict) else None
@@ -255,12 +232,12 @@ def _features(data: Any, path: Path) -> list[Any]:
     raise InputError(path, f"expected a FeatureCollection, a list of Features or a Feature, got {got}")
 
 
-def _annotation(feature: Any, counts: _Counts) -> Annotation | None:
+def _annotation(feature: Any, left_out: Counter[str]) -> Annotation | None:
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         got = f"type {feature.get('type')!r}" if isinstance(feature, dict) else _shorten(feature)
         raise _FeatureError(f'expected an object of type "Feature", got {got}')
-    properties = _object(feature.get("properties"), "properties")
-    polygon = _polygon(feature.get("geometry"), counts)
+    properties = _expect(feature.get("properties"), dict, "properties")
+    polygon = _polygon(feature.get("geometry"), left_out)
     if polygon is None:
         return None
     name, rgb = _classification(properties.get("classification"))
@@ -270,23 +247,23 @@ def _annotation(feature: Any, counts: _Counts) -> Annotation | None:
         name=name,
         rgb=rgb,
         measurements=_measurements(properties.get("measurements")),
-        object_type=_text(kind, "objectType"),
+        object_type=_expect(kind, str, "objectType"),
         id=str(feature["id"]) if isinstance(feature.get("id"), str | int) else "",
     )
 
 
-def _polygon(geometry: Any, counts: _Counts) -> Polygon | MultiPolygon | None:
+def _polygon(geometry: Any, left_out: Counter[str]) -> Polygon | MultiPolygon | None:
     import shapely
 
-    geometry = _object(geometry, "geometry")
+    geometry = _expect(geometry, dict, "geometry")
     kind = geometry.get("type")
     if kind not in ("Polygon", "MultiPolygon"):
         if geometry and not isinstance(kind, str):
             raise _FeatureError(f"expected a type of geometry, got {_shorten(kind)}")
-        counts.skipped[kind if isinstance(kind, str) else "feature without a geometry"] += 1
+        left_out[kind if isinstance(kind, str) else "feature without a geometry"] += 1
         return None
-    coordinates = _list(geometry.get("coordinates"), "coordinates")
-    parts = [_part(rings, counts) for rings in ([coordinates] if kind == "Polygon" else coordinates)]
+    coordinates = _expect(geometry.get("coordinates"), list, "coordinates")
+    parts = [_part(rings, left_out) for rings in ([coordinates] if kind == "Polygon" else coordinates)]
     drawn = [part for part in parts if part is not None]
     if not drawn:
         return None
@@ -295,31 +272,31 @@ def _polygon(geometry: Any, counts: _Counts) -> Polygon | MultiPolygon | None:
         return shape
     repaired = polygons_of(shapely.make_valid(shape, method="structure", keep_collapsed=False))
     if repaired is None:
-        counts.empty_rings += 1
+        left_out[_EMPTY_RING] += 1
         return None
-    counts.repaired += 1
+    left_out[_REPAIRED] += 1
     return repaired
 
 
-def _part(rings: Any, counts: _Counts) -> Polygon | None:
+def _part(rings: Any, left_out: Counter[str]) -> Polygon | None:
     """Build one polygon with its holes, or ``None`` where the exterior has no area."""
     import shapely
 
-    exterior, *holes = [_ring(ring) for ring in _list(rings, "a polygon")] or [np.empty((0, 2))]
+    exterior, *holes = [_ring(ring) for ring in _expect(rings, list, "a polygon")] or [np.empty((0, 2))]
     full = [hole for hole in holes if _has_area(hole)]
-    counts.empty_rings += len(holes) - len(full)
+    left_out[_EMPTY_RING] += len(holes) - len(full)
     if not _has_area(exterior):
-        counts.empty_rings += 1
+        left_out[_EMPTY_RING] += 1
         return None
     return shapely.Polygon(exterior, full)
 
 
 def _ring(points: Any) -> NDArray[np.float64]:
     """Convert a ring to ``(N, 2)``; a third number, a height, is dropped."""
-    pairs = [_list(point, "a point")[:2] for point in _list(points, "a ring")]
+    pairs = [_expect(point, list, "a point")[:2] for point in _expect(points, list, "a ring")]
     for pair in pairs:
         if len(pair) != 2 or not all(_is_number(value) for value in pair):
-            raise _FeatureError(f"expected points of two finite numbers, got {json.dumps(pair)[:80]}")
+            raise _FeatureError(f"expected points of two finite numbers, got {_shorten(pair)}")
     return np.array(pairs, np.float64).reshape(-1, 2)
 
 
@@ -335,13 +312,15 @@ def _has_area(ring: NDArray[np.float64]) -> bool:
 def _classification(value: Any) -> tuple[str | None, RGB | None]:
     if value is None or isinstance(value, str):
         return value or None, None
-    entry = _object(value, "classification")
+    entry = _expect(value, dict, "classification")
     packed, listed = entry.get("colorRGB"), entry.get("color")
     rgb = _unpack_colour(packed if listed is None else listed)
     if entry.get("names") is not None:
-        names = [_text(name, "a name") for name in _list(entry["names"], "names")]
+        names = [_expect(name, str, "a name") for name in _expect(entry["names"], list, "names")]
     else:
-        names = [] if entry.get("name") is None else [_text(entry["name"], "the classification's name")]
+        names = (
+            [] if entry.get("name") is None else [_expect(entry["name"], str, "the classification's name")]
+        )
     parent = _classification(entry.get("parentClass"))[0]
     return ": ".join([parent, *names] if parent else names) or None, rgb
 
@@ -352,21 +331,21 @@ def _unpack_colour(colour: Any) -> RGB | None:
         return None
     if isinstance(colour, int) and not isinstance(colour, bool):
         return colour >> 16 & 255, colour >> 8 & 255, colour & 255
-    parts = _list(colour, "a colour")
+    parts = _expect(colour, list, "a colour")
     if len(parts) != 3 or not all(_is_number(part) and 0 <= part <= 255 for part in parts):
-        raise _FeatureError(f"expected a colour of three numbers of 0 to 255, got {json.dumps(colour)[:80]}")
+        raise _FeatureError(f"expected a colour of three numbers of 0 to 255, got {_shorten(colour)}")
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def _measurements(value: Any) -> dict[str, float]:
     """Convert an object, or a list of names and values as before QuPath 0.4; keep finite values only."""
     if isinstance(value, list):
-        entries = [_object(entry, "a measurement") for entry in value]
+        entries = [_expect(entry, dict, "a measurement") for entry in value]
         pairs: list[tuple[str, Any]] = [
-            (_text(entry.get("name"), "a measurement's name"), entry.get("value")) for entry in entries
+            (_expect(entry.get("name"), str, "a measurement's name"), entry.get("value")) for entry in entries
         ]
     else:
-        pairs = list(_object(value, "measurements").items())
+        pairs = list(_expect(value, dict, "measurements").items())
     return {name: float(number) for name, number in pairs if _is_number(number)}
 
 
@@ -377,23 +356,13 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise _FeatureError(f"expected an object for {what}, got {_shorten(value)}")
-    return value
-
-
-def _list(value: Any, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _FeatureError(f"expected a list for {what}, got {_shorten(value)}")
-    return value
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise _FeatureError(f"expected text for {what}, got {_shorten(value)}")
+def _expect(value: Any, kind: type[T], what: str) -> T:
+    """Check the type of a value; ``None`` counts as an empty object."""
+    if value is None and kind is dict:
+        return kind()
+    if not isinstance(value, kind):
+        name = {"dict": "an object", "list": "a list", "str": "text"}[kind.__name__]
+        raise _FeatureError(f"expected {name} for {what}, got {_shorten(value)}")
     return value
 
 
