@@ -17,14 +17,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from glomtile.evaluation.seams import grid_sensitivity, seam_ratio
 from glomtile.inference.predictor import KerasPredictor, PredictionSettings
 from glomtile.io.images import read_image
 from glomtile.io.masks import read_mask
 from glomtile.models.folder import load_model_folder
 from glomtile.palette import GLOMERULI
 from glomtile.types import UInt8
-from real_glomeruli import FORCED_TILE_PX, predict_in_tiles
+from real_glomeruli import FORCED_TILE_PX, grid_sensitivity, predict_in_tiles, seam_ratio
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def main() -> None:
             for kind, masks in others.items():
                 masks.append(read_mask(args.data / kind / f"{stem}.png", GLOMERULI))
     print("| score | glomtile | reference | truth |\n|---|---|---|---|")
-    ratios = [seam_ratio(masks, FORCED_TILE_PX) for masks in (tiled, *others.values())]
+    ratios = [seam_ratio(masks) for masks in (tiled, *others.values())]
     print(f"| seam ratio at {FORCED_TILE_PX} px | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")
     print(f"| grid sensitivity | {100 * grid_sensitivity(tiled, moved):.4f} % | | |")
 

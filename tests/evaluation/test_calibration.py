@@ -20,14 +20,18 @@ def counted(predicted: float, observed: float, pixels: int = 1000) -> np.ndarray
 
 def test_a_calibrated_network_has_no_error():
     bins, error = reliability(counted(0.2, 0.2) + counted(0.8, 0.8))
-    assert [round(one.predicted, 2) for one in bins] == [one.observed for one in bins] == [0.2, 0.8]
-    assert [one.pixels for one in bins] == [1000, 1000]
+    assert (
+        [round(predicted, 2) for predicted, _, _ in bins]
+        == [observed for _, observed, _ in bins]
+        == [0.2, 0.8]
+    )
+    assert [pixels for _, _, pixels in bins] == [1000, 1000]
     assert error == pytest.approx(0, abs=1e-3)
 
 
 def test_an_overconfident_network_is_off_by_its_excess():
     bins, error = reliability(counted(1.0, 0.6))
-    assert (bins[0].predicted, bins[0].observed) == (1.0, 0.6)
+    assert bins[0][:2] == (1.0, 0.6)
     assert error == pytest.approx(0.4)
 
 

@@ -250,14 +250,6 @@ def test_soft_pixel_accuracy_is_the_reference_formula_over_one_hot_planes():
     assert score_image(prediction, truth, 2).soft_pixel_accuracy == pytest.approx(expected)
 
 
-def test_soft_pixel_accuracy_takes_probabilities_where_there_are_some():
-    truth = labels(5)
-    probs = np.random.default_rng(0).dirichlet([1, 1], truth.shape).astype(np.float32)
-    expected = (2 * (np.eye(2)[truth] * probs).sum() + 1) / (truth.size + probs.sum() + 1)
-    result = score_image(probs.argmax(axis=2).astype(np.uint8), truth, 2, probs=probs)
-    assert result.soft_pixel_accuracy == pytest.approx(expected, rel=1e-6)
-
-
 # distances
 
 

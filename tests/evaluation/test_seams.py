@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from glomtile.errors import InputError
-from glomtile.evaluation.seams import SeamCount, count_seams, grid_sensitivity, seam_ratio
+from glomtile.evaluation.metrics import SeamCount, count_seams
 
 planes = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 2))
 
@@ -34,13 +34,13 @@ def test_flips_are_those_of_a_naive_loop(labels, tile_px, offset):
 def test_a_mask_cut_at_tile_borders_has_a_seam():
     rng = np.random.default_rng(0)
     smooth = (np.add.outer(np.arange(256), np.arange(256)) % 97 < 40).astype(np.uint8)
-    assert seam_ratio(smooth, 64) == pytest.approx(1, abs=0.05)
+    assert count_seams(smooth, 64).ratio == pytest.approx(1, abs=0.05)
     cut = smooth.copy()
     for row in range(0, 256, 64):
         for column in range(0, 256, 64):
             tile = cut[row : row + 64, column : column + 64]
             tile[:] = np.roll(tile, rng.integers(10, 40), axis=1)
-    assert seam_ratio(cut, 64) > 5
+    assert count_seams(cut, 64).ratio > 5
 
 
 def test_a_set_of_images_is_pooled_not_averaged():
@@ -48,35 +48,21 @@ def test_a_set_of_images_is_pooled_not_averaged():
     a[4:, :] = 1
     b[3, 3] = 1
     pooled = count_seams(a, 4) + count_seams(b, 4)
-    assert seam_ratio([a, b], 4) == pooled.ratio
-    assert seam_ratio(iter([a, b]), 4) == pooled.ratio
+    assert pooled == SeamCount(border_flips=10, border_lines=4, other_flips=2, other_lines=24)
+    assert pooled.ratio == (10 / 4) / (2 / 24)
 
 
 def test_no_flip_no_border_and_nothing_but_border_are_told_apart():
     flat, cut = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
     cut[4:] = 1
-    assert math.isnan(seam_ratio(flat, 4))
-    assert math.isnan(seam_ratio(cut, 100))
-    assert seam_ratio(cut, 4) == math.inf
+    assert math.isnan(count_seams(flat, 4).ratio)
+    assert math.isnan(count_seams(cut, 100).ratio)
+    assert count_seams(cut, 4).ratio == math.inf
 
 
 def test_a_tile_of_no_size_is_refused():
     with pytest.raises(InputError, match="a tile of at least 1 px"):
         count_seams(np.zeros((4, 4), np.uint8), 0)
-
-
-def test_grid_sensitivity_is_the_share_of_changed_pixels_over_all_images():
-    a = [np.zeros((10, 10), np.uint8), np.zeros((20, 15), np.uint8)]
-    b = [plane.copy() for plane in a]
-    b[0][0, :4] = 1
-    assert grid_sensitivity(a, b) == 4 / 400
-    assert grid_sensitivity(a[0], b[0]) == 4 / 100
-    assert math.isnan(grid_sensitivity([], []))
-
-
-def test_grid_sensitivity_of_other_images_is_refused():
-    with pytest.raises(InputError, match="expected the same images twice"):
-        grid_sensitivity(np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8))
 
 
 @pytest.mark.shared
@@ -86,7 +72,7 @@ def test_the_reference_predictions_have_seams_and_the_truth_has_none(shared_data
 
     def ratio(folder: str) -> float:
         paths = sorted((shared_data / "glomeruli" / folder).glob("*.png"))
-        return seam_ratio((read_mask(path, GLOMERULI) for path in paths), 512)
+        return sum((count_seams(read_mask(path, GLOMERULI), 512) for path in paths), SeamCount()).ratio
 
     assert ratio("reference_predictions") == pytest.approx(22, abs=0.5)
     assert ratio("masks") < 1

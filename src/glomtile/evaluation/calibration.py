@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,29 +20,8 @@ if TYPE_CHECKING:
 
 LEVELS = 256
 BINS = 10
-
-
 CALIBRATION, QUALITY = "calibration.csv", "quality.csv"
 _COLUMNS = ("class", "name", "probability", "pixels", "true_pixels")
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Pixels of similar probability.
-
-    Attributes
-    ----------
-    predicted : float
-        Their mean probability, 0 to 1.
-    observed : float
-        Share of them that is of the class.
-    pixels : int
-        At least 1.
-    """
-
-    predicted: float
-    observed: float
-    pixels: int
 
 
 def count_levels(probabilities: UInt8, truth: UInt8, class_number: int) -> NDArray[np.int64]:
@@ -66,7 +44,7 @@ def count_levels(probabilities: UInt8, truth: UInt8, class_number: int) -> NDArr
     return np.stack([np.bincount(values, minlength=LEVELS) for values in (counted, right)]).astype(np.int64)
 
 
-def reliability(counts: NDArray[np.int64], bins: int = BINS) -> tuple[list[Bin], float]:
+def reliability(counts: NDArray[np.int64], bins: int = BINS) -> tuple[list[tuple[float, float, int]], float]:
     """Sum up the counts of `count_levels`.
 
     Parameters
@@ -77,8 +55,9 @@ def reliability(counts: NDArray[np.int64], bins: int = BINS) -> tuple[list[Bin],
 
     Returns
     -------
-    list of Bin
-        Those that hold a pixel, by rising probability.
+    list of (float, float, int)
+        Mean probability, share that is of the class, and number of pixels of each bin that holds a pixel, by
+        rising probability.
     float
         Expected calibration error: the mean distance of predicted and observed, weighted by pixels; NaN
         without a pixel.
@@ -93,9 +72,9 @@ def reliability(counts: NDArray[np.int64], bins: int = BINS) -> tuple[list[Bin],
     pixels = np.bincount(which, counts[0], bins)
     predicted, true = np.bincount(which, counts[0] * levels, bins), np.bincount(which, counts[1], bins)
     held = np.flatnonzero(pixels)
-    result = [Bin(float(predicted[i] / pixels[i]), float(true[i] / pixels[i]), int(pixels[i])) for i in held]
-    total = sum(one.pixels for one in result)
-    off = sum(one.pixels * abs(one.predicted - one.observed) for one in result)
+    result = [(float(predicted[i] / pixels[i]), float(true[i] / pixels[i]), int(pixels[i])) for i in held]
+    total = sum(count for _, _, count in result)
+    off = sum(count * abs(expected - observed) for expected, observed, count in result)
     return result, off / total if total else float("nan")
 
 

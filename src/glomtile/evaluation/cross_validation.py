@@ -173,7 +173,15 @@ def sweep(
         name: _prepare_run(config, Path(out), name, folds, groups, against)
         for name, config in configs.items()
     }
-    _warn(list(runs.values()), progress)
+    first = next(iter(runs.values())).config
+    warn_of_split(first, progress)
+    warn_of_changed_sources(first, "train", progress)
+    for start in dict.fromkeys(run.config.train.pretrained for run in runs.values()):
+        if start is not None:
+            progress.warn(
+                f"every fold starts with the weights of {start}: scores are out of fold only for images "
+                "that it was not trained on either"
+            )
     results: dict[str, CrossvalResult] = {}
     if cluster is not None:
         _train_on_cluster(list(runs.values()), cluster, progress)
@@ -258,19 +266,11 @@ def variants(
 
 @dataclass(frozen=True)
 class Pool:
-    """Images of a cross-validation.
+    """Images of a cross-validation in natural order of their names, and the group of each.
 
-    Attributes
-    ----------
-    pairs : tuple of Pair
-        In natural order of their names.
-    groups : dict of str to str
-        Of every image; an image of no known group is its own.
-    use : dict of str to str
-        ``"train"`` for images that are trained on in every fold and never judged, ``"judge"`` for images
-        that are judged and never trained on (known label noise, say); others are both in turn.
-    grouped : bool
-        Whether a table names the groups.
+    `use` is ``"train"`` for images that are trained on in every fold and never judged, ``"judge"`` for images
+    that are judged and never trained on (known label noise, say); others are both in turn. `grouped` is
+    whether a table names the groups.
     """
 
     pairs: tuple[Pair, ...]
@@ -290,13 +290,7 @@ class Pool:
 
 
 def read_pool(config: Config, groups: Path | None) -> Pool:
-    """List the images of ``[train]``, with their groups and use.
-
-    Parameters
-    ----------
-    config : Config
-    groups : Path or None
-        See `crossval`; without a table every image is a group of its own.
+    """List the images of ``[train]``, with groups and use as `crossval` reads them from a table.
 
     Raises
     ------
@@ -325,18 +319,8 @@ def read_pool(config: Config, groups: Path | None) -> Pool:
 class CrossvalRun:
     """A cross-validation to train and score.
 
-    Attributes
-    ----------
-    config : Config
-    folder : Path
-    folds : int
-    pool : Pool
-    fold_of : tuple of int
-        Fold of each judged image.
-    against : dict of str to Path
-        Other masks by stem, empty without any.
-    start : tuple of (str, str) or None
-        Pretrained model of every fold: its address as the workers see it, and its network's digest.
+    `fold_of` is the fold of each judged image, `against` other masks by stem, `start` the pretrained model of
+    every fold: its address as the workers see it, and its network's digest.
     """
 
     config: Config
@@ -379,19 +363,16 @@ def _prepare_run(
     build_loss(config.model)
     pool = read_pool(config, groups)
     fold_of = tuple(split_folds([pool.groups[pair.stem] for pair in pool.judged], folds))
-    other = _find_masks(against, pool.judged) if against is not None else {}
+    other: dict[str, Path] = {}
+    if against is not None:
+        masks = {path.stem: path.absolute() for path in list_images(against, MASK_SUFFIXES)}
+        if missing := [pair.stem for pair in pool.judged if pair.stem not in masks]:
+            raise InputError(against, f"expected a mask for every image, got none for {listed(missing)}")
+        other = {pair.stem: masks[pair.stem] for pair in pool.judged}
     start = load_pretrained(config)
     _require_same_run(out / name, _fingerprint(config, pool, fold_of, start))
     pretrained = (start.address, start.digest) if start else None
     return CrossvalRun(config, out / name, folds, pool, fold_of, other, pretrained)
-
-
-def _find_masks(folder: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
-    found = {path.stem: path for path in list_images(folder, MASK_SUFFIXES)}
-    missing = [pair.stem for pair in pairs if pair.stem not in found]
-    if missing:
-        raise InputError(folder, f"expected a mask for every image, got none for {listed(missing)}")
-    return {pair.stem: found[pair.stem].absolute() for pair in pairs}
 
 
 def _fingerprint(
@@ -437,17 +418,6 @@ def _differences(known: Any, wanted: Any, where: str = "") -> Iterator[str]:
         yield f"{where.removeprefix('settings.')} {known} is now {wanted}"
 
 
-def _warn(runs: Sequence[CrossvalRun], progress: Progress) -> None:
-    warn_of_split(runs[0].config, progress)
-    warn_of_changed_sources(runs[0].config, "train", progress)
-    for name in dict.fromkeys(run.config.train.pretrained for run in runs):
-        if name is not None:
-            progress.warn(
-                f"every fold starts with the weights of {name}: scores are out of fold only for images "
-                "that it was not trained on either"
-            )
-
-
 def _train_on_cluster(runs: Sequence[CrossvalRun], cluster: Cluster, progress: Progress) -> None:
     from glomtile.cluster import connect, run_tasks
 
@@ -491,6 +461,7 @@ def run_fold_on_worker(task: FoldTask, progress: Progress) -> None:
 
 def _run_fold(task: FoldTask, progress: Progress) -> None:
     """Train on the other folds, as far as that is not done, and predict the held-out images."""
+    from glomtile.models.pretrained import load_pretrained
     from glomtile.training.train import train
 
     run, config, palette = task.run, task.run.config, task.run.config.palette()
@@ -506,41 +477,38 @@ def _run_fold(task: FoldTask, progress: Progress) -> None:
         atomic.write_json(folder / "held_out.json", stems)
         atomic.write_text(folder / "fold.toml", _fold_config(config, run.start[0] if run.start else None))
         fold_config = load_config(folder / "fold.toml")
-        if run.start is not None:
-            _require_same_start(fold_config, *run.start)
+        if run.start is not None:  # it may have been replaced since the run began, and folds are compared
+            found = load_pretrained(fold_config)
+            if found is None or found.digest != run.start[1]:
+                raise ModelError(
+                    run.start[0],
+                    f"expected the pretrained network of the run, {run.start[1][:12]}…, got "
+                    + (f"{found.digest[:12]}…" if found else "none"),
+                    "put it back, or start a run of another --name",
+                )
         train(fold_config, resume=(folder / "models" / "last").is_dir(), progress=progress)
         progress.start("held-out images", len(held_out))
         calibration = CalibrationAccumulator(palette)
-        for pair, predicted in predict(config, folder / "models" / "last", held_out):
+        for pair, labels, confidence, quality in predict(config, folder / "models" / "last", held_out):
             truth, mpp = read_labels(pair, config, palette), scale_of_image(config, pair.image)
-            for kind, labels in (("predictions", predicted.labels), ("truth", truth)):
-                write_mask(folder.parent / kind / f"{pair.stem}.png", labels, palette, mpp)
-            if predicted.confidence is not None:
-                calibration.add_confidence(predicted.confidence, truth)
-            if predicted.quality is not None:
-                calibration.quality[pair.stem] = predicted.quality
+            write_mask(folder.parent / "predictions" / f"{pair.stem}.png", labels, palette, mpp)
+            write_mask(folder.parent / "truth" / f"{pair.stem}.png", truth, palette, mpp)
+            if confidence is not None:
+                calibration.add_confidence(confidence, truth)
+            if quality is not None:
+                calibration.quality[pair.stem] = quality
             progress.advance(1, image=pair.stem)
         calibration.write(folder)
-
-
-def _require_same_start(config: Config, address: str, digest: str) -> None:
-    """Refuse a pretrained model that was replaced since the run began: folds are compared."""
-    from glomtile.models.pretrained import load_pretrained
-
-    found = load_pretrained(config)
-    if found is None or found.digest != digest:
-        raise ModelError(
-            address,
-            f"expected the pretrained network of the run, {digest[:12]}…, got "
-            + (f"{found.digest[:12]}…" if found else "none"),
-            "put it back, or start a run of another --name",
-        )
 
 
 def _fold_config(config: Config, pretrained: str | None) -> str:
     """Return the config of one fold: its paths are its folder's, and it has no validation images."""
     names = [name for name in type(config).model_fields if name not in AFTER_TRAINING]
-    content = {name: _given(config, name) for name in (*names, "tiledinfer")}
+    content: dict[str, dict[str, Any]] = {}
+    for name in (*names, "tiledinfer"):
+        section = config.section(name)
+        given = {key: getattr(section, key) for key in type(section).model_fields if section.is_set(key)}
+        content[name] = {key: str(one) if isinstance(one, Path) else one for key, one in given.items()}
     for key in ("images_dir", "output_dir"):
         content["tiledinfer"].pop(key, None)
     if pretrained is not None:
@@ -558,23 +526,13 @@ def _fold_config(config: Config, pretrained: str | None) -> str:
     return to_toml(make_config(content))
 
 
-def _given(config: Config, name: str) -> dict[str, Any]:
-    section = config.section(name)
-    values = {key: getattr(section, key) for key in type(section).model_fields if section.is_set(key)}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+def predict(
+    config: Config, model: Path, pairs: Sequence[Pair]
+) -> Iterator[tuple[Pair, UInt8, UInt8 | None, QualityFlags | None]]:
+    """Predict images with a model folder: as `segment` does where the scale is known, else raw labels.
 
-
-@dataclass(frozen=True, eq=False)
-class HeldOutPrediction:
-    """Labels of an image, and where the scale is known confidence and quality flags."""
-
-    labels: UInt8
-    confidence: UInt8 | None = None
-    quality: QualityFlags | None = None
-
-
-def predict(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, HeldOutPrediction]]:
-    """Predict images with a model folder: as `segment` does where the scale is known, else raw labels."""
+    Yields each pair, its labels, and where the scale is known confidence and quality flags.
+    """
     from glomtile.inference.image import TilingSettings, segment_image
     from glomtile.inference.predictor import KerasPredictor, PredictionSettings
     from glomtile.inference.segmenter import Segmenter
@@ -585,8 +543,7 @@ def predict(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tupl
         loaded, tiling = load_model_folder(model), TilingSettings.of_config(config)
         predictor = KerasPredictor(loaded.model, loaded.geometry, None, settings)
         for pair in pairs:
-            labels = segment_image(read_image(pair.image), predictor, tiling).labels
-            yield pair, HeldOutPrediction(labels)
+            yield pair, segment_image(read_image(pair.image), predictor, tiling).labels, None, None
         return
     segmenter = Segmenter.load(
         model,
@@ -600,7 +557,7 @@ def predict(config: Config, model: Path, pairs: Sequence[Pair]) -> Iterator[tupl
         assert scale is not None
         result = segmenter.segment(pair.image, mpp=scale[0])
         labels = crop(result.labels, Box(0, 0, *result.labels.shape))
-        yield pair, HeldOutPrediction(labels, result.confidence, result.quality)
+        yield pair, labels, result.confidence, result.quality
 
 
 def _score_run(run: CrossvalRun, began: float, progress: Progress) -> CrossvalResult:

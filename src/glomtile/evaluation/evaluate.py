@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +16,7 @@ from glomtile.datasets.loading import input_error, mask_suffix_of, read_labels, 
 from glomtile.datasets.pairing import Pair, pair, prepared_from, prepared_groups, whole_pairs
 from glomtile.errors import ConfigError, ModelError
 from glomtile.evaluation.calibration import CalibrationAccumulator, min_expected_dice, quality_of_image
-from glomtile.evaluation.metrics import ImageScore, Scores, score_image
+from glomtile.evaluation.metrics import ImageScore, Scores, SeamCount, count_seams, score_image
 from glomtile.evaluation.score import (
     ImageAndMasks,
     PerImage,
@@ -26,9 +26,7 @@ from glomtile.evaluation.score import (
     write_scores,
     write_sheets,
 )
-from glomtile.evaluation.seams import SeamCount, count_seams
 from glomtile.inference.image import (
-    SegmentedImage,
     TilingSettings,
     as_confidence,
     resized_probs,
@@ -288,9 +286,14 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     model_folder.require_classes(loaded.card, config.model, palette.num_classes, folder)
     for difference in model_folder.differences(loaded.card, config.model):
         progress.warn(f"{folder}: {difference}; the trained network counts")
-    pairs = _whole_or_tiles(config)
+    images, masks = config.folder("test", "images_dir"), config.folder("test", "masks_dir")
+    pairs = whole_pairs(images, masks) or pair(images, masks, mask_suffix_of(config))
     warn_of_changed_sources(config, "test", progress)
-    groups = _groups(config, [pair.stem for pair in pairs])
+    stems = [one.stem for one in pairs]
+    if config.eval.groups is not None:
+        groups: dict[str, str] | None = read_groups(config.resolve(config.eval.groups), stems)
+    else:
+        groups = prepared_groups(images, stems)
     loss, metric = _on_network_inputs(config, loaded, progress)
     out = config.resolve(FOLDER)
     calibration = CalibrationAccumulator(palette)
@@ -308,7 +311,11 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
         return read_image(by_name[stem].image), read_labels(by_name[stem], config, palette), predicted
 
     paths += write_sheets(out, per_image, palette, load, progress=progress)
-    paths += (*calibration.write(out), _list_images(config, palette, pairs, out))
+    records = tuple(
+        ImageRecord(one.stem, one.image, one.mask, out / "predictions" / f"{one.stem}.png") for one in pairs
+    )
+    listed = ImageList(palette, records, _previews(config), config.mask.mask_datatype, config.mask.tolerance)
+    paths += (*calibration.write(out), write_image_list(out, listed))
     model_folder.add_scores(folder, {"test": scores.to_dict()})
     for name in ("train_losses.csv", "train_metrics.csv"):
         curve = config.resolve(config.train.eval_dir) / name
@@ -326,17 +333,6 @@ def evaluate(config: Config, *, progress: Progress = SILENT) -> EvaluateResult:
     }
     paths += (write_run(out, "evaluate", settings, time.perf_counter() - began),)
     return EvaluateResult(loss, metric, scores, worst_first(per_image), out, (table, *paths))
-
-
-def _groups(config: Config, stems: list[str]) -> dict[str, str] | None:
-    if config.eval.groups is not None:
-        return read_groups(config.resolve(config.eval.groups), stems)
-    return prepared_groups(config.folder("test", "images_dir"), stems)
-
-
-def _whole_or_tiles(config: Config) -> list[Pair]:
-    images, masks = config.folder("test", "images_dir"), config.folder("test", "masks_dir")
-    return whole_pairs(images, masks) or pair(images, masks, mask_suffix_of(config))
 
 
 def _on_network_inputs(config: Config, loaded: LoadedModel, progress: Progress) -> tuple[float, float]:
@@ -369,16 +365,24 @@ def _on_images(
     """Segment every image as tiled inference does; write the masks, return scores and seams."""
     palette = calibration.palette
     per_image: list[tuple[str, ImageScore]] = []
-    seams = SeamCount(0, 0, 0, 0)
+    seams = SeamCount()
     card = override_settings(loaded.card, None, None, None, min_expected_dice(config))
+    tiling, settings = TilingSettings.of_config(config), PredictionSettings.of_config(config)
+    predictor = KerasPredictor(loaded.model, loaded.geometry, loaded.card.mpp, settings)
     progress.start("test images", len(pairs))
     with atomic.replace_folder(folder) as partial:
-        for one, result, mpp, border_px in _segmented(config, loaded, pairs):
+        for one in pairs:
+            image = read_image(one.image)
+            scale = working_scale(config, one.image)
+            mpp = scale[0] if scale else scale_of_image(config, one.image)
+            result = segment_image(image, predictor, tiling, mpp, keep_probs=True)
             labels = result.labels
             truth = read_labels(one, config, palette)
             per_image.append((one.stem, score_image(labels, truth, palette.num_classes, mpp)))
-            if border_px:
-                seams += count_seams(labels, border_px)
+            # Borders of windows that fall between pixels of the image are no seams.
+            border_px = result.plan.core_px[0] * (scale[1] / scale[0] if scale else 1.0)
+            if len(result.plan) > 1 and abs(border_px - round(border_px)) < 1e-6:
+                seams += count_seams(labels, round(border_px))
             write_mask(partial / f"{one.stem}.png", labels, palette, mpp)
             assert result.probs is not None
             confidence = np.empty(labels.shape, np.uint8)
@@ -390,39 +394,6 @@ def _on_images(
                 calibration.quality[one.stem] = quality
             progress.advance(1, image=one.stem)
     return per_image, seams
-
-
-def _segmented(
-    config: Config, loaded: LoadedModel, pairs: list[Pair]
-) -> Iterator[tuple[Pair, SegmentedImage, float | None, int]]:
-    """Yield each pair, its result, its mpp, and the distance of window borders in image pixels.
-
-    The distance is 0 where there is one window, or where borders fall between pixels.
-    """
-    tiling = TilingSettings.of_config(config)
-    predictor = KerasPredictor(
-        loaded.model, loaded.geometry, loaded.card.mpp, PredictionSettings.of_config(config)
-    )
-    for one in pairs:
-        image = read_image(one.image)
-        scale = working_scale(config, one.image)
-        mpp = scale[0] if scale else scale_of_image(config, one.image)
-        result = segment_image(image, predictor, tiling, mpp, keep_probs=True)
-        stride = result.plan.core_px[0] if len(result.plan) > 1 else 0
-        border_px = stride * (scale[1] / scale[0] if scale else 1.0)
-        is_whole = abs(border_px - round(border_px)) < 1e-6
-        yield one, result, mpp, round(border_px) if is_whole else 0
-
-
-def _list_images(config: Config, palette: Palette, pairs: list[Pair], out: Path) -> Path:
-    records = tuple(
-        ImageRecord(pair.stem, pair.image, pair.mask, out / "predictions" / f"{pair.stem}.png")
-        for pair in pairs
-    )
-    mask = config.mask
-    return write_image_list(
-        out, ImageList(palette, records, _previews(config), mask.mask_datatype, mask.tolerance)
-    )
 
 
 def _previews(config: Config) -> tuple[PreviewSeries, ...]:

@@ -1,4 +1,4 @@
-"""Segmentation metrics per pixel and per object.
+"""Segmentation metrics per pixel and per object, and label flips at tile borders.
 
 Every figure is a ratio of two sums over images, so one table of sums per image serves the value and,
 multiplied with the counts of the bootstrap draws, its interval.
@@ -37,7 +37,7 @@ from glomtile.evaluation.bootstrap import (
 )
 from glomtile.evaluation.matching import ObjectMatch, classify_objects, match_objects, matched_hausdorff_px
 from glomtile.objects.labelling import find_objects
-from glomtile.types import IGNORE, Float32, UInt8
+from glomtile.types import IGNORE, UInt8
 
 
 @dataclass(frozen=True)
@@ -114,31 +114,24 @@ class ImageScore:
         Of class 1, 2, …; background has none.
     pixels : int
         Pixels that counted: those not labelled `IGNORE` in the truth.
-    soft_overlap : float
-        Sum over those pixels of the probability given to the true class (1 or 0 without probabilities).
+    right_pixels : int
+        Those of them whose predicted class is the true one, background included.
     mpp : float or None
         Micrometres per pixel.
     """
 
     classes: tuple[ClassScore, ...]
     pixels: int
-    soft_overlap: float
+    right_pixels: int
     mpp: float | None = None
 
     @property
     def soft_pixel_accuracy(self) -> float:
         """The reference's ``dice_coef_multiclass`` of one sample (reference §5); background counts too."""
-        return (2 * self.soft_overlap + 1) / (2 * self.pixels + 1)
+        return (2 * self.right_pixels + 1) / (2 * self.pixels + 1)
 
 
-def score_image(
-    prediction: UInt8,
-    truth: UInt8,
-    num_classes: int,
-    mpp: float | None = None,
-    *,
-    probs: Float32 | None = None,
-) -> ImageScore:
+def score_image(prediction: UInt8, truth: UInt8, num_classes: int, mpp: float | None = None) -> ImageScore:
     """Compare one predicted label image with the truth.
 
     Parameters
@@ -152,8 +145,6 @@ def score_image(
         K, background included.
     mpp : float, optional
         Micrometres per pixel.
-    probs : (H, W, K) float32 ndarray, optional
-        Class probabilities, for the soft pixel accuracy only.
 
     Returns
     -------
@@ -165,22 +156,18 @@ def score_image(
         When one is not uint8, the two differ in size, or hold a class number that does not exist. A
         prediction may not hold `IGNORE`.
     """
-    _check(prediction, truth, num_classes, probs)
+    _check(prediction, truth, num_classes)
     counted = truth != IGNORE
     pixels = int(np.count_nonzero(counted))
     codes = truth[counted].astype(np.uint16) * num_classes + prediction[counted]
     confusion = np.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
-    overlap = float(np.trace(confusion))
-    if probs is not None:
-        own = np.take_along_axis(probs[counted], truth[counted][:, None].astype(np.intp), axis=1)
-        overlap = float(own.sum(dtype=np.float64))
     classes = tuple(
         _score_class(prediction, truth, counted, number, confusion) for number in range(1, num_classes)
     )
-    return ImageScore(classes, pixels, overlap, mpp)
+    return ImageScore(classes, pixels, int(np.trace(confusion)), mpp)
 
 
-def _check(prediction: UInt8, truth: UInt8, num_classes: int, probs: Float32 | None) -> None:
+def _check(prediction: UInt8, truth: UInt8, num_classes: int) -> None:
     if num_classes < 2:
         raise GlomtileError("num_classes", f"expected at least 2, background included, got {num_classes}")
     if prediction.ndim != 2 or prediction.shape != truth.shape:
@@ -190,8 +177,6 @@ def _check(prediction: UInt8, truth: UInt8, num_classes: int, probs: Float32 | N
     for name, plane in (("prediction", prediction), ("truth", truth)):
         if plane.dtype != np.uint8:
             raise InputError(name, f"expected uint8 class numbers, got {plane.dtype}")
-    if probs is not None and probs.shape != (*truth.shape, num_classes):
-        raise InputError("probs", f"expected the shape {(*truth.shape, num_classes)}, got {probs.shape}")
     if truth.size == 0:
         return
     highest = int(prediction.max())
@@ -472,3 +457,73 @@ def _add(scores: Sequence[ClassScore]) -> ClassScore:
         ious=tuple(iou for s in scores for iou in s.ious),
         hd95_px=tuple(hd for s in scores for hd in s.hd95_px),
     )
+
+
+@dataclass(frozen=True)
+class SeamCount:
+    """Label flips of one or more images, at tile borders and at all other lines.
+
+    A line is the step between two neighbouring pixel rows or columns; a flip is a pixel on it whose
+    two sides have different labels.
+    """
+
+    border_flips: int = 0
+    border_lines: int = 0
+    other_flips: int = 0
+    other_lines: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """Flips per border line over flips per other line.
+
+        NaN when there is no line of one of the two kinds or no flip at all; infinite when every flip is
+        on a border. 1 is no seam.
+        """
+        if not self.border_lines or not self.other_lines or not (self.border_flips or self.other_flips):
+            return float("nan")
+        if not self.other_flips:
+            return float("inf")
+        return (self.border_flips / self.border_lines) / (self.other_flips / self.other_lines)
+
+    def __add__(self, other: SeamCount) -> SeamCount:
+        return SeamCount(
+            self.border_flips + other.border_flips,
+            self.border_lines + other.border_lines,
+            self.other_flips + other.other_flips,
+            self.other_lines + other.other_lines,
+        )
+
+
+def count_seams(labels: UInt8, tile_px: int, offset_px: tuple[int, int] = (0, 0)) -> SeamCount:
+    """Count the label flips of one image at tile borders and elsewhere, rows and columns pooled.
+
+    Parameters
+    ----------
+    labels : (H, W) uint8 ndarray
+        Class numbers.
+    tile_px : int
+        Distance of the borders: the stride of the tiles, not their size with overlap.
+    offset_px : (int, int)
+        Row and column of one border.
+
+    Returns
+    -------
+    SeamCount
+
+    Raises
+    ------
+    InputError
+        When `tile_px` is below 1, or `labels` is no plane.
+    """
+    if tile_px < 1 or labels.ndim != 2:
+        raise InputError(
+            "seams", f"expected a plane of labels and a tile of at least 1 px, got {labels.shape}, {tile_px}"
+        )
+    total = SeamCount()
+    for plane, offset in ((labels, offset_px[0]), (labels.T, offset_px[1])):
+        flips = np.count_nonzero(plane[1:] != plane[:-1], axis=1)
+        border = (np.arange(1, plane.shape[0]) - offset) % tile_px == 0 if len(flips) else np.zeros(0, bool)
+        total += SeamCount(
+            int(flips[border].sum()), int(border.sum()), int(flips[~border].sum()), int((~border).sum())
+        )
+    return total

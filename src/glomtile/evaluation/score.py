@@ -81,7 +81,7 @@ def write_scores(
     difference : sequence of mapping, optional
         From `paired_difference`; written under ``difference``.
     seams : mapping, optional
-        From `glomtile.evaluation.seams`; written under ``seams``.
+        Seam ratio, written under ``seams``.
 
     Returns
     -------

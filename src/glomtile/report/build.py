@@ -273,12 +273,13 @@ def _add_calibration(rows: Sequence[Row], found: Results) -> None:
             np.array([[int(row[column]) for row in own] for column in ("pixels", "true_pixels")])
         )
         if bins:
-            svg = plotting.calibration_svg([(one.predicted, one.observed, one.pixels) for one in bins])
+            predicted, observed, _ = bins[-1]
             sentence = (
-                f"Where the network predicts {bins[-1].predicted:.2f}, {100 * bins[-1].observed:.0f} % of "
+                f"Where the network predicts {predicted:.2f}, {100 * observed:.0f} % of "
                 f"the pixels are {name}. On the diagonal the probabilities are right; below it the network "
                 f"is overconfident. Expected calibration error: {error:.3f}."
             )
+            svg = plotting.calibration_svg(bins)
             found.calibration.append(Chart(f"Calibration: {name}", sentence, svg, square=True))
 
 
