@@ -1,15 +1,16 @@
-"""Fake networks and progress reporters for tests."""
+"""Fake networks, slides and progress reporters for tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from glomtile.config.model_card import ModelCard, ObjectSettings
 from glomtile.config.schema import ModelSettings
 from glomtile.palette import GLOMERULI
-from glomtile.types import Float32, UInt8
+from glomtile.types import Box, Float32, UInt8
 
 
 class ThresholdNetwork:
@@ -47,6 +48,28 @@ def threshold_card() -> ModelCard:
     )
 
 
+class ArraySlide:
+    """An array that behaves as a slide at the model's scale; remembers the boxes that are read."""
+
+    kind, mpp_source, zoom = "array", "given", 1.0
+
+    def __init__(self, pixels: UInt8, mpp: float | None = 2.0, *, plain: bool = False) -> None:
+        self._pixels, self.mpp, self.plain, self.boxes = pixels, mpp, plain, list[Box]()
+        self.size_px = (pixels.shape[0], pixels.shape[1])
+
+    def at(self, mpp: float | None) -> ArraySlide:
+        return self
+
+    def read(self, box: Box) -> UInt8:
+        self.boxes.append(box)
+        rows = np.arange(box.top, box.bottom).clip(0, self.size_px[0] - 1)
+        columns = np.arange(box.left, box.right).clip(0, self.size_px[1] - 1)
+        return self._pixels[rows[:, None], columns]
+
+    def thumbnail(self, max_px: int) -> tuple[UInt8, float]:
+        return self._pixels, 1.0
+
+
 class RecordingProgress:
     """Keeps notes and warnings, in order; stages and steps are nothing to it."""
 
@@ -65,3 +88,8 @@ class RecordingProgress:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Return the contents of all files of a folder by their relative paths."""
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 from skimage.draw import disk
-from tests.fakes import RecordingProgress
+from tests.fakes import RecordingProgress, tree
 
 import glomtile.inference.segmenter as segmenter_module
 from glomtile.errors import PlaceError, StorageError, UsageError
@@ -67,10 +67,6 @@ def slide(path: Path) -> Path:
 def outputs(out: Path) -> dict[str, bytes]:
     """Return the outputs of slides in a folder of results."""
     return {name: content for name, content in tree(out).items() if name.partition("/")[0] in KINDS}
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 def test_bad_inputs_are_named_and_the_others_finish(tmp_path: Path) -> None:

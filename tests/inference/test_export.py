@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+from tests.fakes import tree
 
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
@@ -34,10 +35,6 @@ needs_tensorflow = pytest.mark.skipif(
 
 def noise(height: int, width: int, count: int = 1) -> np.ndarray:
     return np.random.default_rng(9).integers(0, 256, (count, height, width, 3), np.uint8)
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.fixture

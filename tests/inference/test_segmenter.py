@@ -14,38 +14,16 @@ import pytest
 import tifffile
 from skimage.draw import disk
 from skimage.measure import label
-from tests.fakes import ThresholdNetwork, threshold_card
+from tests.fakes import ArraySlide, ThresholdNetwork, threshold_card
 
 from glomtile.config.model_card import ModelCard
 from glomtile.errors import ArgumentError, InputError, StorageError
 from glomtile.inference.image import TilingSettings
 from glomtile.inference.segmenter import Segmentation, Segmenter
 from glomtile.slides.slide import open_slide
-from glomtile.types import Box, UInt8
+from glomtile.types import UInt8
 
 DISCS = ((300, 400, 40), (512, 1024, 45), (900, 300, 30), (1000, 1100, 50))
-
-
-class Slide:
-    """An array that behaves as a slide at the model's scale."""
-
-    kind, plain, mpp_source, zoom = "array", False, "given", 1.0
-
-    def __init__(self, pixels: UInt8, mpp: float | None = 2.0) -> None:
-        self._pixels, self.mpp, self.boxes = pixels, mpp, list[Box]()
-        self.size_px = (pixels.shape[0], pixels.shape[1])
-
-    def at(self, mpp: float | None) -> Slide:
-        return self
-
-    def read(self, box: Box) -> UInt8:
-        self.boxes.append(box)
-        rows = np.arange(box.top, box.bottom).clip(0, self.size_px[0] - 1)
-        columns = np.arange(box.left, box.right).clip(0, self.size_px[1] - 1)
-        return self._pixels[rows[:, None], columns]
-
-    def thumbnail(self, max_px: int) -> tuple[UInt8, float]:
-        return self._pixels, 1.0
 
 
 def tissue_with_discs() -> UInt8:
@@ -80,8 +58,8 @@ def files_of(found: Segmentation, out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("window", [128, 336, 2048])
 def test_the_same_files_at_any_window_size(tmp_path: Path, window: int) -> None:
     picture = tissue_with_discs()
-    whole = segmenter(ThresholdNetwork(), 1024).segment(Slide(picture))
-    found = segmenter(ThresholdNetwork(), window).segment(Slide(picture))
+    whole = segmenter(ThresholdNetwork(), 1024).segment(ArraySlide(picture))
+    found = segmenter(ThresholdNetwork(), window).segment(ArraySlide(picture))
     assert files_of(found, tmp_path / "a") == files_of(whole, tmp_path / "b")
     regions = label(picture[..., 1] < 80, connectivity=2)
     assert len(found.objects) == regions.max() == len(DISCS)
@@ -91,7 +69,7 @@ def test_the_same_files_at_any_window_size(tmp_path: Path, window: int) -> None:
 
 
 def test_glass_is_not_read_and_no_object_is_lost() -> None:
-    masked, bare = Slide(tissue_with_discs()), Slide(tissue_with_discs())
+    masked, bare = ArraySlide(tissue_with_discs()), ArraySlide(tissue_with_discs())
     found = segmenter(ThresholdNetwork(), 128).segment(masked)
     everything = segmenter(ThresholdNetwork(), 128, mask=False).segment(bare)
     assert len(masked.boxes) < 0.65 * len(bare.boxes)
@@ -102,11 +80,11 @@ def test_glass_is_not_read_and_no_object_is_lost() -> None:
 def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     picture = np.tile(tissue_with_discs(), (3, 1, 1))
     undisturbed = ThresholdNetwork()
-    whole = segmenter(undisturbed, 128).segment(Slide(picture))
+    whole = segmenter(undisturbed, 128).segment(ArraySlide(picture))
     stopped, second = ThresholdNetwork({undisturbed.calls * 3 // 4: vanish}), ThresholdNetwork()
     with pytest.raises(InputError, match="vanished"):
-        segmenter(stopped, 128).segment(Slide(picture), work=tmp_path / "work")
-    found = segmenter(second, 128).segment(Slide(picture), work=tmp_path / "work")
+        segmenter(stopped, 128).segment(ArraySlide(picture), work=tmp_path / "work")
+    found = segmenter(second, 128).segment(ArraySlide(picture), work=tmp_path / "work")
     assert second.calls < undisturbed.calls * 0.75
     assert files_of(found, tmp_path / "a") == files_of(whole, tmp_path / "b")
 
@@ -115,13 +93,13 @@ def test_labels_outlive_the_result_they_come_from_and_then_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    found = segmenter(ThresholdNetwork(), 1024).segment(Slide(tissue_with_discs()))
+    found = segmenter(ThresholdNetwork(), 1024).segment(ArraySlide(tissue_with_discs()))
     expected = found.labels[:, :]
     del found
     assert expected.any()
-    at_once = segmenter(ThresholdNetwork(), 1024).segment(Slide(tissue_with_discs())).labels[:, :]
+    at_once = segmenter(ThresholdNetwork(), 1024).segment(ArraySlide(tissue_with_discs())).labels[:, :]
     np.testing.assert_array_equal(at_once, expected)
-    smaller = segmenter(ThresholdNetwork(), 1024).segment(Slide(tissue_with_discs())).levels[1]
+    smaller = segmenter(ThresholdNetwork(), 1024).segment(ArraySlide(tissue_with_discs())).levels[1]
     assert smaller[:, :].any()
     del smaller
     gc.collect()
@@ -129,7 +107,9 @@ def test_labels_outlive_the_result_they_come_from_and_then_leave_nothing(
 
 
 def test_labels_whose_folder_was_removed_are_an_error_not_background(tmp_path: Path) -> None:
-    found = segmenter(ThresholdNetwork(), 1024).segment(Slide(tissue_with_discs()), work=tmp_path / "work")
+    found = segmenter(ThresholdNetwork(), 1024).segment(
+        ArraySlide(tissue_with_discs()), work=tmp_path / "work"
+    )
     shutil.rmtree(tmp_path / "work")
     with pytest.raises(StorageError, match="it does not exist"):
         found.labels[:, :]
@@ -143,7 +123,8 @@ def other_discs() -> UInt8:
 def test_work_left_by_one_slide_is_not_taken_for_anothers(tmp_path: Path, kind: str) -> None:
     pictures = {"a": tissue_with_discs(), "b": other_discs()}
     expected = {
-        name: segmenter(ThresholdNetwork(), 336).segment(Slide(p)).labels[:] for name, p in pictures.items()
+        name: segmenter(ThresholdNetwork(), 336).segment(ArraySlide(p)).labels[:]
+        for name, p in pictures.items()
     }
     assert (expected["a"] != expected["b"]).any()
     paths = {name: write_slide(tmp_path / f"{name}.ome.tif", p) for name, p in pictures.items()}
@@ -151,7 +132,7 @@ def test_work_left_by_one_slide_is_not_taken_for_anothers(tmp_path: Path, kind: 
     for name in ("a", "b", "b", "a"):
         network = ThresholdNetwork()
         if kind == "arrays":
-            found = segmenter(network, 336).segment(Slide(pictures[name]), work=tmp_path / "work")
+            found = segmenter(network, 336).segment(ArraySlide(pictures[name]), work=tmp_path / "work")
         elif kind == "paths":
             found = segmenter(network, 336).segment(paths[name], work=tmp_path / "work")
         else:
@@ -170,7 +151,7 @@ def test_a_file_that_was_written_anew_is_another_slide(tmp_path: Path) -> None:
     os.utime(write_slide(path, other_discs()), ns=(later, later))
     found = segmenter(ThresholdNetwork(), 336).segment(path, work=tmp_path / "work")
     np.testing.assert_array_equal(
-        found.labels[:], segmenter(ThresholdNetwork(), 336).segment(Slide(other_discs())).labels[:]
+        found.labels[:], segmenter(ThresholdNetwork(), 336).segment(ArraySlide(other_discs())).labels[:]
     )
 
 
@@ -181,7 +162,7 @@ def test_results_of_an_open_slide_are_called_as_those_of_its_path(tmp_path: Path
         with open_slide(path) as slide:
             names.append(segmenter(ThresholdNetwork(), 336).segment(slide).name)
     assert names == ["a", "b.c"]
-    assert segmenter(ThresholdNetwork(), 336).segment(Slide(tissue_with_discs())).name == "slide"
+    assert segmenter(ThresholdNetwork(), 336).segment(ArraySlide(tissue_with_discs())).name == "slide"
 
 
 @pytest.mark.parametrize("told", [None, 2.0])
@@ -202,9 +183,9 @@ def test_a_scale_that_contradicts_the_one_a_slide_was_opened_at_is_refused(tmp_p
         with pytest.raises(ArgumentError, match=r"mpp: expected the 1 µm per pixel .*got 2.0.*open_slide"):
             segmenter(ThresholdNetwork(), 336).segment(slide, mpp=2.0)
     with pytest.raises(ArgumentError, match=r"mpp: expected none, as this slide has no scale, got 2.0"):
-        segmenter(ThresholdNetwork(), 336).segment(Slide(tissue_with_discs(), None), mpp=2.0)
+        segmenter(ThresholdNetwork(), 336).segment(ArraySlide(tissue_with_discs(), None), mpp=2.0)
     with pytest.raises(ArgumentError, match=r"mpp: expected 0.05 to 20"):
-        segmenter(ThresholdNetwork(), 336).segment(Slide(tissue_with_discs()), mpp=float("nan"))
+        segmenter(ThresholdNetwork(), 336).segment(ArraySlide(tissue_with_discs()), mpp=float("nan"))
 
 
 def test_ids_follow_from_input_and_settings_and_from_nothing_else(tmp_path: Path) -> None:
@@ -253,16 +234,16 @@ def test_ids_tell_windows_apart_where_pixels_depend_on_them(facts: dict[str, obj
     def ids(window_px: int) -> str:
         network = ThresholdNetwork()
         vars(network).update(facts)
-        return segmenter(network, window_px).segment(Slide(tissue_with_discs())).identity
+        return segmenter(network, window_px).segment(ArraySlide(tissue_with_discs())).identity
 
     assert ids(512) == ids(512) != ids(528)
 
 
 def test_a_slide_without_scale_or_too_coarse_is_refused() -> None:
     with pytest.raises(InputError, match="--mpp"):
-        segmenter(ThresholdNetwork(), 128).segment(Slide(tissue_with_discs(), None))
+        segmenter(ThresholdNetwork(), 128).segment(ArraySlide(tissue_with_discs(), None))
     with pytest.raises(InputError, match="--force"):
-        segmenter(ThresholdNetwork(), 128).segment(Slide(tissue_with_discs(), 4.5))
+        segmenter(ThresholdNetwork(), 128).segment(ArraySlide(tissue_with_discs(), 4.5))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +251,9 @@ def test_a_slide_without_scale_or_too_coarse_is_refused() -> None:
     [(True, ", so nothing was predicted; --no-tissue-mask predicts everywhere"), (False, "")],
 )
 def test_a_slide_without_tissue_is_flagged(mask: bool, more: str) -> None:
-    found = segmenter(ThresholdNetwork(), 128, mask).segment(Slide(np.full((300, 400, 3), 243, np.uint8)))
+    found = segmenter(ThresholdNetwork(), 128, mask).segment(
+        ArraySlide(np.full((300, 400, 3), 243, np.uint8))
+    )
     assert not found.objects
     assert found.quality.warnings == (f"tissue: none found{more}",)
     assert found.figures()["quality_flags"] == f"tissue: none found{more}"

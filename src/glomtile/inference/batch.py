@@ -37,7 +37,6 @@ from glomtile.inference.records import (
     own_path,
     read_record,
     read_records,
-    write_run,
     write_summary,
 )
 from glomtile.io import atomic
@@ -55,6 +54,7 @@ from glomtile.io.remote import (
     require_store,
     scheme_of,
 )
+from glomtile.models.folder import versions
 from glomtile.slides.slide import SEVERAL_FILES, SLIDE_SUFFIXES, list_slides, open_slide, slide_name
 from glomtile.types import SILENT, Progress
 
@@ -302,20 +302,42 @@ def segment(
                     raise status.problem from None  # the folder takes nothing at all
     with atomic.file_lock(folder / PRIVATE_FOLDER / "lock", progress, wait=True):
         records = read_records(folder)
-        made = [write_run(folder, task.segmenter, options.model, records, done, skipped, failed)]
-        if (summary := write_summary(folder, records)) is not None:
-            made.insert(0, summary)
+        summary = write_summary(folder, records)
+        made = [folder / "run.json"] if summary is None else [summary, folder / "run.json"]
+        finished = {
+            source: records[name]
+            for source in (*done, *skipped)
+            if (name := own_path(folder, source, "json").name) in records
+        }
+        card = task.segmenter.card
+        run = {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions(),
+            "model": {
+                "folder": "bundled" if options.model is None else printable(options.model),
+                "sha256": card.sha256,
+                "mpp": card.mpp,
+            },
+            "settings": task.segmenter.identity,
+            "inputs": {
+                printable(source): record.model_dump(exclude={"input", "figures"}, exclude_none=True)
+                for source, record in finished.items()
+            },
+            "done": [printable(source) for source in done],
+            "skipped": [printable(source) for source in skipped],
+            "failed": {printable(source): printable(reason) for source, reason in failed},
+        }
+        atomic.write_json(folder / "run.json", run)
         if address is not None:
             for path in made:
                 RemoteFolder(address).put(path, path.name)
     if options.scratch is not None:
         with suppress(OSError):  # another run has copies in it, or it was never made
             _copies_folder(folder, options.scratch).rmdir()
+    new = set(done)
     images = [
-        image_facts(source, state, records[name])
-        for state, sources in (("done", done), ("skipped", skipped))
-        for source in sources
-        if (name := own_path(folder, source, "json").name) in records
+        image_facts(source, "done" if source in new else "skipped", record)
+        for source, record in finished.items()
     ]
     kinds = [kind for kind in _LISTED if (folder / kind).is_dir() or (address is not None and records)]
     names = (*kinds, *(path.name for path in made))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -18,9 +17,6 @@ from glomtile.io.atomic import PRIVATE_FOLDER
 from glomtile.io.remote import RemoteFile, is_address
 from glomtile.io.tables import write_csv
 from glomtile.slides.slide import slide_name
-
-if TYPE_CHECKING:
-    from glomtile.inference.segmenter import Segmenter
 
 _WHOLE_BYTES = 64 * 2**20
 """Size up to which a fingerprint covers all bytes of a file; of larger ones it covers pieces."""
@@ -163,44 +159,6 @@ def write_summary(out: Path, records: Mapping[str, SlideRecord]) -> Path | None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     target = out / "summary.csv"
     write_csv(target, columns, [[row.get(key, "") for key in columns] for row in rows])
-    return target
-
-
-def write_run(
-    out: Path,
-    segmenter: Segmenter,
-    model: Path | None,
-    records: Mapping[str, SlideRecord],
-    done: Iterable[Path | RemoteFile],
-    skipped: Iterable[Path | RemoteFile],
-    failed: Iterable[tuple[Path | RemoteFile | str, str]],
-) -> Path:
-    """Write ``run.json``: settings of a run, and its finished and failed inputs."""
-    from glomtile.models.folder import versions
-
-    inputs = {}
-    for source in (*done, *skipped):
-        record = records.get(own_path(out, source, "json").name)
-        if record is not None:
-            inputs[printable(source)] = record.model_dump(exclude={"input", "figures"}, exclude_none=True)
-    target = out / "run.json"
-    atomic.write_json(
-        target,
-        {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": versions(),
-            "model": {
-                "folder": "bundled" if model is None else printable(model),
-                "sha256": segmenter.card.sha256,
-                "mpp": segmenter.card.mpp,
-            },
-            "settings": segmenter.identity,
-            "inputs": inputs,
-            "done": [printable(source) for source in done],
-            "skipped": [printable(source) for source in skipped],
-            "failed": {printable(source): printable(reason) for source, reason in failed},
-        },
-    )
     return target
 
 
