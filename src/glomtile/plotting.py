@@ -90,7 +90,11 @@ def read_curves(path: Path) -> Curves:
         The file is not a table, has fewer than two columns, or a cell is not a number.
     """
     rows = read_csv(path)
-    header = list(rows[0]) if rows else _header(path)
+    if rows:
+        header = list(rows[0])
+    else:  # a header only
+        with path.open(encoding="utf-8-sig") as stream:
+            header = [name.strip() for name in stream.readline().split(",") if name.strip()]
     if len(header) < 2:
         raise InputError(path, f"expected at least two columns, got {', '.join(header)}")
     columns = {name: tuple(_number(path, name, row[name]) for row in rows) for name in header}
@@ -135,7 +139,9 @@ def draw_counts(path: Path, name: str, counts: Mapping[str, int], cut_from: Mapp
         total = max(1, sum(counts.values()))
         texts = []
         for split, count in counts.items():
-            source = "" if cut_from is None else f"\nof {_counted(cut_from[split], 'image')}"
+            source = ""
+            if cut_from is not None:
+                source = f"\nof {cut_from[split]:,} image" + ("" if cut_from[split] == 1 else "s")
             texts.append(f"{count:,}  ({100 * count / total:.0f} %){source}")
         axes.bar_label(bars, texts, padding=4, fontsize=10)
         axes.margins(y=0.2)
@@ -212,8 +218,7 @@ def draw_sizes(
             _title(axes, "", _shortened(class_name))
         panels[-1].set_xlabel(f"area of an object, {unit}")
         _label_ratios(panels[-1], edges)
-        first = _shortened(next(iter(sizes), ""))
-        _title(panels[0], f"{name}: object areas", first)
+        _title(panels[0], f"{name}: object areas", _shortened(next(iter(sizes), "")))
     return path
 
 
@@ -489,19 +494,8 @@ def _whole_numbers(axis: Any) -> None:
     axis.set_major_formatter("{x:,.0f}")
 
 
-def _counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")
-
-
 def _shortened(text: str, most: int = 28) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _header(path: Path) -> list[str]:
-    """Return the column names of a table, which may have no rows."""
-    with path.open(encoding="utf-8-sig") as stream:
-        names = [name.strip() for name in stream.readline().split(",")]
-    return [name for name in names if name]
 
 
 def _number(path: Path, column: str, cell: str) -> float:

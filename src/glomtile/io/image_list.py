@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import get_args
 
 from glomtile.errors import GlomtileError, InputError
 from glomtile.io.atomic import write_json
 from glomtile.io.images import list_images
-from glomtile.io.masks import read_mask
+from glomtile.io.masks import Datatype, read_mask
 from glomtile.palette import Palette, PaletteClass
 from glomtile.types import UInt8
 
 NAME = "images.json"
 _PREVIEW = re.compile(r"Epoch_(?P<epoch>\d+)_(?P<stem>.+)\.png")
-
-Datatype = Literal["categorized", "indexed"]
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,7 @@ def write_image_list(folder: Path, listed: ImageList) -> Path:
         It cannot be written.
     """
 
-    def relative(target: Path | None) -> str | None:
-        if target is None:
-            return None
+    def relative(target: Path) -> str:
         try:
             return Path(os.path.relpath(target.absolute(), folder.absolute())).as_posix()
         except ValueError:  # another drive
@@ -100,7 +95,7 @@ def write_image_list(folder: Path, listed: ImageList) -> Path:
         "images": [
             {
                 "stem": one.stem,
-                "image": relative(one.image),
+                "image": one.image and relative(one.image),
                 "truth": relative(one.truth),
                 "prediction": relative(one.prediction),
             }
@@ -129,41 +124,30 @@ def read_image_list(folder: Path) -> ImageList | None:
     """
     path = folder / NAME
     try:
-        return _parsed(json.loads(path.read_text("utf-8")), folder)
+        content = json.loads(path.read_text("utf-8"))
+        classes = []
+        for entry in content["classes"]:
+            red, green, blue = (int(part) for part in entry["rgb"])
+            classes.append(PaletteClass(int(entry["number"]), str(entry["name"]), (red, green, blue)))
+        images = []
+        for one in content["images"]:
+            image = None if one["image"] is None else folder / one["image"]
+            record = ImageRecord(str(one["stem"]), image, folder / one["truth"], folder / one["prediction"])
+            images.append(record)
+        previews = []
+        for one in content["previews"]:
+            frames = tuple((int(frame["epoch"]), folder / frame["mask"]) for frame in one["epochs"])
+            previews.append(PreviewSeries(str(one["stem"]), folder / one["image"], frames))
+        datatype, tolerance = content["truth"]["datatype"], int(content["truth"]["tolerance"])
+        if datatype not in get_args(Datatype):
+            raise ValueError(f"datatype {datatype!r}")  # noqa: TRY301  (as any other damage)
+        return ImageList(Palette(tuple(classes)), tuple(images), tuple(previews), datatype, tolerance)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(path, f"expected a readable file, got: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, GlomtileError) as error:
         raise InputError(path, f"expected a list of images as glomtile writes it, got: {error}") from error
-
-
-def _parsed(content: Mapping[str, Any], folder: Path) -> ImageList:
-    classes = []
-    for entry in content["classes"]:
-        red, green, blue = (int(part) for part in entry["rgb"])
-        classes.append(PaletteClass(int(entry["number"]), str(entry["name"]), (red, green, blue)))
-    images = tuple(
-        ImageRecord(
-            str(one["stem"]),
-            None if one["image"] is None else folder / one["image"],
-            folder / one["truth"],
-            folder / one["prediction"],
-        )
-        for one in content["images"]
-    )
-    previews = tuple(
-        PreviewSeries(
-            str(one["stem"]),
-            folder / one["image"],
-            tuple((int(frame["epoch"]), folder / frame["mask"]) for frame in one["epochs"]),
-        )
-        for one in content["previews"]
-    )
-    datatype = content["truth"]["datatype"]
-    if datatype not in ("categorized", "indexed"):
-        raise ValueError(f"datatype {datatype!r}")
-    return ImageList(Palette(tuple(classes)), images, previews, datatype, int(content["truth"]["tolerance"]))
 
 
 def find_previews(folder: Path, images: Path, most_images: int = 3) -> list[PreviewSeries]:

@@ -103,11 +103,12 @@ def read_mask(
         return _read_indices(path, palette, alpha_band)
     if plain_indices:
         return _read_painted_indices(path, palette, tolerance)
-    return (
-        _read_colours(path, palette, tolerance)
-        if has_alpha
-        else palette.decode(read_image(path, max_px), tolerance, where=path)
-    )
+    if not has_alpha:
+        return palette.decode(read_image(path, max_px), tolerance, where=path)
+    rgba = _decoded(path, "RGBA")
+    clear = _is_clear(rgba[..., 3], path)
+    rgb: UInt8 = np.where(clear[..., None], np.array(palette.classes[0].rgb, np.uint8), rgba[..., :3])
+    return palette.decode(rgb, tolerance, where=path)
 
 
 def _decoded(path: Path, mode: str | None) -> UInt8:
@@ -158,13 +159,6 @@ def _read_painted_indices(path: Path, palette: Palette, tolerance: int) -> UInt8
     return labels
 
 
-def _read_colours(path: Path, palette: Palette, tolerance: int) -> UInt8:
-    rgba = _decoded(path, "RGBA")
-    clear = _is_clear(rgba[..., 3], path)
-    rgb: UInt8 = np.where(clear[..., None], np.array(palette.classes[0].rgb, np.uint8), rgba[..., :3])
-    return palette.decode(rgb, tolerance, where=path)
-
-
 def _is_clear(alpha: UInt8, path: Path) -> NDArray[np.bool_]:
     """Return the transparent pixels; half transparent ones are refused."""
     half = (alpha > 0) & (alpha < 255)
@@ -187,12 +181,8 @@ def _npz_header(path: Path) -> tuple[str, tuple[int, ...], np.dtype[np.generic]]
                 listed = ", ".join(names) or "none"
                 raise InputError(path, f'expected one array or one called "mask", got {listed}')
             with archive.open(name) as stream:
-                version = npy_format.read_magic(stream)
-                read = (
-                    npy_format.read_array_header_1_0
-                    if version == (1, 0)
-                    else npy_format.read_array_header_2_0
-                )
+                first = npy_format.read_magic(stream) == (1, 0)
+                read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
                 shape, _, dtype = read(stream)
     except FileNotFoundError:
         raise InputError(path, "expected a mask, the file does not exist") from None
@@ -280,26 +270,17 @@ def resize_labels(labels: UInt8, size_px: tuple[int, int]) -> UInt8:
     -----
     The reference interpolates one-hot planes linearly and so moves thin borders (§6.7).
     """
-    height, width = size_px
-    shrunk = min(height, labels.shape[0]), min(width, labels.shape[1])
+    shrunk = min(size_px[0], labels.shape[0]), min(size_px[1], labels.shape[1])
     if shrunk != labels.shape:
-        labels = _shrink(labels, shrunk)
-    if (height, width) != labels.shape:
-        labels = labels[_nearest(height, labels.shape[0])[:, None], _nearest(width, labels.shape[1])]
+        best, most = np.zeros(shrunk, np.uint8), np.zeros(shrunk, np.float32)
+        for number in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)):
+            plane = (labels == number).astype(np.float32)
+            share = cv2.resize(plane, shrunk[::-1], interpolation=cv2.INTER_AREA)
+            wins = share > most + 1e-6
+            best[wins], most[wins] = number, share[wins]
+        labels = best
+    if size_px != labels.shape:
+        sides = zip(size_px, labels.shape, strict=True)
+        rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in sides)
+        labels = labels[rows[:, None], columns]
     return labels
-
-
-def _shrink(labels: UInt8, size_px: tuple[int, int]) -> UInt8:
-    height, width = size_px
-    best = np.zeros(size_px, np.uint8)
-    most = np.zeros(size_px, np.float32)
-    for number in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)):
-        plane = (labels == number).astype(np.float32)
-        share = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
-        wins = share > most + 1e-6
-        best[wins], most[wins] = number, share[wins]
-    return best
-
-
-def _nearest(new: int, old: int) -> NDArray[np.intp]:
-    return ((2 * np.arange(new) + 1) * old // (2 * new)).astype(np.intp)

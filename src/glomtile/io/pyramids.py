@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from glomtile.errors import UsageError
 from glomtile.io.atomic import atomic_write, replace_folder
 from glomtile.palette import Palette
-from glomtile.types import Box, UInt8
+from glomtile.types import Box, UInt8, crop
 
 TILE_PX = 512
 """Side of a tile of the TIFF, and of the largest piece of a level in memory."""
@@ -134,14 +133,18 @@ def halve(source: LabelPlane, target: WritablePlane, band_px: int = 2048) -> Non
             target[rows, columns] = piece
 
 
-def checked_sizes(levels: Sequence[LabelPlane]) -> list[tuple[int, int]]:
+def checked_sizes(
+    levels: Sequence[LabelPlane], mpp: float | None = None, path: object = "levels"
+) -> list[tuple[int, int]]:
     """Return the sizes ``(H, W)`` of a pyramid's levels.
 
     Raises
     ------
     UsageError
-        There is no level or no pixel, or a level is not half of the last, rounded up.
+        There is no level or no pixel, a level is not half of the last, rounded up, or `mpp` is not above 0.
     """
+    if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
+        raise UsageError(path, f"expected micrometres per pixel above 0, got {mpp}")
     sizes = [(int(level.shape[0]), int(level.shape[1])) for level in levels]
     if not sizes or 0 in sizes[0]:
         raise UsageError("levels", "expected at least one level of at least one pixel, got none")
@@ -193,13 +196,16 @@ def write_mask_pyramid(
     """
     import tifffile
 
-    sizes = checked_sizes(levels)
-    if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
-        raise UsageError(path, f"expected micrometres per pixel above 0, got {mpp}")
+    sizes = checked_sizes(levels, mpp, path)
+    # By the uncompressed size, so that the format does not depend on the pixels.
+    tiles = sum(-(-height // TILE_PX) * -(-width // TILE_PX) for height, width in sizes)
+    bigtiff = tiles * TILE_PX**2 >= _CLASSIC_BYTES
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, : palette.num_classes] = np.array([entry.rgb for entry in palette.classes]).T * _BYTE_TO_WORD
     options: dict[str, Any] = {
         "dtype": np.uint8,
         "photometric": "palette",
-        "colormap": _colour_table(palette),
+        "colormap": colours,
         "tile": (TILE_PX, TILE_PX),
         "compression": "adobe_deflate",
         "software": False,
@@ -207,17 +213,19 @@ def write_mask_pyramid(
     }
     with (
         atomic_write(path) as partial,
-        tifffile.TiffWriter(partial, bigtiff=_needs_bigtiff(sizes), byteorder="<", ome=True) as tiff,
+        tifffile.TiffWriter(partial, bigtiff=bigtiff, byteorder="<", ome=True) as tiff,
     ):
         for number, (level, size) in enumerate(zip(levels, sizes, strict=True)):
             first = number == 0
+            per_cm = None if mpp is None else _UM_PER_CM / (mpp * 2**number)
             tiff.write(
                 _deflated_tiles(level, palette, path),
                 shape=size,
                 subifds=len(levels) - 1 if first and len(levels) > 1 else None,
                 subfiletype=0 if first else 1,
                 metadata=_ome(palette, mpp, name, identity) if first else None,
-                **_resolution(mpp, 2**number),
+                resolution=None if per_cm is None else (per_cm, per_cm),
+                resolutionunit=None if per_cm is None else "CENTIMETER",
                 **options,
             )
 
@@ -254,39 +262,13 @@ def _piece(plane: LabelPlane, box: Box, step: int = 1) -> UInt8:
     """Return every pixel of a box, or every second one."""
     if isinstance(plane, SupportsIsBlank) and plane.is_blank(box):
         return np.broadcast_to(np.uint8(0), (-(-box.height // step), -(-box.width // step)))
-    return np.asarray(plane[box.top : box.bottom, box.left : box.right], np.uint8)[::step, ::step]
-
-
-def _colour_table(palette: Palette) -> NDArray[np.uint16]:
-    """Return ``(3, 256)``: the classes' colours as 16-bit words, black elsewhere."""
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : palette.num_classes] = np.array([entry.rgb for entry in palette.classes]).T * _BYTE_TO_WORD
-    return table
-
-
-def _needs_bigtiff(sizes: Sequence[tuple[int, int]]) -> bool:
-    """Decide by the uncompressed size, so that the format does not depend on the pixels."""
-    return sum(-(-h // TILE_PX) * -(-w // TILE_PX) for h, w in sizes) * TILE_PX**2 >= _CLASSIC_BYTES
-
-
-def _resolution(mpp: float | None, times: int) -> dict[str, Any]:
-    if mpp is None:
-        return {}
-    per_cm = _UM_PER_CM / (mpp * times)
-    return {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+    return crop(plane, box)[::step, ::step]
 
 
 def _ome(palette: Palette, mpp: float | None, name: str, identity: str) -> dict[str, Any]:
-    physical = (
-        {}
-        if mpp is None
-        else {
-            "PhysicalSizeX": mpp,
-            "PhysicalSizeXUnit": "µm",
-            "PhysicalSizeY": mpp,
-            "PhysicalSizeYUnit": "µm",
-        }
-    )
+    physical: dict[str, Any] = {}
+    for axis in "XY" if mpp is not None else "":
+        physical |= {f"PhysicalSize{axis}": mpp, f"PhysicalSize{axis}Unit": "µm"}
     return {
         "axes": "YX",
         "UUID": str(uuid.uuid5(_NAMESPACE, identity)),
@@ -334,29 +316,23 @@ def write_label_zarr(
     Metadata as in https://ngff.openmicroscopy.org/0.5/.
     """
     import zarr
+    from zarr.codecs import ZstdCodec
 
-    sizes = checked_sizes(levels)
-    if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
-        raise UsageError(path, f"expected micrometres per pixel above 0, got {mpp}")
+    sizes = checked_sizes(levels, mpp, path)
     with replace_folder(path) as partial:
         group = zarr.open_group(partial, mode="a", zarr_format=3)
         for number, (level, size) in enumerate(zip(levels, sizes, strict=True)):
-            _copy(level, _plane(group, str(number), size), palette, path)
+            plane = group.create_array(
+                str(number),
+                shape=size,
+                dtype="uint8",
+                chunks=(CHUNK_PX, CHUNK_PX),
+                compressors=[ZstdCodec(level=_ZSTD_LEVEL)],
+                fill_value=0,
+                dimension_names=("y", "x"),
+            )
+            _copy(level, plane, palette, path)
         group.attrs["ome"] = _metadata(len(sizes), palette, mpp, name)
-
-
-def _plane(group: Any, name: str, size_px: tuple[int, int]) -> Any:
-    from zarr.codecs import ZstdCodec
-
-    return group.create_array(
-        name,
-        shape=size_px,
-        dtype="uint8",
-        chunks=(CHUNK_PX, CHUNK_PX),
-        compressors=[ZstdCodec(level=_ZSTD_LEVEL)],
-        fill_value=0,
-        dimension_names=("y", "x"),
-    )
 
 
 def _copy(level: LabelPlane, plane: Any, palette: Palette, path: Path) -> None:
@@ -366,10 +342,9 @@ def _copy(level: LabelPlane, plane: Any, palette: Palette, path: Path) -> None:
             box = Box(top, left, min(top + CHUNK_PX, height), min(left + CHUNK_PX, width))
             if isinstance(level, SupportsIsBlank) and level.is_blank(box):
                 continue  # the new array's fill value
-            key = slice(box.top, box.bottom), slice(box.left, box.right)
-            piece = np.asarray(level[key], np.uint8)
+            piece = crop(level, box)
             palette.require_known(piece, where=path)
-            plane[key] = piece
+            plane[box.slices()] = piece
 
 
 def _metadata(count: int, palette: Palette, mpp: float | None, name: str) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def fetched(file: RemoteFile, folder: Path, progress: Progress = SILENT) -> Iter
         with _store_errors(file.address, "a file that can be fetched", InputError):
             store, path = _open_store(file.address)
             with storage_errors(target, inside=target):
-                store.get_file(path, str(target), callback=_callback(progress))
+                store.get_file(path, str(target), callback=_megabytes(progress))
             store.invalidate_cache()
             now = _remote_file(store, store.info(path), path)
         size = target.stat().st_size
@@ -343,8 +343,8 @@ def _open_store(address: str) -> tuple[Any, str]:
     return store, path
 
 
-def _callback(progress: Progress) -> Any:
-    """Advance `progress` as bytes arrive."""
+def _megabytes(progress: Progress) -> Any:
+    """Return a callback of fsspec that advances `progress` by megabytes."""
     from fsspec.callbacks import Callback
 
     class MegabyteCallback(Callback):  # type: ignore[misc]
@@ -382,45 +382,33 @@ def _store_errors(address: str, expected: str, error: type[GlomtileError]) -> It
 def _describe(problem: Exception) -> tuple[str, str | None]:
     """Return what a store raised as the text behind "got", and a hint."""
     # fsspec raises FileNotFoundError for whatever fails on the web; the cause is behind it.
-    chain = list(_causes(problem))
-    cause = next((one for one in chain if not isinstance(one, FileNotFoundError)), problem)
+    chain: list[BaseException] = []
+    cause: BaseException | None = problem
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     status = next(filter(None, map(_status, chain)), None)
-    text = " ".join(str(cause).split()) or type(cause).__name__
-    if status and isinstance(
-        getattr(cause, "status", None), int
-    ):  # a web server gives no more than its status
+    first = next((one for one in chain if not isinstance(one, FileNotFoundError)), problem)
+    text = " ".join(str(first).split()) or type(first).__name__
+    if status and isinstance(getattr(first, "status", None), int):  # a web server gives its status only
         text = f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
     address = "is the address right, and is the store reached from here?"
-    if status in _GONE or isinstance(cause, FileNotFoundError):
+    if status in _GONE or isinstance(first, FileNotFoundError):
         return " nothing there", "does this bucket, folder or file exist?"
     if any(isinstance(one, TimeoutError) for one in chain):
         return " no answer in time", address
-    unreached = next((one for one in reversed(chain) if _is_unreached(one)), None)
-    if unreached is not None:
-        number = getattr(unreached, "errno", None)
-        reason = os.strerror(number) if number in _UNREACHED else getattr(unreached, "strerror", None)
-        return f" no connection: {f'{reason} ({text})' if reason and reason not in text else text}", address
+    for one in reversed(chain):
+        number = getattr(one, "errno", None)
+        known = isinstance(one, socket.gaierror | ssl.SSLError) or type(one).__name__ in _CONNECTION_ERRORS
+        if known or (isinstance(one, OSError) and number in _UNREACHED):
+            reason = os.strerror(number) if number in _UNREACHED else getattr(one, "strerror", None)
+            more = f"{reason} ({text})" if reason and reason not in text else text
+            return f" no connection: {more}", address
     if status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return f": {text}", "the server reports an error of its own; try again later"
     if status in _REFUSED or any(isinstance(one, PermissionError) for one in chain):
         return f": {text}", "the store refuses: are its credentials set, and do they allow this?"
     return f": {text}", "is the store reached from here, and are its credentials set?"
-
-
-def _causes(problem: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it was raised for, the last one first."""
-    seen = set[int]()
-    now: BaseException | None = problem
-    while now is not None and id(now) not in seen:
-        seen.add(id(now))
-        yield now
-        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
-
-
-def _is_unreached(problem: BaseException) -> bool:
-    if isinstance(problem, socket.gaierror | ssl.SSLError) or type(problem).__name__ in _CONNECTION_ERRORS:
-        return True
-    return isinstance(problem, OSError) and problem.errno in _UNREACHED
 
 
 def _status(problem: BaseException) -> int | None:
