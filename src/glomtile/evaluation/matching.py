@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,10 +162,10 @@ def matched_hausdorff_px(truth: Objects, prediction: Objects, matching: Matching
     return distances
 
 
-@dataclass(frozen=True)
-class _Overlap:
-    truth: int
-    prediction: int
+class _Overlap(NamedTuple):
+    """Overlap of an object with object number `other` of the other mask."""
+
+    other: int
     pixels: int
     iou: float
 
@@ -188,87 +188,70 @@ def classify_objects(
     tuple of ObjectMatch
         The true objects by number, then the predicted ones.
     """
-    by_truth: dict[int, list[_Overlap]] = defaultdict(list)
-    by_prediction: dict[int, list[_Overlap]] = defaultdict(list)
+    of_truth: dict[int, list[_Overlap]] = defaultdict(list)
+    of_prediction: dict[int, list[_Overlap]] = defaultdict(list)
     for t, p, pixels in matching.overlaps.tolist():
-        union = int(truth.areas_px[t - 1] + prediction.areas_px[p - 1]) - pixels
-        overlap = _Overlap(t, p, pixels, pixels / union)
-        by_truth[t].append(overlap)
-        by_prediction[p].append(overlap)
+        iou = pixels / (int(truth.areas_px[t - 1] + prediction.areas_px[p - 1]) - pixels)
+        of_truth[t].append(_Overlap(p, pixels, iou))
+        of_prediction[p].append(_Overlap(t, pixels, iou))
     pairs = matching.pairs.tolist()
     hd_of_truth = {t: hd for (t, _), hd in zip(pairs, hd95_px.tolist(), strict=True)}
     hd_of_prediction = {p: hd for (_, p), hd in zip(pairs, hd95_px.tolist(), strict=True)}
-    pieces = {t: _inside(met, truth.areas_px[t - 1], prediction, "prediction") for t, met in by_truth.items()}
-    held = {p: _inside(met, prediction.areas_px[p - 1], truth, "truth") for p, met in by_prediction.items()}
-    split = {t: parts for t, parts in pieces.items() if len(parts) > 1 and t not in hd_of_truth}
-    merged = {p: parts for p, parts in held.items() if len(parts) > 1}
-    piece_of = {p: t for t, parts in split.items() for p in parts}
-    held_by = {t: p for p, parts in merged.items() for t in parts}
-
-    def split_box(t: int) -> Box:
-        return _around([truth.boxes[t - 1], *(prediction.boxes[p - 1] for p in split[t])])
-
-    def merged_box(p: int) -> Box:
-        return _around([prediction.boxes[p - 1], *(truth.boxes[t - 1] for t in merged[p])])
+    pieces, held = _parts(of_truth, truth, prediction), _parts(of_prediction, prediction, truth)
+    # An unmatched object that is both: a true one was split, a predicted one merged others.
+    errors_of_truth: dict[int, tuple[str, Box]] = {}
+    errors_of_prediction: dict[int, tuple[str, Box]] = {}
+    merged = {
+        p: _around([prediction.boxes[p - 1], *(truth.boxes[t - 1] for t in parts)])
+        for p, parts in held.items()
+    }
+    for p, box in merged.items():
+        errors_of_truth |= dict.fromkeys(held[p], ("merged", box))
+    for t, parts in pieces.items():
+        if t not in hd_of_truth:
+            box = _around([truth.boxes[t - 1], *(prediction.boxes[p - 1] for p in parts)])
+            errors_of_truth[t] = ("split", box)
+            errors_of_prediction |= dict.fromkeys(parts, ("split", box))
+    errors_of_prediction |= {p: ("merged", box) for p, box in merged.items()}
 
     result: list[ObjectMatch] = []
-    for t in range(1, truth.count + 1):
-        met = by_truth[t]
-        outcome, box = _by_best(truth.boxes[t - 1], met, prediction, t in hd_of_truth, hd_of_prediction,
-                                "prediction")  # fmt: skip
-        if t in split:
-            outcome, box = "split", split_box(t)
-        elif outcome != "true_positive" and t in held_by:
-            outcome, box = "merged", merged_box(held_by[t])
-        result.append(_object_match("truth", outcome, box, truth, t, met, hd_of_truth))
-    for p in range(1, prediction.count + 1):
-        met = by_prediction[p]
-        outcome, box = _by_best(prediction.boxes[p - 1], met, truth, p in hd_of_prediction, hd_of_truth,
-                                "truth")  # fmt: skip
-        if outcome != "true_positive" and p in merged:
-            outcome, box = "merged", merged_box(p)
-        elif outcome != "true_positive" and p in piece_of:
-            outcome, box = "split", split_box(piece_of[p])
-        result.append(_object_match("prediction", outcome, box, prediction, p, met, hd_of_prediction))
+    sides: tuple[tuple[Side, Any, Any, Any, Any, Any, Any], ...] = (
+        ("truth", truth, prediction, of_truth, errors_of_truth, hd_of_truth, hd_of_prediction),
+        ("prediction", prediction, truth, of_prediction, errors_of_prediction, hd_of_prediction, hd_of_truth),
+    )
+    for side, own, others, overlaps, errors, matched, taken in sides:
+        for number in range(1, own.count + 1):
+            met, box = overlaps[number], own.boxes[number - 1]
+            free = [overlap for overlap in met if number in matched or overlap.other not in taken]
+            best = max(free, key=lambda overlap: overlap.iou, default=None)
+            if number not in matched and number in errors:
+                outcome, box = errors[number]
+            elif best is None or best.iou < _POOR_IOU:
+                outcome = "false_negative" if side == "truth" else "false_positive"
+            else:
+                outcome = "true_positive" if number in matched else "poor_overlap"
+                box = _around([box, others.boxes[best.other - 1]])
+            iou = max((overlap.iou for overlap in met), default=0.0)
+            area_px = int(own.areas_px[number - 1])
+            hd95 = matched.get(number, math.nan)
+            result.append(ObjectMatch(side, outcome, box, area_px, iou, hd95))
     return tuple(result)
 
 
-def _inside(met: Sequence[_Overlap], area_px: float, others: Objects, side: Side) -> list[int]:
-    """Return the numbers of the others that are mostly inside an object and a sizeable part of it."""
-    return [
-        number
-        for overlap in met
-        if overlap.pixels >= _WITHIN * others.areas_px[(number := getattr(overlap, side)) - 1]
-        and overlap.pixels >= _PIECE * area_px
-    ]
-
-
-def _by_best(
-    own: Box, met: Sequence[_Overlap], others: Objects, matched: bool, taken: Collection[int], side: Side
-) -> tuple[str, Box]:
-    """Return outcome and box by the best partner on the other `side` that no other object matches."""
-    free = [overlap for overlap in met if matched or getattr(overlap, side) not in taken]
-    best = max(free, key=lambda overlap: overlap.iou, default=None)
-    if best is None or (not matched and best.iou < _POOR_IOU):
-        return "false_negative" if side == "prediction" else "false_positive", own
-    box = _around([own, others.boxes[getattr(best, side) - 1]])
-    return "true_positive" if matched else "poor_overlap", box
+def _parts(overlaps: Mapping[int, Sequence[_Overlap]], own: Objects, others: Objects) -> dict[int, list[int]]:
+    """Find objects that hold several others, each mostly inside and a sizeable part of the object."""
+    parts = {
+        number: [
+            one.other
+            for one in met
+            if one.pixels >= _WITHIN * others.areas_px[one.other - 1]
+            and one.pixels >= _PIECE * own.areas_px[number - 1]
+        ]
+        for number, met in overlaps.items()
+    }
+    return {number: found for number, found in parts.items() if len(found) > 1}
 
 
 def _around(boxes: Iterable[Box]) -> Box:
     tops, lefts, bottoms, rights = zip(*boxes, strict=True)
     return Box(min(tops), min(lefts), max(bottoms), max(rights))
-
-
-def _object_match(
-    side: Side,
-    outcome: str,
-    box: Box,
-    objects: Objects,
-    number: int,
-    met: Sequence[_Overlap],
-    hd95_px: dict[int, float],
-) -> ObjectMatch:
-    best = max((overlap.iou for overlap in met), default=0.0)
-    area_px = int(objects.areas_px[number - 1])
-    return ObjectMatch(side, outcome, box, area_px, best, hd95_px.get(number, math.nan))
