@@ -149,20 +149,18 @@ class ThumbnailBudget:
         side = math.sqrt(rgb.shape[0] * rgb.shape[1])
         factor = min(1.0, self._largest / max(rgb.shape[:2]), math.sqrt(most / self._bytes_per_px) / side)
         for _ in range(_TRIES):
-            rgb, data = _shrunk_jpeg(rgb, factor)
-            if len(data) <= most * _MARGIN or max(rgb.shape[:2]) <= _SMALLEST_PX:
+            rgb, jpeg_bytes, made = _shrunk(rgb, factor)
+            if jpeg_bytes <= most * _MARGIN or max(rgb.shape[:2]) <= _SMALLEST_PX:
                 break
-            factor = 0.95 * math.sqrt(most / len(data))
-        self._bytes_per_px = 0.7 * self._bytes_per_px + 0.3 * len(data) / (rgb.shape[0] * rgb.shape[1])
-        made = _thumbnail(data, rgb)
+            factor = 0.95 * math.sqrt(most / jpeg_bytes)
+        self._bytes_per_px = 0.7 * self._bytes_per_px + 0.3 * jpeg_bytes / (rgb.shape[0] * rgb.shape[1])
         self._left -= len(made.source)
         return made
 
 
 def thumbnail(rgb: UInt8, side_px: int) -> Thumbnail:
     """Encode an image at most `side_px` a side."""
-    small, data = _shrunk_jpeg(rgb, side_px / max(rgb.shape[:2]))
-    return _thumbnail(data, small)
+    return _shrunk(rgb, side_px / max(rgb.shape[:2]))[2]
 
 
 def crop_around(box: Box, size_px: tuple[int, int], min_px: float = 64.0, margin: float = 0.35) -> Box:
@@ -176,22 +174,18 @@ def crop_around(box: Box, size_px: tuple[int, int], min_px: float = 64.0, margin
     return Box(edges[0][0], edges[1][0], edges[0][1], edges[1][1])
 
 
-def _shrunk_jpeg(rgb: UInt8, factor: float) -> tuple[UInt8, bytes]:
-    """Resize an image by averaging over areas where the factor is below 1; return it and its JPEG."""
+def _shrunk(rgb: UInt8, factor: float) -> tuple[UInt8, int, Thumbnail]:
+    """Resize an image where the factor is below 1; return it, the bytes of its JPEG, and a thumbnail."""
+    height, width = rgb.shape[:2]
     if factor < 1:
-        height, width = rgb.shape[:2]
-        size = max(1, round(width * factor)), max(1, round(height * factor))
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        width, height = max(1, round(width * factor)), max(1, round(height * factor))
+        rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not done:
         raise InputError("report", f"expected an image that JPEG can store, got {rgb.shape}")
-    return rgb, data.tobytes()
-
-
-def _thumbnail(data: bytes, rgb: UInt8) -> Thumbnail:
-    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
-    return Thumbnail(source, rgb.shape[1], rgb.shape[0])
+    source = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+    return rgb, len(data), Thumbnail(source, width, height)
 
 
 # --- outlines -----------------------------------------------------------------------------------------------

@@ -145,12 +145,13 @@ def _headlines(rows: Sequence[Row], counts_of: Mapping[str, Any]) -> list[Format
 
 
 def _add_views(folder: Path, rows: Sequence[Row], counts: Any, found: Results) -> None:
-    order = sorted(range(len(rows)), key=lambda number: not rows[number].get(FLAGS))
+    flagged = [number for number, row in enumerate(rows) if row.get(FLAGS)]
+    order = [*flagged, *(number for number, row in enumerate(rows) if not row.get(FLAGS))]
     if len(order) > MOST_SLIDES:
         found.notes.append(f"{len(order) - MOST_SLIDES} more slides: only {MOST_SLIDES} are shown")
         order = order[:MOST_SLIDES]
     budget = ThumbnailBudget(SLIDE_BYTES, len(order), 6, OVERVIEW_PX)
-    allowance = _ObjectAllowance(CROP_BYTES, MAX_ROWS)
+    allowance = ObjectAllowance(CROP_BYTES, MAX_ROWS)
     overviews = _overviews(folder, [rows[number] for number in order])
     for place, (number, overview) in enumerate(zip(order, overviews, strict=True)):
         facts, key = rows[number], f"slide-{place}"
@@ -175,7 +176,7 @@ def _add_views(folder: Path, rows: Sequence[Row], counts: Any, found: Results) -
 
 
 @dataclass
-class _ObjectAllowance:
+class ObjectAllowance:
     """The bytes of crops and the rows of objects that the page may still take."""
 
     bytes_left: int
@@ -183,7 +184,7 @@ class _ObjectAllowance:
 
 
 @dataclass
-class _Overview:
+class Overview:
     """A slide, open where its file is unchanged, and its image, small where that was possible."""
 
     size_px: tuple[int, int]
@@ -194,7 +195,7 @@ class _Overview:
     problem: GlomtileError | None = None
 
 
-def _overviews(folder: Path, rows: Sequence[Row]) -> Iterator[_Overview]:
+def _overviews(folder: Path, rows: Sequence[Row]) -> Iterator[Overview]:
     """Read a few overviews at a time on threads; they take most of a page's time."""
     threads = max(1, min(len(rows), 8, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, thread_name_prefix="overviews") as pool:
@@ -202,13 +203,13 @@ def _overviews(folder: Path, rows: Sequence[Row]) -> Iterator[_Overview]:
             yield from pool.map(partial(_overview, folder), rows[first : first + threads])
 
 
-def _overview(folder: Path, facts: Row) -> _Overview:
+def _overview(folder: Path, facts: Row) -> Overview:
     """Open the slide where its record names it and its size is unchanged, and read its overview.
 
     The slide is shrunk where that is cheap, else the overlay with its outlines drawn in is read.
     """
     mpp = float(facts["mpp"]) if facts.get("mpp") else None
-    found = _Overview((int(facts["height_px"]), int(facts["width_px"])), mpp)
+    found = Overview((int(facts["height_px"]), int(facts["width_px"])), mpp)
     try:
         path = original_input(folder, facts["image"])
         with contextlib.suppress(GlomtileError):
@@ -226,7 +227,7 @@ def _overview(folder: Path, facts: Row) -> _Overview:
 
 
 def _objects(
-    folder: Path, name: str, key: str, overview: _Overview, allowance: _ObjectAllowance, notes: list[str]
+    folder: Path, name: str, key: str, overview: Overview, allowance: ObjectAllowance, notes: list[str]
 ) -> list[SlideObject]:
     """List the objects of a slide, with outlines and crops where there is one outline for each."""
     rows = read_table(folder / "objects" / f"{name}.csv", ("id", "class"))
