@@ -36,6 +36,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["GLOMTILE_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="module")
+def eager() -> Iterator[None]:
+    """Train without graphs: tracing them takes most of the time of a few steps.
+
+    Their last bits differ from those of a graph. Trainings in other processes are not concerned.
+    """
+    import keras
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "run_eagerly", property(lambda model: True, lambda model, value: None))
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's root."""

@@ -34,6 +34,8 @@ from glomtile.io.masks import write_mask
 from glomtile.palette import GLOMERULI
 from glomtile.synthetic import paint
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path
@@ -43,6 +45,9 @@ RUN = (
     "README.md",
     *(name for name in PAGES if name.startswith(("docs/howto", "docs/explanation", "docs/tut", "docs/outp"))),
 )
+LONG = {f"docs/howto/{name}.md" for name in ("fine-tune", "flexunet", "own-data", "resume")}
+"""Pages that train more than one network; their commands have quicker tests of their own."""
+
 FROM_NOTHING = "docs/tutorial.md"
 """The page that begins in an empty folder."""
 
@@ -232,7 +237,9 @@ class Reader:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else []) for name in RUN]
+)
 def test_what_a_page_says_can_be_typed(
     name: str,
     stage: Path,

@@ -26,6 +26,8 @@ from glomtile.palette import GLOMERULI
 from glomtile.report.build import write_report
 from glomtile.training.train import train
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 SIDE, TILE, EPOCHS = 96, 64, 8
 
 
@@ -209,12 +211,13 @@ def test_masks_that_changed_since_they_were_cut_are_told(trained: Path, tmp_path
     root = tmp_path / "project"
     shutil.copytree(trained, root)
     quiet, heard = RecordingProgress(), RecordingProgress()
-    train(config_of(root), progress=quiet)
+    short = {"epochs": 1, "epoch_change_infer": False, "epoch_change_tiled_infer": False}
+    train(changed(config_of(root), train=short), progress=quiet)
     assert not any("since prepare" in text for text in quiet.warnings)
     for mask in (root / "whole/masks").iterdir():
         Image.open(mask).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mask)
     evaluate(config_of(root), progress=heard)
-    train(config_of(root), progress=heard)
+    train(changed(config_of(root), train=short), progress=heard)
     told = [text for text in heard.warnings if "changed since prepare" in text]
     assert [text[: text.index(":")] for text in told] == ["[test]", "[train]", "[valid]"]
     assert " and 1 more changed" in told[1]

@@ -25,6 +25,8 @@ from glomtile.networks.profiling import activation_bytes
 from glomtile.synthetic import paint
 from glomtile.training.train import train
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 KINDS: dict[str, dict[str, Any]] = {
     "batch": {"norm": "batch", "dropout_rate": 0.1},
     "group": {"norm": "group", "upsampling": "bilinear", "residual": True},
@@ -32,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(scope="module", params=list(KINDS))
 def members(request: pytest.FixtureRequest, write_model: Callable[..., Path]) -> list[Path]:
     """Three networks of one kind whose weights differ, those of normalisation too."""
     settings = KINDS[request.param]
@@ -56,7 +58,7 @@ def test_it_answers_as_its_members_do_on_average(members: list[Path], tmp_path: 
 def test_it_is_exported_like_any_network(members: list[Path], tmp_path: Path) -> None:
     folder = ensemble(members, tmp_path / "mean")
     assert export(folder).parity.largest < 1e-4
-    write_png(tmp_path / "image.png", paint(3, (256, 256), 2.0).image)
+    write_png(tmp_path / "image.png", paint(3, (128, 128), 2.0).image)
     answers = [
         np.asarray(
             Segmenter.load(folder, runtime=runtime).segment(tmp_path / "image.png", mpp=2.0).confidence

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,19 @@ server = pytest.importorskip("moto.server", reason="needs moto's S3 server: pip 
 import fsspec  # noqa: E402
 from tests.reliability.test_cluster import HEIGHTS, outputs, write_slide  # noqa: E402
 
+from glomtile.cli.main import run  # noqa: E402
 from glomtile.inference import batch  # noqa: E402
 from glomtile.inference.batch import SegmentOptions, segment  # noqa: E402
 from glomtile.inference.image import TilingSettings  # noqa: E402
 from glomtile.io.remote import RemoteFile  # noqa: E402
 
 pytestmark = pytest.mark.slow
+SLIDES = "s3://bucket/study/*.tif"
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
-    """A store on loopback, known to this process and those that it starts."""
+    """A store on loopback, known to this process."""
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
@@ -59,9 +59,9 @@ def expected(s3: Any, options: SegmentOptions, tmp_path_factory: pytest.TempPath
     return outputs(out)
 
 
-def command(model: Path, out: str | Path, *more: str) -> list[str]:
-    line = [sys.executable, "-m", "glomtile", "segment", "s3://bucket/study/*.tif", "-o", str(out)]
-    return [*line, "-m", str(model), "--window", "128", "--runtime", "openvino", *more]
+def command(options: SegmentOptions, source: str, out: str | Path, *more: str) -> int:
+    line = ["segment", source, "-o", str(out), "-m", str(options.model), "--window", "128"]
+    return run([*line, "--runtime", "openvino", *more])
 
 
 def in_bucket(s3: Any, name: str) -> dict[str, bytes]:
@@ -71,38 +71,41 @@ def in_bucket(s3: Any, name: str) -> dict[str, bytes]:
 
 
 def test_results_are_put_into_a_bucket_and_a_run_elsewhere_continues(
-    expected: dict[str, bytes], s3: Any, options: SegmentOptions, tmp_path: Path
+    expected: dict[str, bytes],
+    s3: Any,
+    options: SegmentOptions,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert options.model is not None
     address = "s3://bucket/results"
-    line = command(options.model, address, "--scratch", str(tmp_path / "here"))
-    line[4] = "s3://bucket/study/b.ome.tif"
-    subprocess.run(line, capture_output=True, check=True)
-    line = command(options.model, address, "--scratch", str(tmp_path / "elsewhere"))
-    second = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stderr
-    assert f"{address}/masks\n" in second.stdout
-    assert f"{address}/report.html\n" in second.stdout
+    one = "s3://bucket/study/b.ome.tif"
+    assert command(options, one, address, "--scratch", str(tmp_path / "here")) == 0
+    capsys.readouterr()
+    assert command(options, SLIDES, address, "--scratch", str(tmp_path / "elsewhere")) == 0
+    printed = capsys.readouterr().out
+    assert f"{address}/masks\n" in printed
+    assert f"{address}/report.html\n" in printed
     made = in_bucket(s3, "results")
     own = {"summary.csv", "run.json", "report.html", *(f".glomtile/{name}.json" for name in HEIGHTS)}
     assert set(made) == {*expected, *own}
     assert {name: made[name] for name in expected} == expected
-    run = json.loads(made["run.json"])
-    assert run["skipped"] == ["s3://bucket/study/b.ome.tif"]
-    assert len(run["done"]) == 2
+    record = json.loads(made["run.json"])
+    assert record["skipped"] == [one]
+    assert len(record["done"]) == 2
     assert len(made["summary.csv"].decode().splitlines()) == 4
 
 
 def test_missing_buckets_and_keys_are_listed_and_the_others_are_done(
-    expected: dict[str, bytes], options: SegmentOptions, tmp_path: Path
+    expected: dict[str, bytes],
+    options: SegmentOptions,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert options.model is not None
-    more = ["s3://nobucket/*.svs", "s3://bucket/study/gone.svs", "sss://bucket/a.svs"]
-    line = command(options.model, tmp_path / "out", *more)
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "failed: 3" in done.stderr
-    assert all(f"  {address}: expected " in done.stderr for address in more)
+    missing = ["s3://nobucket/*.svs", "s3://bucket/study/gone.svs", "sss://bucket/a.svs"]
+    assert command(options, SLIDES, tmp_path / "out", *missing) == 1
+    printed = capsys.readouterr().err
+    assert "failed: 3" in printed
+    assert all(f"  {address}: expected " in printed for address in missing)
     assert outputs(tmp_path / "out") == expected
 
 
@@ -131,10 +134,10 @@ def test_a_store_that_fails_costs_the_slides_that_were_not_fetched(
 
 
 def test_a_bucket_that_does_not_exist_ends_the_run_at_once(
-    expected: dict[str, bytes], options: SegmentOptions, tmp_path: Path
+    expected: dict[str, bytes],
+    options: SegmentOptions,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert options.model is not None
-    line = command(options.model, "s3://nobucket/out", "--scratch", str(tmp_path))
-    refused = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2, refused.stderr
-    assert refused.stderr.startswith("error: s3://nobucket/out: expected ")
+    assert command(options, SLIDES, "s3://nobucket/out", "--scratch", str(tmp_path)) == 2
+    assert capsys.readouterr().err.startswith("error: s3://nobucket/out: expected ")

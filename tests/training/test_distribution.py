@@ -164,6 +164,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(runs: tuple[Path, str]
 
 @needs_jax
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_on_two_devices_resumes_to_the_same_weights(
     dataset: Path, runs: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ from glomtile.models.pretrained import apply_pretrained, load_pretrained, named
 from glomtile.networks.registry import build_model
 from glomtile.training.train import train
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 Make = Callable[..., Config]
 
 
