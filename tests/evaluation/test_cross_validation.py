@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import pytest
 from PIL import Image
 from tests.fakes import RecordingProgress
@@ -35,6 +36,8 @@ from glomtile.io.tables import read_csv
 from glomtile.palette import GLOMERULI
 from glomtile.report.build import write_report
 from glomtile.training.train import warn_of_split
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 GROUPS = "stem,group,use\nd0,a,\nd1,a,\nd2,b,\nd3,c,judge\nd4,c,\nd5,n,train\n"
 
@@ -219,15 +222,17 @@ def test_missing_masks_to_compare_with_are_named_before_training(project: Path, 
 
 @pytest.mark.slow
 def test_folds_on_a_worker_give_the_same_predictions(
-    project: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The backend's log lines in the worker stay out of the client's output."""
     pytest.importorskip("distributed")
-    run(project)
-    run(project, "cluster", cluster=Cluster(workers=1))
-    here, there = (project / at / "discs/predictions" for at in ("runs", "cluster"))
-    for path in here.iterdir():
-        assert (there / path.name).read_bytes() == path.read_bytes()
+    paint_discs(tmp_path, 2)
+    config = config_of(tmp_path, epochs=1)
+    monkeypatch.delattr(keras.Model, "run_eagerly")  # a worker traces graphs
+    crossval(config, tmp_path / "here", folds=2, name="discs")
+    crossval(config, tmp_path / "there", folds=2, name="discs", cluster=Cluster(workers=1))
+    for path in (tmp_path / "here/discs/predictions").iterdir():
+        assert (tmp_path / "there/discs/predictions" / path.name).read_bytes() == path.read_bytes()
     assert "oneDNN" not in capfd.readouterr().err
 
 
@@ -331,18 +336,16 @@ def test_an_impossible_run_stops_all_before_any_is_trained(
 
 
 @pytest.mark.slow
-def test_workers_take_the_folds_of_all_runs(swept: Path) -> None:
+@pytest.mark.long
+def test_workers_take_the_folds_of_all_runs(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.delattr(keras.Model, "run_eagerly")
     configs = variants(swept / "discs.toml", [], ["train.seed=1", "train.seed=2"])
     sweep(configs, swept / "here", folds=2)
     sweep(configs, swept / "there", folds=2, cluster=Cluster(workers=1))
+    stems = [f"d{number}" for number in range(4)]
     for name in configs:
         folds = [swept / "there" / name / f"fold-{n}/held_out.json" for n in (1, 2)]
-        assert sorted(stem for fold in folds for stem in json.loads(fold.read_text())) == [
-            "d0",
-            "d1",
-            "d2",
-            "d3",
-        ]
+        assert sorted(stem for fold in folds for stem in json.loads(fold.read_text())) == stems
         for path in (swept / "here" / name / "predictions").iterdir():
             assert (swept / "there" / name / "predictions" / path.name).read_bytes() == path.read_bytes()

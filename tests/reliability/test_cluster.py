@@ -42,9 +42,9 @@ HEIGHTS = {"large": 2048, "b": 400, "c": 400}
 def write_slide(path: Path, seed: int, height: int) -> Path:
     """Write stained noise on glass, as a tiled OME-TIFF."""
     rng = np.random.default_rng(seed)
-    image = np.full((height, 700, 3), 243, np.uint8)
-    noise = rng.integers(60, 240, (height // 50, 12, 3)).repeat(50, 0).repeat(50, 1)
-    image[: noise.shape[0], 50:650] = noise
+    image = np.full((height, 400, 3), 243, np.uint8)
+    noise = rng.integers(60, 240, (height // 50, 6, 3)).repeat(50, 0).repeat(50, 1)
+    image[: noise.shape[0], 50:350] = noise
     tifffile.imwrite(
         path, image, tile=(256, 256), photometric="rgb", ome=True, compression="deflate",
         metadata={"axes": "YXS", "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0},
@@ -180,7 +180,7 @@ def test_a_task_whose_client_has_gone_stops_at_its_next_step(tmp_path: Path, sch
         pool.submit(next, run_tasks(client, partial(step, folder=tmp_path), [PATIENCE_S], SILENT))
         until((tmp_path / "started").exists)
         client.close()
-        until((tmp_path / "ended").exists)
+        until(lambda: (tmp_path / "ended").exists() and (tmp_path / "ended").read_text())
     assert (tmp_path / "ended").read_text() == "RunCancelledError"
 
 
