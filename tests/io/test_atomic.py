@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fakes import RecordingProgress
 
 from glomtile.errors import GlomtileError, LockedError, ModelError, PlaceError, StorageError
 from glomtile.io import atomic
@@ -72,22 +73,6 @@ def started(path: Path, call: str, write: str = "") -> subprocess.Popen[str]:
 def kill(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
-
-
-class Notes:
-    """Progress that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines = list[str]()
-
-    def start(self, title: str, total: int | None = None) -> None: ...
-
-    def advance(self, steps: int = 1, **figures: float | str) -> None: ...
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-    warn = note
 
 
 class Killed(BaseException):
@@ -355,8 +340,8 @@ def test_a_second_run_is_refused_and_a_killed_one_holds_nothing(tmp_path: Path) 
 
 
 def test_a_run_that_waits_is_next(tmp_path: Path) -> None:
-    waiting, order, notes = threading.Event(), list[str](), Notes()
-    notes.note = lambda text: (notes.lines.append(text), waiting.set())  # type: ignore[method-assign, assignment]
+    waiting, order, notes = threading.Event(), list[str](), RecordingProgress()
+    notes.note = lambda text: (notes.notes.append(text), waiting.set())  # type: ignore[method-assign, assignment]
 
     def second_run() -> None:
         with file_lock(tmp_path / "a.lock", notes, wait=True):
@@ -369,7 +354,7 @@ def test_a_run_that_waits_is_next(tmp_path: Path) -> None:
         order.append("first")
     second.join(60)
     assert order == ["first", "second"]
-    assert notes.lines[0].startswith(f"a: waiting for process {os.getpid()} on ")
+    assert notes.notes[0].startswith(f"a: waiting for process {os.getpid()} on ")
 
 
 @posix
@@ -408,10 +393,10 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    notes = Notes()
+    notes = RecordingProgress()
     with file_lock(tmp_path / ".glomtile" / "lock", notes):
         pass
-    assert notes.lines == [f"{tmp_path}: the file system has no locks; start no second run in this folder"]
+    assert notes.warnings == [f"{tmp_path}: the file system has no locks; start no second run in this folder"]
 
 
 def test_a_lock_that_cannot_be_made_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

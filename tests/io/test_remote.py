@@ -8,12 +8,13 @@ import functools
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes import RecordingProgress
 
 fsspec = pytest.importorskip("fsspec", reason="addresses need fsspec: pip install 'glomtile[remote]'")
 
@@ -33,7 +34,7 @@ from glomtile.io.remote import (  # noqa: E402
 SUFFIXES = (".svs", ".png")
 
 
-class Counting:
+class Counting(RecordingProgress):
     total, steps = 0, 0
 
     def start(self, title: str, total: int | None = None) -> None:
@@ -41,9 +42,6 @@ class Counting:
 
     def advance(self, steps: int = 1, **figures: float | str) -> None:
         self.steps += steps
-
-    note: Callable[[str], None] = staticmethod(print)
-    warn: Callable[[str], None] = staticmethod(print)
 
 
 @pytest.fixture
