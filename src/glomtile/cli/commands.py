@@ -1,48 +1,33 @@
-"""Commands and their options."""
+"""Commands, their arguments and options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import glomtile
-from glomtile.cli import configs, models, slides
 from glomtile.cli.console import (
     FLAGS,
     ProgressDisplay,
-    Table,
     print_object,
     progress_display,
+    refuse_json,
     report_result,
     runs_table,
     scores_tables,
+    slides_table,
 )
-from glomtile.cli.options import (
-    Against,
-    ConfigFile,
-    OptionalMpp,
-    OutFolder,
-    Overrides,
-    RgbMap,
-    Scheduler,
-    Tolerance,
-    Workers,
-    cluster_of,
-    in_range,
-    palette_of,
-    plausible_mpp,
-)
-from glomtile.errors import GlomtileError
+from glomtile.errors import ArgumentError, ConfigError, GlomtileError, UsageError
 from glomtile.system import import_backend
 
 if TYPE_CHECKING:
+    from glomtile.cluster import Cluster
     from glomtile.config.schema import Config
-    from glomtile.evaluation.cross_validation import CrossvalResult
+    from glomtile.palette import Palette
 
 app = typer.Typer(
     name="glomtile",
@@ -53,7 +38,95 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.add_typer(configs.app, name="config")
+config_app = typer.Typer(help="Check, convert or create a config file.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+
+def in_range(low: float, high: float, unit: str = "") -> Callable[[Any], Any]:
+    """Return a check that numbers are within `low` to `high`; NaN is not."""
+
+    def check(value: Any) -> Any:
+        from glomtile.validation import number_argument
+
+        if value is None:
+            return None
+        try:
+            if isinstance(value, tuple):
+                return tuple(number_argument("", one, low, high, unit) for one in value)
+            return number_argument("", value, low, high, unit)
+        except ArgumentError as problem:
+            raise typer.BadParameter(problem.message) from problem
+
+    return check
+
+
+def probability(value: float | None) -> float | None:
+    """Check that a number is between 0 and 1, both excluded."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"expected a number between 0 and 1, got {value}")
+    return value
+
+
+plausible_mpp = in_range(0.05, 20, "µm per pixel")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="INI or TOML file of settings.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
+]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
+OptionalMpp = Annotated[
+    float | None,
+    typer.Option(
+        metavar="UM", callback=plausible_mpp, help="Micrometres per pixel of the images, 0.05 to 20."
+    ),
+]
+RgbMap = Annotated[
+    str | None,
+    typer.Option(metavar="MAP", help='Colours of the classes in masks [default: "{(0,0,0):0,(255,0,0):1}"].'),
+]
+Tolerance = Annotated[
+    int,
+    typer.Option(
+        min=0, max=255, metavar="N", help="Largest difference of a mask's colour, for JPEG masks for example."
+    ),
+]
+Against = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Other predictions, for paired differences.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="URL", help="Run on the workers of a Dask scheduler, tcp://host:8786.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Run in N local processes side by side.")
+]
+
+
+def cluster_of(scheduler: str | None, workers: int | None) -> Cluster | None:
+    """Return the cluster of ``--scheduler`` or ``--workers``, None without either."""
+    if scheduler is None and workers is None:
+        return None
+    from glomtile.cluster import Cluster
+
+    if scheduler is not None and workers is not None:
+        raise UsageError("--workers", "expected a scheduler or a number of workers, got both")
+    return Cluster(scheduler, workers)
+
+
+def palette_of(rgb_map: str | None) -> Palette:
+    """Return the palette of ``--rgb-map``."""
+    from glomtile.config.ini import read_literal
+    from glomtile.palette import GLOMERULI, Palette
+
+    if rgb_map is None:
+        return GLOMERULI
+    try:
+        return Palette.from_rgb_map(dict(read_literal(rgb_map).value))  # type: ignore[call-overload]
+    except ConfigError as error:
+        raise UsageError("--rgb-map", error.message, error.hint) from error
+    except (ValueError, TypeError) as error:
+        expected = 'colours and class numbers like "{(0,0,0):0,(255,0,0):1}"'
+        raise ArgumentError("rgb_map", expected, rgb_map) from error
 
 
 def _print_version(value: bool) -> None:
@@ -206,12 +279,13 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Score the trained network on the test images."""
     with _configured(config, overrides, trained=True) as (settings, progress):
         from glomtile.evaluation.evaluate import evaluate as run_evaluate
+        from glomtile.report.build import write_report
 
         result = run_evaluate(settings, progress=progress)
-        paths = (*result.paths, _write_report(result.folder))
+        paths = (*result.paths, write_report(result.folder))
     outcome = _read_scores(paths)
     facts = {**outcome, "loss": result.loss, "metric": result.metric}
-    report_result("evaluate", paths, warnings=progress.warnings, facts=facts, tables=_tables(outcome))
+    report_result("evaluate", paths, warnings=progress.warnings, facts=facts, tables=scores_tables(outcome))
 
 
 @app.command()
@@ -242,6 +316,7 @@ def crossval(
     with _configured(config, overrides) as (settings, progress):
         from glomtile.evaluation.cross_validation import crossval as run_crossval
         from glomtile.evaluation.cross_validation import sweep, variants
+        from glomtile.report.build import write_report
 
         options: dict[str, Any] = {"folds": folds, "groups": groups, "against": against, "progress": progress}
         options["cluster"] = cluster_of(scheduler, workers)
@@ -254,27 +329,22 @@ def crossval(
             progress.note("finished epochs are kept: the same command continues from there")
             raise
         parts = [part for run in results.values() for part in (run.scores, run.trusted) if part is not None]
-        pages = [_write_report(part.folder) for part in parts]
-    facts_of = {run: _crossval_facts(result) for run, result in results.items()}
-    paths = dict.fromkeys([*(path for result in results.values() for path in result.paths), *pages])
+        pages = [write_report(part.folder) for part in parts]
+    runs = {
+        run: {
+            **_read_scores(result.scores.paths),
+            "trusted": (result.trusted and _read_scores(result.trusted.paths)) or None,
+            "folds": [str(fold) for fold in result.folds],
+        }
+        for run, result in results.items()
+    }
     if vary:
-        report_result(
-            "crossval",
-            paths,
-            warnings=progress.warnings,
-            facts={"runs": facts_of},
-            tables=[runs_table(facts_of)],
-        )
-        return
-    (facts,) = facts_of.values()
-    tables = [*_tables(facts), *_tables(facts["trusted"] or {}, "also trained on")]
+        facts, tables = {"runs": runs}, [runs_table(runs)]
+    else:
+        (facts,) = runs.values()
+        tables = [*scores_tables(facts), *scores_tables(facts["trusted"] or {}, "also trained on")]
+    paths = dict.fromkeys([*(path for result in results.values() for path in result.paths), *pages])
     report_result("crossval", paths, warnings=progress.warnings, facts=facts, tables=tables)
-
-
-def _crossval_facts(result: CrossvalResult) -> dict[str, Any]:
-    trusted = _read_scores(result.trusted.paths) if result.trusted else {}
-    folds = [str(fold) for fold in result.folds]
-    return {**_read_scores(result.scores.paths), "trusted": trusted or None, "folds": folds}
 
 
 @app.command()
@@ -307,13 +377,116 @@ def inspect(
 ) -> None:
     """List the network's layers, memory and work."""
     with _configured(config, overrides) as (settings, progress):
-        from glomtile.cli.inspect import inspect as run_inspect
+        from glomtile.cli.info import inspect as run_inspect
 
         result = run_inspect(settings, out)
-    report_result("inspect", result.paths, warnings=progress.warnings)
+    report_result("inspect", [result.summary], warnings=progress.warnings)
 
 
-app.command()(slides.segment)
+@app.command()
+def segment(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Slides, images or folders; local, or s3://bucket/*.svs."),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="DIR", help="Output folder; local, or s3://bucket/out.")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", "-m", metavar="DIR", help="Model folder, best/ or last/ [default: the bundled model]."
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            metavar="UM",
+            callback=plausible_mpp,
+            help="Micrometres per pixel, 0.05 to 20 [default: the files' own].",
+        ),
+    ] = None,
+    no_tissue_mask: Annotated[
+        bool, typer.Option("--no-tissue-mask", help="Also segment windows without tissue.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results of other settings.")
+    ] = False,
+    zarr: Annotated[bool, typer.Option("--zarr", help="Also write the masks as OME-Zarr.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also segment slides far coarser than the training images.")
+    ] = False,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|flips|rotations|all", help="Test-time augmentation [default: the model's]."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            callback=probability,
+            help="Foreground threshold, between 0 and 1 [default: the model's].",
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=16, metavar="PX", help="Side of a window [default: the largest that fits]."),
+    ] = None,
+    memory: Annotated[int, typer.Option(min=64, metavar="MIB", help="Inference memory limit.")] = 1536,
+    threads: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Number of reader threads.")] = 2,
+    runtime: Annotated[str, typer.Option(metavar="auto|openvino|keras", help="Inference runtime.")] = "auto",
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for temporary copies of remote slides and results.",
+        ),
+    ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the inputs and the work to do.")
+    ] = False,
+) -> None:
+    """Find, outline and measure glomeruli in slides."""
+    from glomtile.inference import batch
+    from glomtile.inference.batch import SegmentOptions, runtime_of
+    from glomtile.inference.image import TilingSettings
+    from glomtile.io.remote import require_persistent
+
+    require_persistent(out)
+    settings = TilingSettings(
+        tissue_mask=not no_tissue_mask, window_px=window, memory_mb=memory, read_threads=threads, force=force
+    )
+    options = SegmentOptions(model, mpp, settings, tta, overwrite, zarr, runtime, scratch, threshold)
+    if runtime_of(options) == "keras":
+        import_backend()
+    with progress_display() as progress:
+        cluster = cluster_of(scheduler, workers)
+        if dry_run:
+            plans, failed = batch.dry_run(inputs, out, options, cluster=cluster, progress=progress)
+            facts = {"plan": [plan.to_dict() for plan in plans]}
+            report_result("segment", (), plans, failed=failed, warnings=progress.warnings, facts=facts)
+            return
+        from glomtile.report.build import write_report
+
+        try:
+            result = batch.segment(inputs, out, options, cluster=cluster, progress=progress)
+        except KeyboardInterrupt:
+            progress.note("finished slides are kept: the same command continues from there")
+            raise
+        result = batch.attach_report(result, write_report, progress)
+
+    report_result(
+        "segment",
+        result.paths,
+        failed=result.failed,
+        warnings=progress.warnings,
+        facts={"images": result.images},
+        tables=[slides_table(result.images, result.failed)],
+    )
 
 
 @app.command()
@@ -334,6 +507,7 @@ def score(
 ) -> None:
     """Score a folder of masks against the truth."""
     from glomtile.evaluation.score import score as run_score
+    from glomtile.report.build import write_report
 
     with progress_display() as progress:
         result = run_score(
@@ -348,9 +522,9 @@ def score(
             against=against,
             progress=progress,
         )
-        paths = (*result.paths, _write_report(result.folder))
+        paths = (*result.paths, write_report(result.folder))
     outcome = _read_scores(paths)
-    report_result("score", paths, warnings=progress.warnings, facts=outcome, tables=_tables(outcome))
+    report_result("score", paths, warnings=progress.warnings, facts=outcome, tables=scores_tables(outcome))
 
 
 @app.command()
@@ -363,9 +537,71 @@ def report(
     report_result("report", [write_report(folder)])
 
 
-app.command()(models.export)
-app.command()(models.ensemble)
-app.command("import-weights")(models.import_weights)
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, best/ or last/.")],
+    fmt: Annotated[
+        str, typer.Option("--format", metavar="onnx|openvino|saved-model|bundle", help="Format.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="Output path [default of ONNX: the model folder]."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|float16|int8",
+            help="Precision of the weights [default: float32; bundle: float16].",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images for the calibration of int8.")
+    ] = None,
+    mpp: OptionalMpp = None,
+) -> None:
+    """Export a model to other runtimes."""
+    with progress_display() as progress:
+        import_backend()
+        from glomtile.inference.export import export as run_export
+
+        result = run_export(
+            model, out, fmt=fmt, precision=precision, calibration=calibration, mpp=mpp, progress=progress
+        )
+        progress.note(f"{result.precision}, {result.bytes:,} bytes; {result.parity}")
+    facts = {
+        "precision": result.precision,
+        "bytes": result.bytes,
+        "largest_difference": result.parity.largest,
+    }
+    report_result("export", [result.path], warnings=progress.warnings, facts=facts)
+
+
+@app.command()
+def ensemble(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model folders, at least two.")],
+    out: OutFolder,
+) -> None:
+    """Combine models; average their predictions."""
+    with progress_display() as progress:
+        import_backend()
+        from glomtile.models.ensemble import ensemble as run_ensemble
+
+        path = run_ensemble(models, out, progress=progress)
+    report_result("ensemble", [path], warnings=progress.warnings)
+
+
+@app.command("import-weights")
+def import_weights(
+    weights: Annotated[Path, typer.Argument(metavar="H5", help="Weight file of the reference system.")],
+    config: ConfigFile,
+    out: OutFolder,
+) -> None:
+    """Convert a weight file of the reference system."""
+    with _configured(config, None) as (settings, progress):
+        from glomtile.models.import_weights import import_weights as run_import
+
+        path = run_import(weights, settings, out, progress=progress)
+    report_result("import-weights", [path], warnings=progress.warnings)
 
 
 @app.command()
@@ -375,8 +611,8 @@ def demo(out: OutFolder) -> None:
     from glomtile.cli.demo import demo as run_demo
 
     with progress_display() as progress:
-        result = run_demo(out, progress=progress)
-    report_result("demo", result.paths, warnings=progress.warnings)
+        paths = run_demo(out, progress=progress)
+    report_result("demo", paths, warnings=progress.warnings)
 
 
 @app.command()
@@ -387,26 +623,75 @@ def info(
     ] = None,
 ) -> None:
     """Print versions and devices, or facts of slides."""
-    from glomtile.cli.info import info as installation
-    from glomtile.cli.info import slide_info
+    from glomtile.cli.info import describe_installation, describe_slide, installation_facts, slide_facts
+    from glomtile.system import quiet_import
 
     if not slides:
-        from glomtile.system import quiet_import
-
         with quiet_import():
-            result = installation()
+            facts = installation_facts()
         if FLAGS.get().json:
-            print_object("info", {"exit_code": 0, "installation": asdict(result)})
+            print_object("info", {"exit_code": 0, "installation": facts})
         else:
-            typer.echo(str(result))
+            typer.echo(describe_installation(facts))
         return
     found, failed = [], []
     for path in slides:
         try:
-            found.append(slide_info(path))
+            found.append(slide_facts(path))
         except GlomtileError as problem:
             failed.append((path, problem.message))
-    report_result("info", (), found, failed=failed, facts={"slides": [asdict(one) for one in found]})
+    report_result("info", (), map(describe_slide, found), failed=failed, facts={"slides": found})
+
+
+@config_app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print every finding; exit with 2 if one is an error."""
+    from glomtile.config.load import check_config
+
+    findings = check_config(config, overrides or ())
+    wrong = any(finding.severity == "error" for finding in findings)
+    if FLAGS.get().json:
+        keys = ("severity", "file", "line", "section", "key", "message")
+        listed = [{key: getattr(finding, key) for key in keys} for finding in findings]
+        print_object("config check", {"exit_code": 2 if wrong else 0, "findings": listed})
+    else:
+        if not findings and not FLAGS.get().quiet:
+            typer.echo(f"{config}: no findings", err=True)
+        for finding in findings:
+            typer.echo(f"{finding.severity}: {finding}")
+    if wrong:
+        raise typer.Exit(2)
+
+
+@config_app.command()
+def convert(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the same settings as TOML."""
+    from glomtile.config.load import load_config
+    from glomtile.config.toml import to_toml
+
+    refuse_json("config convert")
+    typer.echo(to_toml(load_config(config, overrides or ())), nl=False)
+
+
+@config_app.command()
+def init(
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Settings for fine-tuning this model: glomeruli-pas or a model folder."
+        ),
+    ] = None,
+) -> None:
+    """Print a commented TOML config."""
+    from glomtile.config.toml import template
+
+    refuse_json("config init")
+    if pretrained is None:
+        typer.echo(template(), nl=False)
+        return
+    from glomtile.models.pretrained import named
+
+    typer.echo(template(named(pretrained)), nl=False)
 
 
 @contextmanager
@@ -428,19 +713,9 @@ def _configured(
         yield settings, progress
 
 
-def _write_report(folder: Path) -> Path:
-    from glomtile.report.build import write_report
-
-    return write_report(folder)
-
-
 def _read_scores(paths: Iterable[Path]) -> dict[str, Any]:
     """Read the ``scores.json`` among the paths of a result, if there is one."""
     from glomtile.evaluation.score import read_scores
 
     written = next((path for path in paths if path.name == "scores.json" and path.is_file()), None)
     return {} if written is None else read_scores(written.parent)
-
-
-def _tables(scores: Mapping[str, Any], title: str = "") -> list[Table]:
-    return scores_tables(scores, title) if "scores" in scores else []

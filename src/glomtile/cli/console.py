@@ -417,8 +417,8 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Failed) -> Table:
 
 def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
     """Return the headline figures with their intervals, one table a class; `title` describes the images."""
-    scores = outcome["scores"]
-    tables = []
+    tables: list[Table] = []
+    scores = outcome.get("scores", {"classes": ()})
     for entry in scores["classes"]:
         heading = f"{entry['name']}, {scores['images']} images{title and ' '}{title}"
         rows = []
@@ -434,7 +434,7 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
     several = len(scores["classes"]) > 1
     worst = ", ".join(
         f"{each['image']} {each['dice']:.3f}" + (f" ({each['class']})" if several else "")
-        for each in outcome["worst"]
+        for each in outcome.get("worst", ())
     )
     if worst and tables:
         last = tables[-1]

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glomtile.errors import UsageError
 from glomtile.types import SILENT, Progress
-
-if TYPE_CHECKING:
-    from glomtile.evaluation.evaluate import EvaluateResult
 
 CONFIG_NAME = "demo.toml"
 
@@ -25,32 +20,7 @@ PRESETS = ("plain", "hard")
 FIRST_SEED = 1000
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """Results of the demo.
-
-    Attributes
-    ----------
-    folder : Path
-        Everything it wrote lies here.
-    evaluation : EvaluateResult
-        Figures of the test images.
-    masks : tuple of Path
-        What tiled inference wrote.
-    seconds : float
-        From the first stroke to the report.
-    paths : tuple of Path
-        What to look at first.
-    """
-
-    folder: Path
-    evaluation: EvaluateResult
-    masks: tuple[Path, ...]
-    seconds: float
-    paths: tuple[Path, ...]
-
-
-def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
+def demo(out: Path, *, progress: Progress = SILENT) -> tuple[Path, ...]:
     """Paint biopsies, prepare them, train a small network, measure it, label the test images, report.
 
     Parameters
@@ -62,7 +32,8 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
 
     Returns
     -------
-    DemoResult
+    tuple of Path
+        Config, model, masks of the test images, scores and report.
 
     Raises
     ------
@@ -90,7 +61,8 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
         mini_test=out / "mini_test",
         progress=progress,
     )
-    progress.note(f"prepared {_counted(made.images)} images as {_counted(made.tiles)} tiles: {made.dataset}")
+    images, tiles = (" + ".join(map(str, counts.values())) for counts in (made.images, made.tiles))
+    progress.note(f"prepared {images} images as {tiles} tiles: {made.dataset}")
     config_path = out / CONFIG_NAME
     write_text(config_path, _settings())
     config = load_config(config_path)
@@ -100,18 +72,19 @@ def demo(out: Path, *, progress: Progress = SILENT) -> DemoResult:
     )
     evaluation = evaluate(config, progress=progress)
     page = write_report(evaluation.folder)
-    progress.note(_figures(evaluation))
-    labelled = tiled_infer(config, progress=progress)
-    progress.note(f"labelled {len(labelled.done)} whole test images: {labelled.done[0].parent}")
-    seconds = time.monotonic() - began
-    progress.note(f"done in {seconds / 60:.1f} minutes; the settings are in {config_path}")
-    return DemoResult(
-        folder=out,
-        evaluation=evaluation,
-        masks=tuple(labelled.done),
-        seconds=seconds,
-        paths=(config_path, trained.best, labelled.done[0].parent, evaluation.paths[0], page),
+    glomeruli = evaluation.scores.classes[0]
+    dice, objects = glomeruli.figures["pooled_dice"], glomeruli.total
+    progress.note(
+        f"measured {evaluation.scores.images} test images: "
+        f"Dice {dice.value:.3f} ({dice.low:.3f} to {dice.high:.3f}), "
+        f"{objects.true_positive} of {objects.truth_objects} glomeruli found, {objects.false_positive} false"
     )
+    labelled = tiled_infer(config, progress=progress)
+    masks = labelled.done[0].parent
+    progress.note(f"labelled {len(labelled.done)} whole test images: {masks}")
+    minutes = (time.monotonic() - began) / 60
+    progress.note(f"done in {minutes:.1f} minutes; the settings are in {config_path}")
+    return (config_path, trained.best, masks, evaluation.paths[0], page)
 
 
 def _make_room(out: Path, progress: Progress) -> None:
@@ -168,17 +141,3 @@ def _paint_one(folder: Path, stem: str, patient: int, seed: int) -> None:
 
 def _settings() -> str:
     return files("glomtile.cli").joinpath("templates", CONFIG_NAME).read_text("utf-8")
-
-
-def _figures(evaluation: EvaluateResult) -> str:
-    scores = evaluation.scores
-    glomeruli = scores.classes[0]
-    dice, objects = glomeruli.figures["pooled_dice"], glomeruli.total
-    return (
-        f"measured {scores.images} test images: Dice {dice.value:.3f} ({dice.low:.3f} to {dice.high:.3f}), "
-        f"{objects.true_positive} of {objects.truth_objects} glomeruli found, {objects.false_positive} false"
-    )
-
-
-def _counted(numbers: dict[str, int]) -> str:
-    return " + ".join(str(number) for number in numbers.values())

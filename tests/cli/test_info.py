@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glomtile.cli.inspect import inspect
+from glomtile.cli.info import inspect
 from glomtile.config.schema import Config
 from glomtile.errors import ConfigError
 
@@ -19,10 +19,9 @@ def config(folder, model=None, **sections):
 
 
 def test_the_summary_is_beside_the_config_or_in_the_given_folder(tmp_path):
-    result = inspect(config(tmp_path))
-    assert result.paths == (tmp_path / "summary.txt",)
-    elsewhere = inspect(config(tmp_path), tmp_path / "seen")
-    assert {path.name for path in (tmp_path / "seen").iterdir()} == {path.name for path in elsewhere.paths}
+    assert inspect(config(tmp_path)).summary == tmp_path / "summary.txt"
+    assert inspect(config(tmp_path), tmp_path / "seen").summary == tmp_path / "seen" / "summary.txt"
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["summary.txt"]
 
 
 def test_the_summary_says_what_each_layer_costs(tmp_path):
