@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from glomtile.training.callbacks import CurveFiles, EpochEnd, reductions, stale_
 from glomtile.training.checkpoint import NOTES_FILE, read_notes
 from glomtile.training.train import train
 from glomtile.training.trainer import Training, make_deterministic
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 SIDE = 32
 
@@ -142,12 +143,13 @@ print(hashlib.sha256(b"".join(weights)).hexdigest())
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_demos_network_takes_the_same_steps_in_every_process() -> None:
     """A network of 32 px is too small for the race between sums that one of 192 px loses."""
     command = [sys.executable, "-W", "error:::glomtile", "-c", LARGER_RUN]
     digests = [
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-        for _ in range(3)
+        for _ in range(2)
     ]
     assert len(set(digests)) == 1
 
@@ -225,24 +227,31 @@ train(make_config(unkey(json.loads(sys.argv[1])), Path(sys.argv[2])), resume=res
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("checkpoint_steps", "wait_s"), [(0, 0.0), (1, 0.3), (1, 1.1)])
+@pytest.mark.parametrize(
+    ("checkpoint_steps", "wait_s"),
+    [(1, 0.1), *(pytest.param(*case, marks=pytest.mark.long) for case in ((0, 0.0), (1, 0.3), (1, 1.1)))],
+)
 def test_a_killed_run_resumes_to_the_same_weights(
-    dataset: Path, undisturbed: Path, tmp_path: Path, checkpoint_steps: int, wait_s: float
+    dataset: Path, tmp_path: Path, checkpoint_steps: int, wait_s: float
 ) -> None:
-    told = settings(dataset, checkpoint_steps=checkpoint_steps)
-    told["mask"] = {}
-    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUN), json.dumps(told), str(tmp_path)]
-    run = subprocess.Popen([*command, "new"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    notes = tmp_path / "models/last/training.json"
+    def start(name: str, resume: str) -> subprocess.Popen[str]:
+        told = settings(dataset, epochs=2, checkpoint_steps=checkpoint_steps)
+        told["model"]["num_layers"], told["mask"] = 2, {}
+        command = [sys.executable, "-c", KILLED_RUN, json.dumps(told), str(tmp_path / name), resume]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    whole, run = start("whole", "new"), start("cut", "new")
+    notes = tmp_path / "cut/models/last/training.json"
     deadline = time.monotonic() + 120
     while not notes.exists() and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(wait_s)
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    done = subprocess.run([*command, "resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(undisturbed, tmp_path)
+    run.kill()
+    run.communicate()
+    for process in (start("cut", "resume"), whole):
+        errors = process.communicate()[1]
+        assert process.returncode == 0, errors
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_second_training_in_the_same_model_dir_is_refused_and_touches_nothing(
@@ -250,7 +259,7 @@ def test_a_second_training_in_the_same_model_dir_is_refused_and_touches_nothing(
 ) -> None:
     content = settings(dataset, epochs=500, checkpoint_steps=1)
     content["mask"] = {}
-    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUN), json.dumps(content), str(tmp_path), "new"]
+    command = [sys.executable, "-c", KILLED_RUN, json.dumps(content), str(tmp_path), "new"]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
@@ -490,7 +499,13 @@ def test_staleness_counts_epochs_since_the_best() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ruined", "where"), [(2, "epoch 1, step 2"), (3, "epoch 1"), (5, "epoch 2, step 2"), (6, "epoch 2")]
+    ("ruined", "where"),
+    [
+        (2, "epoch 1, step 2"),
+        (6, "epoch 2"),
+        pytest.param(3, "epoch 1", marks=pytest.mark.long),
+        pytest.param(5, "epoch 2, step 2", marks=pytest.mark.long),
+    ],
 )
 def test_weights_that_are_no_numbers_are_never_saved(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ruined: int, where: str
@@ -518,7 +533,9 @@ def test_weights_that_are_no_numbers_are_never_saved(
     assert_same_run(tmp_path / "undisturbed", tmp_path)
 
 
-@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "odd", [float("nan"), float("-inf"), pytest.param(float("inf"), marks=pytest.mark.long)]
+)
 def test_a_validation_figure_that_is_no_number_does_not_lose_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: float
 ) -> None:
