@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,24 +53,6 @@ def segmenter() -> Segmenter:
         (lambda: Segmenter.load(settings=5), "settings: expected TilingSettings, got 5 (int)"),
         (lambda: Segmenter.load(tta="x"), "tta: expected one of none, flips, rotations, all, got 'x'"),
         (lambda: Segmenter.load(runtime="foo"), "runtime: expected one of auto, openvino, keras, got 'foo'"),
-        (lambda: TilingSettings(window_px="x"), "window_px: expected a whole number of at least 1, got 'x'"),
-        (
-            lambda: TilingSettings(batch_size=0),
-            "batch_size: expected a whole number of at least 1, got 0 (int)",
-        ),
-        (
-            lambda: TilingSettings(read_threads=1.5),
-            "read_threads: expected a whole number of at least 1, got 1.5 (float)",
-        ),
-        (
-            lambda: TilingSettings(network_threads=-3),
-            "network_threads: expected a whole number of at least 1, got -3 (int)",
-        ),
-        (
-            lambda: TilingSettings(network_threads="x"),
-            "network_threads: expected a whole number of at least 1, got 'x'",
-        ),
-        (lambda: TilingSettings(force="no"), "force: expected True or False, got 'no'"),
         (lambda: glomtile.open_slide(7), "path: expected a path, got 7 (int)"),
         (lambda: glomtile.load_config(None), "path: expected a path, got None"),
         (
@@ -101,6 +84,24 @@ def test_a_wrong_argument_is_named(call: Callable[[], object], message: str) -> 
         call()
     assert str(caught.value) == message
     assert isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "received"),
+    [
+        ("window_px", "x", "'x'"),
+        ("batch_size", 0, "0 (int)"),
+        ("read_threads", 1.5, "1.5 (float)"),
+        ("network_threads", -3, "-3 (int)"),
+        ("network_threads", "x", "'x'"),
+        ("force", "no", "'no'"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: Any, received: str) -> None:
+    expected = "True or False" if name == "force" else "a whole number of at least 1"
+    with pytest.raises(ArgumentError) as caught:
+        TilingSettings(**{name: value})
+    assert str(caught.value) == f"{name}: expected {expected}, got {received}"
 
 
 def test_a_long_argument_is_cut() -> None:

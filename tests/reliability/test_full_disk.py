@@ -2,8 +2,6 @@
 
 import errno
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +18,9 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(mount):
     """A file system of one megabyte."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = shutil.which("mount")
-    command = [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("no file system may be mounted here; the same with a decreed error runs beside this")
-    yield place
-    subprocess.run([shutil.which("umount") or "umount", str(place)], check=True)
+    return mount("1m")
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one(small_disk):

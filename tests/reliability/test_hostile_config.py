@@ -181,26 +181,15 @@ def test_an_empty_file_is_a_config_of_defaults(tmp_path):
         assert load_config(path).train.epochs == 100
 
 
+TOKENS = ["[train]", "[model]", "[mask]", "epochs = ", "rgb_map = {", "}", "(0,0,0):0,", "3", '"', "\n", "="]
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.binary(max_size=200)
     | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
     | st.lists(
-        st.sampled_from(
-            [
-                "[train]",
-                "[model]",
-                "[mask]",
-                "epochs = ",
-                "rgb_map = {",
-                "}",
-                "(0,0,0):0,",
-                "3",
-                '"',
-                "\n",
-                "=",
-            ]
-        ),
+        st.sampled_from(TOKENS),
         max_size=30,
     ).map(lambda parts: "".join(parts).encode()),
     st.sampled_from(["x.config", "x.toml", "x"]),

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -370,39 +370,28 @@ def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
 
 
 def test_a_disk_that_fills_between_two_slides_keeps_the_first_and_goes_on_with_more_room(
-    tmp_path: Path, network: ThresholdNetwork, whole: Undisturbed
+    tmp_path: Path, network: ThresholdNetwork, whole: Undisturbed, mount: Callable[[str], Path]
 ) -> None:
     paths = whole.copy(tmp_path)
     needed = sum(map(len, whole.of("a").values()))
-    place = tmp_path / "small"
-    place.mkdir()
-    mount, room = shutil.which("mount") or "mount", f"size={needed * 3 // 2048 + 60}k"
-    line = [mount, "-t", "tmpfs", "-o", room, "tmpfs", str(place)]
+    place = mount(f"{needed * 3 // 2048 + 60}k")
+    out = place / "out"
+    assert run(out, paths[0]).done == paths[:1]
+    fill = os.statvfs(place)
+    (place / "others").write_bytes(bytes(max(0, fill.f_bavail * fill.f_frsize - 2 * fill.f_frsize)))
     try:
-        if subprocess.run(line, capture_output=True, check=False).returncode != 0:
-            pytest.skip("no file system may be mounted here; the same by decree runs beside this")
-    except FileNotFoundError:
-        pytest.skip("there is no mount here; the same by decree runs beside this")
-    try:
-        out = place / "out"
-        assert run(out, paths[0]).done == paths[:1]
-        fill = os.statvfs(place)
-        (place / "others").write_bytes(bytes(max(0, fill.f_bavail * fill.f_frsize - 2 * fill.f_frsize)))
-        try:
-            result = run(out, *paths)
-            ((path, reason),) = result.failed
-            assert (path, result.skipped) == (paths[1], paths[:1])
-        except StorageError as refused:
-            reason = str(refused)
-        assert "expected to write here, got: the disk is full" in reason
-        require_whole(out)
-        assert outputs(out, "a") == whole.of("a")
-        subprocess.run([mount, "-o", "remount,size=64m", str(place)], check=True)
         result = run(out, *paths)
-        assert (result.skipped, result.done) == (paths[:1], paths[1:])
-        assert outputs(out) == whole.outputs
-    finally:
-        subprocess.run([shutil.which("umount") or "umount", str(place)], check=True)
+        ((path, reason),) = result.failed
+        assert (path, result.skipped) == (paths[1], paths[:1])
+    except StorageError as refused:
+        reason = str(refused)
+    assert "expected to write here, got: the disk is full" in reason
+    require_whole(out)
+    assert outputs(out, "a") == whole.of("a")
+    subprocess.run([shutil.which("mount") or "mount", "-o", "remount,size=64m", str(place)], check=True)
+    result = run(out, *paths)
+    assert (result.skipped, result.done) == (paths[:1], paths[1:])
+    assert outputs(out) == whole.outputs
 
 
 class WaitingError(Exception):
