@@ -16,8 +16,7 @@ from typer.main import get_command
 
 import glomtile
 from glomtile.cli.commands import app
-from glomtile.config.fields import key_info
-from glomtile.config.schema import SECTIONS
+from glomtile.config.schema import SECTIONS, key_info
 from glomtile.config.toml import toml_value, valid_values
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +77,7 @@ def _setting_row(section: str, key: str, info: FieldInfo) -> str:
     cells = (
         f'<a id="{section}.{key}"></a>`{key}`{mark}',
         _cell(info.description or ""),
-        _cell(valid_values(section, key, info)),
+        _cell(valid_values(section, key)),
         known.unit or "",
         f"`{toml_value(info.default)}`",
     )

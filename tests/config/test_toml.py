@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
-from glomtile.config.fields import key_info
 from glomtile.config.load import check_config, load_config, make_config
-from glomtile.config.schema import BUILT_NETWORKS, NETWORK_NAMES, SECTIONS, Config
+from glomtile.config.schema import BUILT_NETWORKS, NETWORK_NAMES, SECTIONS, Config, key_info
 from glomtile.config.toml import parse_toml, template, to_toml
 
 texts = st.text(max_size=12).filter(lambda text: text.lower() not in ("none", "null"))

@@ -9,9 +9,8 @@ import pytest
 
 import glomtile
 from docsite.reference import command_tree, commands_page, config_page, python_page
-from glomtile.config.fields import key_info
 from glomtile.config.model_card import ModelCard
-from glomtile.config.schema import SECTIONS
+from glomtile.config.schema import SECTIONS, key_info
 from glomtile.evaluation.score import COUNT_COLUMNS, IMAGE_COLUMNS
 from glomtile.inference.segmenter import COLUMNS
 

@@ -6,7 +6,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from glomtile.config import schema as schema_model
-from glomtile.config.fields import key_info
+from glomtile.config.schema import key_info
 from glomtile.errors import ConfigError
 from glomtile.networks.losses import LOSSES, build_loss, ssim
 

@@ -7,9 +7,10 @@ import difflib
 import re
 import warnings
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
-from glomtile.config.fields import Finding, describe
+from glomtile.config.findings import Finding, describe
 from glomtile.config.schema import SECTIONS
 
 _MAX_CHARACTERS = 65_536
@@ -27,27 +28,16 @@ _ESCAPES_OF_REPR = re.compile(
 _ADVICE = "write / or double the backslash"
 _BARE_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _CODE = (
-    ast.Call,
-    ast.Lambda,
-    ast.Subscript,
-    ast.ListComp,
-    ast.SetComp,
-    ast.DictComp,
-    ast.GeneratorExp,
-    ast.JoinedStr,
-    ast.NamedExpr,
-    ast.Await,
-    ast.IfExp,
-    ast.Starred,
-)
+    ast.Call, ast.Lambda, ast.Subscript, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp,
+    ast.JoinedStr, ast.NamedExpr, ast.Await, ast.IfExp, ast.Starred,
+)  # fmt: skip
 
 
 class NotALiteralError(ValueError):
     """A value that is neither a literal nor plain text."""
 
 
-@dataclass(frozen=True)
-class ParsedValue:
+class ParsedValue(NamedTuple):
     """A value read from text.
 
     Parameters
@@ -89,10 +79,9 @@ def read_literal(text: str) -> ParsedValue:
     try:
         return ParsedValue(ast.literal_eval(tree))
     except (ValueError, TypeError, RecursionError, MemoryError) as problem:
-        if any(isinstance(node, _CODE) for node in ast.walk(tree)):
-            raise NotALiteralError("expected a plain value, got code") from problem
-        if any(isinstance(node, ast.Constant) for node in ast.walk(tree)):
-            raise NotALiteralError("expected a plain value, got a calculation") from problem
+        for kinds, what in ((_CODE, "code"), (ast.Constant, "a calculation")):
+            if any(isinstance(node, kinds) for node in ast.walk(tree)):
+                raise NotALiteralError(f"expected a plain value, got {what}") from problem
         return _plain(text, problem)
 
 
@@ -103,11 +92,9 @@ def read_path(text: str) -> ParsedValue:
     ``repr`` does not write: ``"C:\new\train"`` contains no line break, and ``"C:\data\"`` is complete.
     """
     quoted = _QUOTED.match(text.strip())
-    if quoted and len(text) <= _MAX_CHARACTERS and _LONE_BACKSLASH.search(quoted[2]):
-        written = quoted[2]
-        if _WINDOWS_START.match(written) or not _ESCAPES_OF_REPR.match(written):
-            return ParsedValue(written)
-    return read_literal(text)
+    written = quoted[2] if quoted and len(text) <= _MAX_CHARACTERS else ""
+    windows = _WINDOWS_START.match(written) or not _ESCAPES_OF_REPR.match(written)
+    return ParsedValue(written) if windows and _LONE_BACKSLASH.search(written) else read_literal(text)
 
 
 def control_character(value: object, text: str) -> str | None:
@@ -166,8 +153,6 @@ ALIASES: dict[SettingName, tuple[SettingName, str]] = {
 }
 """Keys that are read under another name, and why."""
 
-UNSUPPORTED_SECTIONS = {"infer3d": "3-D segmentation is not supported"}
-
 _SECTIONS_OF: dict[str, tuple[str, ...]] = {}
 for _name, _settings in SECTIONS.items():
     for _key in _settings.model_fields:
@@ -205,53 +190,43 @@ def resolve_names(
     written = {(entry.section.strip().lower(), entry.key) for entry in entries}
     findings: list[Finding] = []
     seen: set[str] = set()
+
+    def warn(entry: Entry, message: str, key: str) -> None:
+        findings.append(Finding("warning", file, entry.line, entry.section, key, message))
+
     for entry in entries:
-        section = _section(entry, file, seen, findings, action)
-        if section is None:
+        section = entry.section.strip().lower()
+        if entry.section not in SECTIONS and entry.section not in seen:
+            seen.add(entry.section)
+            warn(entry, _section_message(section, entry, action), "")
+        if section not in SECTIONS:
             continue
         target, why = _target(section, entry.key, action)
         if target is None:
-            findings.append(_warn(entry, file, why))
+            warn(entry, why, entry.key)
             continue
         if target != (section, entry.key):
-            name = f"[{target[0]}] {target[1]}"
             ignored = target in written
-            note = f"{why} {name}" + (", which is also set and takes precedence" if ignored else "")
-            findings.append(_warn(entry, file, note))
+            precedence = ", which is also set and takes precedence" if ignored else ""
+            warn(entry, f"{why} [{target[0]}] {target[1]}{precedence}", entry.key)
             if ignored:
                 continue
-        resolved[target] = replace(entry, section=section)
+        resolved[target] = replace(entry, section=target[0], key=target[1])
     return resolved, findings
 
 
-def _section(entry: Entry, file: str, seen: set[str], findings: list[Finding], action: str) -> str | None:
-    """Return the schema's section of an entry; warn about each name once."""
-    name = entry.section
-    if name in SECTIONS:
-        return name
-    lower = name.strip().lower()
-    known = lower in SECTIONS
-    if name not in seen:
-        seen.add(name)
-        if known:
-            message = f"section names are lower case; read as [{lower}]"
-        elif lower in UNSUPPORTED_SECTIONS:
-            message = f"{UNSUPPORTED_SECTIONS[lower]}; the section is {action}"
-        else:
-            message = f"unknown section, {action}" + _section_meant(name, entry.key)
-        findings.append(Finding("warning", file, entry.line, name, "", message))
-    return lower if known else None
-
-
-def _section_meant(name: str, key: str) -> str:
-    """Suggest the most similar section, else those that have the key."""
-    near = nearest(name, SECTIONS)
-    if near:
-        return f"; did you mean [{near}]?"
-    known = nearest(key, _SECTIONS_OF)
-    if known:
-        return f"; did you mean {known} of {' or '.join(f'[{home}]' for home in _SECTIONS_OF[known])}?"
-    return ""
+def _section_message(section: str, entry: Entry, action: str) -> str:
+    """Describe a section that is not written as in the schema, with the most similar one or its key's."""
+    if section in SECTIONS:
+        return f"section names are lower case; read as [{section}]"
+    if section == "infer3d":
+        return f"3-D segmentation is not supported; the section is {action}"
+    message = f"unknown section, {action}"
+    if near := nearest(entry.section, SECTIONS):
+        return f"{message}; did you mean [{near}]?"
+    if known := nearest(entry.key, _SECTIONS_OF):
+        return f"{message}; did you mean {known} of {_homes(known)}?"
+    return message
 
 
 def _target(section: str, key: str, action: str) -> tuple[SettingName | None, str]:
@@ -264,26 +239,21 @@ def _target(section: str, key: str, action: str) -> tuple[SettingName | None, st
     if len(homes) == 1:
         return (homes[0], key), _MISPLACED
     if homes:
-        return None, f"not a key of this section, {action}; it is one of " + ", ".join(
-            f"[{home}]" for home in homes
-        )
-    near = nearest(key, SECTIONS[section].model_fields)
-    if near:
-        return None, f"unknown key, {action}; did you mean {near}?"
-    near = nearest(key, _SECTIONS_OF)
-    if near:
-        homes_text = " or ".join(f"[{home}]" for home in _SECTIONS_OF[near])
-        return None, f"unknown key, {action}; did you mean {near} of {homes_text}?"
-    return None, f"unknown key, {action}"
+        return None, f"not a key of this section, {action}; it is one of {_homes(key, ', ')}"
+    message = f"unknown key, {action}"
+    if near := nearest(key, SECTIONS[section].model_fields):
+        return None, f"{message}; did you mean {near}?"
+    if near := nearest(key, _SECTIONS_OF):
+        return None, f"{message}; did you mean {near} of {_homes(near)}?"
+    return None, message
 
 
-def _warn(entry: Entry, file: str, message: str) -> Finding:
-    return Finding("warning", file, entry.line, entry.section, entry.key, message)
+def _homes(key: str, joint: str = " or ") -> str:
+    return joint.join(f"[{home}]" for home in _SECTIONS_OF[key])
 
 
 _SECTION = re.compile(r"\s*\[\s*([^\[\]]*?)\s*\]\s*([;#].*)?\Z")
 _KEY = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*[=:]\s*(.*)\Z", re.DOTALL)
-_OPEN, _CLOSE = "([{", ")]}"
 
 
 @dataclass(frozen=True)
@@ -308,32 +278,16 @@ class Entry:
     text: str
     line: int
 
+    def finding(self, severity: Literal["error", "warning"], file: str, message: str) -> Finding:
+        """Return a finding about the value."""
+        return Finding(severity, file, self.line, self.section, self.key, message, self.text or None)
 
-@dataclass(frozen=True)
-class ParsedConfig:
+
+class ParsedConfig(NamedTuple):
     """The settings of a text in their order, and findings about it."""
 
     entries: tuple[Entry, ...]
     findings: tuple[Finding, ...]
-
-
-@dataclass
-class _Raw:
-    """An assignment whose lines are being read."""
-
-    section: str
-    key: str
-    line: int
-    parts: list[str]
-    depth: int
-
-    def extend(self, unquoted: str, brackets: int) -> None:
-        self.parts.append(unquoted.strip())
-        self.depth += brackets
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.parts).strip()
 
 
 def parse(text: str, file: str = "", paths: Container[str] = ()) -> ParsedConfig:
@@ -359,102 +313,64 @@ def parse(text: str, file: str = "", paths: Container[str] = ()) -> ParsedConfig
     Windows path is literal, and a duplicate key or a bad value does not reset other keys to their defaults.
     """
     findings: list[Finding] = []
-    entries: dict[tuple[str, str], Entry] = {}
+    entries: dict[SettingName, Entry] = {}
     for raw in _assignments(text, file, findings):
-        entry = _read(raw, file, findings, paths)
-        if entry is None:
+        if not raw.text:
+            findings.append(raw.finding("warning", file, "no value; left out"))
             continue
-        earlier = entries.pop((entry.section, entry.key), None)
-        if earlier is not None:
-            findings.append(
-                _finding("warning", file, raw, f"duplicate of line {earlier.line}; the last one counts")
-            )
-        entries[entry.section, entry.key] = entry
+        try:
+            value, unquoted = (read_path if raw.key in paths else read_literal)(raw.text)
+        except NotALiteralError as problem:
+            findings.append(raw.finding("error", file, str(problem)))
+            continue
+        if unquoted:
+            message = f"read as {describe(value)}; write texts in quotes"
+            findings.append(raw.finding("warning", file, message))
+        if earlier := entries.pop((raw.section, raw.key), None):
+            message = f"duplicate of line {earlier.line}; the last one counts"
+            findings.append(raw.finding("warning", file, message))
+        entries[raw.section, raw.key] = replace(raw, value=value)
     return ParsedConfig(tuple(entries.values()), tuple(sorted(findings, key=lambda finding: finding.line)))
 
 
-def _read(raw: _Raw, file: str, findings: list[Finding], paths: Container[str]) -> Entry | None:
-    if not raw.text:
-        findings.append(_finding("warning", file, raw, "no value; left out"))
-        return None
-    try:
-        literal = read_path(raw.text) if raw.key in paths else read_literal(raw.text)
-    except NotALiteralError as problem:
-        findings.append(_finding("error", file, raw, str(problem)))
-        return None
-    if literal.unquoted:
-        findings.append(
-            _finding("warning", file, raw, f"read as {describe(literal.value)}; write texts in quotes")
-        )
-    return Entry(raw.section, raw.key, literal.value, raw.text, raw.line)
-
-
-def _finding(severity: str, file: str, raw: _Raw, message: str) -> Finding:
-    return Finding(
-        "error" if severity == "error" else "warning",
-        file,
-        raw.line,
-        raw.section,
-        raw.key,
-        message,
-        raw.text or None,
-    )
-
-
-@dataclass
-class _Reader:
-    """A reader that turns lines into assignments, with findings about other lines."""
-
-    file: str
-    findings: list[Finding]
+def _assignments(text: str, file: str, findings: list[Finding]) -> Iterator[Entry]:
+    """Yield entries whose values are not read yet; add findings about lines that are no settings."""
     section: str | None = None
-    current: _Raw | None = None
-    seen: dict[str, int] = field(default_factory=dict)
+    first_lines: dict[str, int] = {}
+    key, key_line, depth = "", 0, 0
+    parts: list[str] = []  # of the value of `key`, line by line
 
-    def take(self, line: str, number: int) -> _Raw | None:
-        """Read a line; return the assignment that ends before it, if any."""
-        unquoted, brackets = _scan(line)
-        header = _SECTION.match(line)
-        assignment = _KEY.match(unquoted)
-        current = self.current
-        if current and current.depth > 0 and not _starts_entry(header, assignment, line):
-            current.extend(unquoted, brackets)
-        elif not unquoted.strip():
-            pass
-        elif header:
-            self._enter(header[1].strip(), number)
-            return current
-        elif assignment and self.section is None:
-            self._warn(number, f"{assignment[1]} is before any [section]; left out")
-        elif assignment and self.section is not None:
-            self.current = _Raw(
-                self.section, assignment[1].lower(), number, [assignment[2].strip()], brackets
-            )
-            return current
-        elif line[:1].isspace() and current:
-            current.extend(unquoted, brackets)
-        else:
-            self._warn(number, "expected [section] or key = value; left out")
-        return None
+    def warn(message: str) -> None:
+        findings.append(Finding("warning", file, number, section or "", "", message))
 
-    def _enter(self, section: str, number: int) -> None:
-        self.current, self.section = None, section
-        if section in self.seen:
-            self._warn(number, f"duplicate of the section of line {self.seen[section]}; both count")
-        self.seen.setdefault(section, number)
-
-    def _warn(self, line: int, message: str) -> None:
-        self.findings.append(Finding("warning", self.file, line, self.section or "", "", message))
-
-
-def _assignments(text: str, file: str, findings: list[Finding]) -> Iterator[_Raw]:
-    reader = _Reader(file, findings)
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), start=1):
-        finished = reader.take(line, number)
-        if finished:
-            yield finished
-    if reader.current:
-        yield reader.current
+        code, brackets = _scan(line)
+        header, assignment = _SECTION.match(line), _KEY.match(code)
+        if key and depth > 0 and not _starts_entry(header, assignment, line):
+            parts.append(code.strip())
+            depth += brackets
+        elif not code.strip():
+            continue
+        elif header or (assignment and section is not None):
+            if key and section is not None:
+                yield Entry(section, key, None, " ".join(parts).strip(), key_line)
+            if assignment and not header:
+                key, key_line, depth = assignment[1].lower(), number, brackets
+                parts = [assignment[2].strip()]
+            elif header:
+                key, section = "", header[1].strip()
+                if section in first_lines:
+                    warn(f"duplicate of the section of line {first_lines[section]}; both count")
+                first_lines.setdefault(section, number)
+        elif assignment:
+            warn(f"{assignment[1]} is before any [section]; left out")
+        elif line[:1].isspace() and key:
+            parts.append(code.strip())
+            depth += brackets
+        else:
+            warn("expected [section] or key = value; left out")
+    if key and section is not None:
+        yield Entry(section, key, None, " ".join(parts).strip(), key_line)
 
 
 def _starts_entry(header: re.Match[str] | None, assignment: re.Match[str] | None, line: str) -> bool:
@@ -485,5 +401,5 @@ def _scan(line: str) -> tuple[str, int]:
         elif sign in ";#":
             return line[:position], depth
         else:
-            depth += (sign in _OPEN) - (sign in _CLOSE)
+            depth += (sign in "([{") - (sign in ")]}")
     return line, depth

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from glomtile.config.fields import (
-    Finding,
-    Section,
-    config_error,
-    describe,
-    expectation,
-    is_path,
-    is_scalar,
-    key_info,
-)
+from glomtile.config.findings import Finding, config_error, describe, expectation, is_scalar
 from glomtile.config.ini import (
     ALIASES,
     Entry,
     NotALiteralError,
-    ParsedConfig,
     SettingName,
     control_character,
     nearest,
@@ -34,7 +25,20 @@ from glomtile.config.ini import (
     resolve_names,
 )
 from glomtile.config.model_card import BUNDLED
-from glomtile.config.schema import BUILT_NETWORKS, LOSSES, METRICS, SECTIONS, Config, is_metric, network_name
+from glomtile.config.schema import (
+    BUILT_NETWORKS,
+    LOSSES,
+    METRICS,
+    NETWORK_NAMES,
+    SECTIONS,
+    Config,
+    KeyInfo,
+    Section,
+    is_metric,
+    is_path,
+    key_info,
+    network_name,
+)
 from glomtile.config.toml import parse_toml
 from glomtile.errors import ArgumentError, GlomtileError
 from glomtile.validation import path_argument
@@ -105,107 +109,88 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _geometry(config)
     yield from _training(config)
     yield from _folders(config)
-    yield from _augmentation(config)
+
+
+def _set_keys(config: Config) -> Iterator[tuple[str, str, KeyInfo, Any, Any]]:
+    """Yield section, key, facts, value and default of each setting that is in the config."""
+    for name, settings in SECTIONS.items():
+        section = config.section(name)
+        for key, field in settings.model_fields.items():
+            if section.is_set(key):
+                yield name, key, key_info(field), getattr(section, key), field.default
 
 
 def _without_effect(config: Config) -> Iterator[Contradiction]:
-    network = network_name(config.model.model)
-    for name, settings in SECTIONS.items():
-        for key, info in settings.model_fields.items():
-            if not config.section(name).is_set(key):
-                continue
-            known = key_info(info)
-            if known.inert:
-                yield (name, key), f"has no effect: {known.inert}"
-            if known.networks and network not in known.networks:
-                yield (name, key), f"a key of {' and '.join(known.networks)}; {network} does not read it"
-            unread = known.losses and config.model.loss in LOSSES and config.model.loss not in known.losses
-            if unread and getattr(config.section(name), key) != info.default:
-                yield (name, key), f'has no effect with loss = "{config.model.loss}"'
+    network, loss = network_name(config.model.model), config.model.loss
+    for name, key, known, value, default in _set_keys(config):
+        if known.inert:
+            yield (name, key), f"has no effect: {known.inert}"
+        if known.networks and network not in known.networks:
+            yield (name, key), f"a key of {' and '.join(known.networks)}; {network} does not read it"
+        if known.losses and loss in LOSSES and loss not in known.losses and value != default:
+            yield (name, key), f'has no effect with loss = "{loss}"'
 
 
 def _unknown_names(config: Config) -> Iterator[Contradiction]:
-    network = network_name(config.model.model)
-    fields = SECTIONS["model"].model_fields
-    if config.model.model in key_info(fields["model"]).known and network not in BUILT_NETWORKS:
-        built = ", ".join(BUILT_NETWORKS)
-        yield ("model", "model"), f"not implemented; available: {built}"
-    for name, settings in SECTIONS.items():
-        for key, info in settings.model_fields.items():
-            names = key_info(info).known
-            if not names or not config.section(name).is_set(key):
-                continue
-            value = getattr(config.section(name), key)
-            for word in value if isinstance(value, tuple) else (value,):
-                general = re.sub(r"_\d+\Z", "_<k>", word)
-                if not {word, word.lower(), general} & set(names):
-                    yield (name, key), _unknown(word, names)
-    classes = max(2, config.model.num_classes)
-    figures = [(("model", "metrics"), name) for name in config.model.metrics]
-    figures += [(("train", "metrics"), name) for name in config.train.metrics]
-    figures += [(("train", "monitor"), config.train.monitor)]
-    for where, figure in figures:
+    model, train = config.model, config.train
+    if model.model in NETWORK_NAMES and network_name(model.model) not in BUILT_NETWORKS:
+        yield ("model", "model"), f"not implemented; available: {', '.join(BUILT_NETWORKS)}"
+    for name, key, known, value, _ in _set_keys(config):
+        for word in value if isinstance(value, tuple) else (value,):
+            if known.known and not {word, word.lower(), re.sub(r"_\d+\Z", "_<k>", word)} & set(known.known):
+                yield (name, key), _unknown(word, known.known)
+    classes = max(2, model.num_classes)
+    figures = [("model", "metrics", name) for name in model.metrics]
+    figures += [("train", "metrics", name) for name in train.metrics]
+    for section, key, figure in [*figures, ("train", "monitor", train.monitor)]:
         name = figure.removeprefix("val_")
         if name == "loss" or is_metric(name, classes):
             continue
         if re.fullmatch(r"class_(?:dice|iou)_\d+", name):
-            yield where, f"{figure}: the classes are 0 to {classes - 1}"
-        elif where[0] == "train":  # those of [model] are among the names above
-            yield where, _unknown(name, ("loss", *METRICS), figure.removesuffix(name))
+            yield (section, key), f"{figure}: the classes are 0 to {classes - 1}"
+        elif section == "train":  # those of [model] are among the names above
+            yield (section, key), _unknown(name, ("loss", *METRICS), figure.removesuffix(name))
 
 
 def _unknown(word: str, names: Sequence[str], prefix: str = "") -> str:
     """Return a message about an unknown name, with the most similar one or all known ones."""
     near = nearest(word, names)
-    known = (
-        f"did you mean {prefix}{near}?" if near else f"known are {', '.join(prefix + name for name in names)}"
+    known = ", ".join(prefix + name for name in names)
+    return f"unknown name {prefix}{word}; " + (
+        f"did you mean {prefix}{near}?" if near else f"known are {known}"
     )
-    return f"unknown name {prefix}{word}; {known}"
 
 
 def _classes(config: Config) -> Iterator[Contradiction]:
-    if config.mask.is_set("rgb_map") or config.mask.is_set("class_names"):
+    model, mask = config.model, config.mask
+    written = mask.is_set("rgb_map")
+    if written or mask.is_set("class_names"):
         try:
             config.palette()
         except GlomtileError as problem:
             yield ("mask", "rgb_map"), problem.message
-    written, trains = config.mask.is_set("rgb_map"), config.train.images_dir is not None
-    colours, classes = len(config.mask.rgb_map), max(config.model.num_classes, 2)
-    if config.model.is_set("num_classes") and (written or trains) and colours != classes:
+    colours, classes = len(mask.rgb_map), max(model.num_classes, 2)
+    compared = model.is_set("num_classes") and (written or config.train.images_dir is not None)
+    if compared and colours != classes:
         has = "has" if written else "is not set and has"
-        yield (
-            ("model", "num_classes"),
-            f"expected one class per colour of [mask] rgb_map, which {has} {colours}",
-        )
-    weights = config.model.class_weights
-    if weights is not None and len(weights) != max(config.model.num_classes, 2):
-        yield (
-            ("model", "class_weights"),
-            f"expected one weight per class, of {config.model.num_classes} classes",
-        )
+        message = f"expected one class per colour of [mask] rgb_map, which {has} {colours}"
+        yield ("model", "num_classes"), message
+    if model.class_weights is not None and len(model.class_weights) != classes:
+        yield ("model", "class_weights"), f"expected one weight per class, of {model.num_classes} classes"
 
 
 def _geometry(config: Config) -> Iterator[Contradiction]:
-    step = 2 ** (config.model.num_layers - 1)
+    model, tiled = config.model, config.tiledinfer
+    step = 2 ** (model.num_layers - 1)
     for key in ("image_width", "image_height"):
-        side = getattr(config.model, key)
-        if side % step:
-            yield (
-                ("model", key),
-                f"expected a multiple of {step} for {config.model.num_layers} levels",
-            )
-    deepest = config.model.dropout_rate * (config.model.num_layers - 1)
+        if getattr(model, key) % step:
+            yield ("model", key), f"expected a multiple of {step} for {model.num_layers} levels"
+    deepest = model.dropout_rate * (model.num_layers - 1)
     if deepest >= 1:
-        yield (
-            ("model", "dropout_rate"),
-            f"expected a dropout below 1 at the lowest level, got {deepest:g}",
-        )
-    tiled = config.tiledinfer
+        message = f"expected a dropout below 1 at the lowest level, got {deepest:g}"
+        yield ("model", "dropout_rate"), message
     if isinstance(tiled.window, int) and 2 * tiled.overlapping >= tiled.window:
-        yield (
-            ("tiledinfer", "overlapping"),
-            f"expected less than half of window, {tiled.window}",
-        )
+        yield ("tiledinfer", "overlapping"), f"expected less than half of window, {tiled.window}"
 
 
 def _training(config: Config) -> Iterator[Contradiction]:
@@ -217,18 +202,21 @@ def _training(config: Config) -> Iterator[Contradiction]:
     if train.schedule == "constant" and train.warmup_epochs:
         yield ("train", "warmup_epochs"), 'has no effect with schedule = "constant"'
     if train.images_dir is not None and config.valid.images_dir is None and train.use == "best":
-        yield (
-            ("valid", "images_dir"),
-            'train needs validation images to choose the best epoch: add them, or use = "last"',
-        )
+        message = 'train needs validation images to choose the best epoch: add them, or use = "last"'
+        yield ("valid", "images_dir"), message
     if train.schedule != "constant" and train.warmup_epochs > train.epochs:
         yield ("train", "warmup_epochs"), f"expected at most the {train.epochs} epochs of the schedule"
-    plain = Config().dataset
-    for key in _OF_CROPS:
-        if config.dataset.sampling == "tiles" and getattr(config.dataset, key) != getattr(plain, key):
-            yield ("dataset", key), 'has no effect with sampling = "tiles"'
+    if config.dataset.sampling == "tiles":
+        for key in _changed(config, "dataset"):
+            if key in _OF_CROPS:
+                yield ("dataset", key), 'has no effect with sampling = "tiles"'
     if model.is_set("normalization") and model.normalization is False and model.norm != "none":
         yield ("model", "normalization"), f'norm = "{model.norm}" takes precedence'
+    idle = _changed(config, "augmentor")
+    if idle and config.augmentor.enabled is None and not config.augments:
+        others = f", nor has {' or '.join(idle[1:])}" if len(idle) > 1 else ""
+        message = f"has no effect{others}: augmentation is off, set enabled = true"
+        yield ("augmentor", idle[0]), message
 
 
 def _folders(config: Config) -> Iterator[Contradiction]:
@@ -239,30 +227,14 @@ def _folders(config: Config) -> Iterator[Contradiction]:
         if what := overwritten_input(config, section):
             yield (section, "output_dir"), f"expected another folder than that of {what}"
     for key, _, kept in inside_run_folders(config):
-        yield (
-            ("train", key),
-            f"train refuses it: a previous run is moved aside as a whole, and the folder contains {kept}",
-        )
-
-
-def _augmentation(config: Config) -> Iterator[Contradiction]:
-    unset = config.augmentor.enabled is None and not config.augments
-    if unset and (idle := _changed(config, "augmentor")):
-        others = f", nor has {' or '.join(idle[1:])}" if len(idle) > 1 else ""
-        yield (
-            ("augmentor", idle[0]),
-            f"has no effect{others}: augmentation is off, set enabled = true",
-        )
+        reason = f"a previous run is moved aside as a whole, and the folder contains {kept}"
+        yield ("train", key), f"train refuses it: {reason}"
 
 
 def _changed(config: Config, section: str) -> list[str]:
     """Return the keys of a section that are set to another value than the default."""
-    settings, plain = config.section(section), Config().section(section)
-    return [
-        key
-        for key in type(settings).model_fields
-        if settings.is_set(key) and getattr(settings, key) != getattr(plain, key)
-    ]
+    found = _set_keys(config)
+    return [key for name, key, _, value, default in found if name == section and value != default]
 
 
 _INI_SUFFIXES = frozenset({".config", ".ini", ".cfg", ".conf"})
@@ -271,7 +243,7 @@ _PATHS = frozenset(
     key
     for name, settings in SECTIONS.items()
     for key, field in settings.model_fields.items()
-    if is_path(field.annotation)
+    if is_path(field)
 )
 _PATHS |= {written for (_, written), ((_, key), _) in ALIASES.items() if key in _PATHS}
 """Keys of paths, by all their names."""
@@ -333,14 +305,10 @@ def make_config(settings: Mapping[str, Mapping[str, object]], base_dir: str | Pa
     ]
     resolved, odd = resolve_names(entries, "", "refused")
     config, findings = _validate(resolved, "", Path(base_dir))
-    findings += [Finding("error", *_rest(finding)) for finding in odd]
+    findings += [replace(finding, severity="error") for finding in odd]
     if any(finding.severity == "error" for finding in findings):
         raise config_error(findings)
     return config.located_in(config.base_dir, None, tuple(findings))
-
-
-def _rest(finding: Finding) -> tuple[str, int, str, str, str, str | None]:
-    return finding.file, finding.line, finding.section, finding.key, finding.message, finding.value
 
 
 def _examine(path: Path, overrides: Sequence[str]) -> tuple[Config | None, tuple[Finding, ...]]:
@@ -348,7 +316,11 @@ def _examine(path: Path, overrides: Sequence[str]) -> tuple[Config | None, tuple
     text, findings = _text(path)
     if text is None:
         return None, tuple(findings)
-    parsed = _parse(text, path)
+    suffix = path.suffix.lower()
+    if suffix == ".toml" or (suffix not in _INI_SUFFIXES and _is_toml(text)):
+        parsed = parse_toml(text, file)
+    else:
+        parsed = parse(text, file, _PATHS)
     resolved, odd = resolve_names(parsed.entries, file)
     findings += [*parsed.findings, *odd]
     overridden, more = _overrides(overrides)
@@ -389,13 +361,6 @@ def _text(path: Path) -> tuple[str | None, list[Finding]]:
         return data.decode("cp1252", errors="replace"), [warning]
 
 
-def _parse(text: str, path: Path) -> ParsedConfig:
-    suffix = path.suffix.lower()
-    if suffix == ".toml" or (suffix not in _INI_SUFFIXES and _is_toml(text)):
-        return parse_toml(text, str(path))
-    return parse(text, str(path), _PATHS)
-
-
 def _is_toml(text: str) -> bool:
     try:
         tomllib.loads(text)
@@ -418,111 +383,76 @@ def _overrides(overrides: Sequence[str]) -> tuple[dict[SettingName, Entry], list
         entry = Entry(section, key.lower(), None, text.strip(), 0)
         found, odd = resolve_names([entry], COMMAND_LINE, "refused")
         if not found:
-            findings += [Finding("error", *_rest(finding)) for finding in odd]
+            findings += [replace(finding, severity="error") for finding in odd]
             continue
         findings += odd
-        target = next(iter(found))
-        value, problem = _override_value(target, text.strip())
-        if problem:
-            findings.append(Finding("error", COMMAND_LINE, 0, *target, problem, text.strip() or None))
-            continue
-        resolved[target] = Entry(*target, value, text.strip(), 0)
+        ((target, entry),) = found.items()
+        try:
+            resolved[target] = replace(entry, value=_override_value(target, entry.text))
+        except NotALiteralError as problem:
+            findings.append(entry.finding("error", COMMAND_LINE, str(problem)))
     return resolved, findings
 
 
-def _override_value(target: SettingName, text: str) -> tuple[object, str | None]:
-    path = is_path(SECTIONS[target[0]].model_fields[target[1]].annotation)
+def _override_value(target: SettingName, text: str) -> object:
+    """Read a value of the command line, where a path is relative to the current folder."""
+    section, key = target
+    if not is_path(SECTIONS[section].model_fields[key]):
+        return read_literal(text).value
     try:
-        value = (read_path if path else read_literal)(text).value
-    except NotALiteralError as problem:
-        if not path or not text:
-            return None, str(problem)
+        value = read_path(text).value
+    except NotALiteralError:
+        if not text:
+            raise
         value = text
-    if not path or value is None:
-        return value, None
-    if target == ("train", "pretrained") and value == BUNDLED and not Path(BUNDLED).exists():
-        return value, None  # the name of the model, not a path
-    return str(Path.cwd() / (value if isinstance(value, str) else text)), None
+    bundled = target == ("train", "pretrained") and value == BUNDLED and not Path(BUNDLED).exists()
+    if value is None or bundled:  # `bundled` is the name of the model, not a path
+        return value
+    return str(Path.cwd() / (value if isinstance(value, str) else text))
 
 
 def _validate(
     resolved: Mapping[SettingName, Entry],
     file: str,
     base_dir: Path,
-    overridden: frozenset[SettingName] = frozenset(),
+    overridden: Container[SettingName] = (),
 ) -> tuple[Config, list[Finding]]:
     """Validate values section by section; a wrong value is left out and becomes an error."""
     findings: list[Finding] = []
     sections: dict[str, Section] = {}
+
+    def file_of(target: SettingName) -> str:
+        return COMMAND_LINE if target in overridden else file
+
     for name, settings in SECTIONS.items():
         entries = {key: entry for (section, key), entry in resolved.items() if section == name}
-        files = {key: COMMAND_LINE if (name, key) in overridden else file for key in entries}
-        section, wrong = _section(settings, name, entries, files)
-        findings += wrong
+        values: dict[str, Any] = {}
+        for key, entry in entries.items():
+            value, where = entry.value, file_of((name, key))
+            if (
+                isinstance(value, tuple)
+                and len(value) == 1
+                and entry.text.endswith(",")
+                and is_scalar(settings, key)
+            ):
+                value = value[0]
+                findings.append(entry.finding("warning", where, "the trailing comma is ignored"))
+            if where and (odd := control_character(entry.value, entry.text)):
+                findings.append(entry.finding("warning", where, odd))
+            values[key] = value
+        try:
+            section = settings.model_validate(values)
+        except ValidationError as problem:
+            for key in dict.fromkeys(str(error["loc"][0]) for error in problem.errors(include_url=False)):
+                where = file_of((name, key))
+                wanted = expectation(settings, key, toml=where.lower().endswith(".toml"))
+                message = f"expected {wanted}, got {describe(values.pop(key))}"
+                findings.append(entries[key].finding("error", where, message))
+            section = settings.model_validate(values)
         if entries:
             sections[name] = section
     config = Config(**sections).located_in(base_dir)  # type: ignore[arg-type]
     for target, message in contradictions(config):
-        entry = resolved.get(target)
-        where = COMMAND_LINE if target in overridden else file
-        findings.append(
-            Finding(
-                "warning", where, entry.line if entry else 0, *target, message, entry.text if entry else None
-            )
-        )
+        entry = resolved.get(target, Entry(*target, None, "", 0))
+        findings.append(entry.finding("warning", file_of(target), message))
     return config, findings
-
-
-def _section(
-    settings: type[Section], name: str, entries: Mapping[str, Entry], files: Mapping[str, str]
-) -> tuple[Section, list[Finding]]:
-    """Validate one section; return it without its wrong values, and the findings."""
-    findings: list[Finding] = []
-    values: dict[str, Any] = {}
-    for key, entry in entries.items():
-        values[key] = entry.value
-        if _trailing_comma(settings, key, entry):
-            values[key] = entry.value[0]  # type: ignore[index]
-            findings.append(
-                Finding(
-                    "warning", files[key], entry.line, name, key, "the trailing comma is ignored", entry.text
-                )
-            )
-        if files[key] and (odd := control_character(entry.value, entry.text)):
-            findings.append(Finding("warning", files[key], entry.line, name, key, odd, entry.text))
-    section, problem = _validated(settings, values)
-    while problem is not None:
-        for key in _wrong_keys(settings, values, problem):
-            entry = entries[key]
-            wanted = expectation(settings.model_fields[key], toml=files[key].lower().endswith(".toml"))
-            message = f"expected {wanted}, got {describe(values[key])}"
-            findings.append(Finding("error", files[key], entry.line, name, key, message, entry.text))
-            del values[key]
-        section, problem = _validated(settings, values)
-    return section, findings
-
-
-def _validated(
-    settings: type[Section], values: Mapping[str, Any]
-) -> tuple[Section, None] | tuple[Section, ValidationError]:
-    """Return the section of these values, or the default one and the error."""
-    try:
-        return settings.model_validate(values), None
-    except ValidationError as problem:
-        return settings(), problem
-
-
-def _wrong_keys(settings: type[Section], values: Mapping[str, Any], problem: ValidationError) -> list[str]:
-    """Return the keys of wrong values; without names in the error, those that fail alone."""
-    named = [str(error["loc"][0]) for error in problem.errors(include_url=False) if error["loc"]]
-    alone = named or [key for key, value in values.items() if _validated(settings, {key: value})[1]]
-    return list(dict.fromkeys(alone)) or list(values)
-
-
-def _trailing_comma(settings: type[Section], key: str, entry: Entry) -> bool:
-    return (
-        isinstance(entry.value, tuple)
-        and len(entry.value) == 1
-        and entry.text.endswith(",")
-        and is_scalar(settings.model_fields[key].annotation)
-    )

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from glomtile.config.fields import Byte, ScaleRange, describe
-from glomtile.config.schema import NORMS_OF_THE_WINDOW, ModelSettings
+from glomtile.config.schema import NORMS_OF_THE_WINDOW, Byte, ModelSettings, ScaleRange
 from glomtile.errors import ModelError
 from glomtile.palette import Palette
 
@@ -348,6 +347,8 @@ class ModelCard(_Record):
         try:
             card = cls.model_validate_json(rest)
         except ValidationError as problem:
+            from glomtile.config.findings import describe
+
             first = problem.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise ModelError(

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomlkit
-from pydantic.fields import FieldInfo
-from tomlkit.items import InlineTable, KeyType, SingleKey
+from tomlkit.items import KeyType, SingleKey
 
-from glomtile.config.fields import Finding, expectation, is_scalar, key_info
+from glomtile.config.findings import Finding, expectation, is_scalar
 from glomtile.config.ini import MAX_DEPTH, Entry, ParsedConfig
 from glomtile.config.model_card import ModelCard
-from glomtile.config.schema import BUILT_NETWORKS, SECTIONS, Config
+from glomtile.config.schema import BUILT_NETWORKS, SECTIONS, Config, key_info
 
 _HEADER = re.compile(r"\s*\[\s*\"?([\w-]+)\"?\s*(?:\.\s*\"?([\w-]+)\"?\s*)?\]")
 _ASSIGNMENT = re.compile(r"\s*\"?([\w-]+)\"?\s*=\s*(.*)")
 _DUPLICATE_SECTION = re.compile(r"Cannot declare \('([\w-]+)',\) twice")
 _INI_SIGNS = re.compile(r"(?m)^[ \t]*(?:;|\w+[ \t]*[=:][ \t]*(?:True\b|False\b|None\b|\(|\{[ \t]*\())")
 
-KeyLines = dict[tuple[str, str], tuple[int, str]]
+
+class _Line(NamedTuple):
+    """A section header, whose key is empty unless it is of ``[section.key]``, or an assignment."""
+
+    number: int
+    section: str
+    key: str
+    value: str | None
 
 
-def _key_lines(text: str) -> KeyLines:
-    """Return line, counted from 1, and text of the value of each ``(section, key)``."""
-    found: KeyLines = {}
+def _lines(text: str) -> Iterator[_Line]:
+    """Yield headers and assignments, also those within a text of several lines."""
     section = ""
     for number, line in enumerate(text.split("\n"), start=1):
-        header = _HEADER.match(line)
-        assignment = _ASSIGNMENT.match(line)
-        if header:
+        if header := _HEADER.match(line):
             section = header[1]
-            if header[2]:
-                found.setdefault((section, header[2]), (number, ""))
-        elif assignment:
-            value = assignment[2].split(" #")[0].strip()
-            found.setdefault((section, assignment[1]), (number, value))
-    return found
+            yield _Line(number, section, header[2] or "", None)
+        elif assignment := _ASSIGNMENT.match(line):
+            yield _Line(number, section, assignment[1], assignment[2].split(" #")[0].strip())
 
 
 def _locate_error(text: str, problem: Exception) -> tuple[int, str]:
@@ -47,42 +47,25 @@ def _locate_error(text: str, problem: Exception) -> tuple[int, str]:
     error = str(problem)
     found = re.search(r"at line (\d+)", error)
     number = int(found[1]) if found else 0
-    lines = text.split("\n")
-    line = lines[number - 1] if 0 < number <= len(lines) else ""
-    message = _duplicate(lines, number, error)
-    if message is None:
-        where = re.sub(r" \(at line \d+, (column \d+)\)", r" at \1", error)
-        message = f"expected TOML, got: {where}"
-        message += _ini_hint(text) or _value_hint(line)
-    return number, message
+    if duplicate := _duplicate(text, number, error):
+        return number, f"duplicate {duplicate}; keep one of them"
+    where = re.sub(r" \(at line \d+, (column \d+)\)", r" at \1", error)
+    hint = _ini_hint(text) or (_value_hint(text.split("\n")[number - 1]) if number else "")
+    return number, f"expected TOML, got: {where}{hint}"
 
 
-def _duplicate(lines: list[str], number: int, error: str) -> str | None:
-    """Return a message if a key or section is a duplicate."""
-    table = _DUPLICATE_SECTION.match(error)
-    if table:
-        headers = ((at, _HEADER.match(line)) for at, line in enumerate(lines[: number - 1], start=1))
-        first = next((at for at, header in headers if header and header.groups() == (table[1], None)), 0)
-        return f"duplicate section [{table[1]}]{_too(first)}; keep one of them"
-    if not error.startswith("Cannot overwrite a value"):
+def _duplicate(text: str, number: int, error: str) -> str | None:
+    """Return the name of the section or key that `number` sets again, and the line that sets it first."""
+    lines = [line for line in _lines(text) if line.number <= number]
+    if table := _DUPLICATE_SECTION.match(error):
+        name = f"section [{table[1]}]"
+        same = [line for line in lines if line[1:] == (table[1], "", None)]
+    elif error.startswith("Cannot overwrite a value") and lines and lines[-1].value is not None:
+        name = f"key [{lines[-1].section}] {lines[-1].key}"
+        same = [line for line in lines if line[1:3] == lines[-1][1:3] and line.value is not None]
+    else:
         return None
-    section, key = "", ""
-    seen: dict[tuple[str, str], int] = {}
-    for at, line in enumerate(lines[:number], start=1):
-        if header := _HEADER.match(line):
-            section, key = header[1], ""
-        elif assignment := _ASSIGNMENT.match(line):
-            key = assignment[1]
-            seen.setdefault((section, key), at)
-    if not key:
-        return None
-    first = seen[section, key]
-    too = _too(first if first < number else 0)
-    return f"duplicate key [{section}] {key}{too}; keep one of them"
-
-
-def _too(first: int) -> str:
-    return f", also in line {first}" if first else ""
+    return name + (f", also in line {same[0].number}" if same and same[0].number < number else "")
 
 
 def _ini_hint(text: str) -> str:
@@ -113,30 +96,24 @@ def parse_toml(text: str, file: str = "") -> ParsedConfig:
     except (ValueError, RecursionError) as problem:
         line, message = _locate_error(text, problem)
         return ParsedConfig((), (Finding("error", file, line, "", "", message),))
-    lines = _key_lines(text)
+    lines: dict[tuple[str, str], _Line] = {}
+    for written in _lines(text):
+        lines.setdefault((written.section, written.key), written)
     entries: list[Entry] = []
     findings: list[Finding] = []
     for section, table in tables.items():
         if not isinstance(table, dict):
-            line = lines.get(("", section), (0, ""))[0]
-            findings.append(
-                Finding(
-                    "warning",
-                    file,
-                    line,
-                    "",
-                    section,
-                    "expected [section]; keys outside one are left out",
-                )
-            )
+            number = lines[place].number if (place := ("", section)) in lines else 0
+            message = "expected [section]; keys outside one are left out"
+            findings.append(Finding("warning", file, number, "", section, message))
             continue
         for key, value in table.items():
-            line, written = lines.get((section, key), (0, ""))
+            found = lines.get((section, key), _Line(0, section, key, None))
             if _too_deep(value):
                 message = f"expected at most {MAX_DEPTH} nested tables or lists, got more"
-                findings.append(Finding("error", file, line, section, key, message))
-                continue
-            entries.append(Entry(section, key, value, written or repr(value), line))
+                findings.append(Finding("error", file, found.number, section, key, message))
+            else:
+                entries.append(Entry(section, key, value, found.value or repr(value), found.number))
     return ParsedConfig(tuple(entries), tuple(findings))
 
 
@@ -157,13 +134,9 @@ def to_toml(config: Config) -> str:
     document = tomlkit.document()
     for name, settings in SECTIONS.items():
         section = config.section(name)
-        given = [key for key in settings.model_fields if section.is_set(key)]
-        if not given:
-            continue
-        table = tomlkit.table()
-        for key in given:
-            table.add(key, _item(getattr(section, key)))
-        document.add(name, table)
+        given = {key: _item(getattr(section, key)) for key in settings.model_fields if section.is_set(key)}
+        if given:
+            document.add(name, tomlkit.item(given))
     return tomlkit.dumps(document)
 
 
@@ -186,16 +159,14 @@ def template(pretrained: tuple[str, ModelCard] | None = None) -> str:
     ]
     for name, settings in SECTIONS.items():
         lines: list[str] = []
-        for key, info in settings.model_fields.items():
-            known = key_info(info)
+        for key, field in settings.model_fields.items():
+            known = key_info(field)
             if known.networks or known.inert:
                 continue
             unit = f" [{known.unit}]" if known.unit else ""
-            value, mark = info.default, "# "
-            if (name, key) in starter:
-                value, mark = starter[name, key], ""
-            lines.append(f"\n# {info.description}{unit}: {valid_values(name, key, info)}")
-            lines.append(f"{mark}{key} = {toml_value(value)}")
+            mark = "" if (name, key) in starter else "# "
+            value = toml_value(starter.get((name, key), field.default))
+            lines.append(f"\n# {field.description}{unit}: {valid_values(name, key)}\n{mark}{key} = {value}")
         if lines:
             parts += [f"\n[{name}]", *lines]
     return "\n".join(parts) + "\n"
@@ -226,12 +197,14 @@ def toml_value(value: Any) -> str:
     return str(tomlkit.item(_item(value)).as_string())
 
 
-def valid_values(section: str, key: str, info: FieldInfo) -> str:
+def valid_values(section: str, key: str) -> str:
     """Describe the valid values of a setting in TOML."""
-    names = BUILT_NETWORKS if (section, key) == ("model", "model") else key_info(info).known
+    settings = SECTIONS[section]
+    known = key_info(settings.model_fields[key]).known
+    names = BUILT_NETWORKS if (section, key) == ("model", "model") else known
     if not names:
-        return expectation(info, toml=True)
-    several = "" if is_scalar(info.annotation) else "a list of "
+        return expectation(settings, key, toml=True)
+    several = "" if is_scalar(settings, key) else "a list of "
     return several + " or ".join(f'"{name}"' for name in names)
 
 
@@ -262,13 +235,9 @@ def _item(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_item(part) for part in value]
     if isinstance(value, Mapping):
-        return _table(value)
+        table = tomlkit.inline_table()
+        for key, inner in value.items():
+            name = ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
+            table.add(SingleKey(name, t=KeyType.Basic), _item(inner))
+        return table
     return value
-
-
-def _table(mapping: Mapping[Any, Any]) -> InlineTable:
-    table = tomlkit.inline_table()
-    for key, value in mapping.items():
-        name = ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
-        table.add(SingleKey(name, t=KeyType.Basic), _item(value))
-    return table

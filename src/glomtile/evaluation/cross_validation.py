@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glomtile.config.fields import config_error
+from glomtile.config.findings import config_error
 from glomtile.config.load import COMMAND_LINE, check_config, load_config, make_config
 from glomtile.config.schema import Config
 from glomtile.config.toml import to_toml
