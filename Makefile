@@ -14,9 +14,6 @@ BIN := .venv/bin
 WORKERS ?= 2
 DEMO ?= demo
 
-# They start and kill workers of their own, which takes the processors, and once took a test worker along.
-CLUSTER_TESTS := tests/reliability/test_cluster.py
-
 .PHONY: demo test test-all docs lint types contracts pytest test-jax test-torch help clean
 
 help:
@@ -41,8 +38,7 @@ contracts: .venv/installed
 	$(BIN)/lint-imports
 
 pytest: .venv/installed
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(LONG) $(addprefix --ignore=,$(CLUSTER_TESTS))
-	$(BIN)/pytest $(LONG) $(CLUSTER_TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(LONG)
 
 # Strict: a broken link or a name without a docstring ends it.
 docs: .venv-docs/installed
