@@ -19,7 +19,7 @@ import glomtile.cli.main
 import glomtile.evaluation.score
 import glomtile.report.build
 from glomtile.__main__ import main
-from glomtile.cli.console import NO_FLAGS, Flags, ProgressDisplay, parse_global_options
+from glomtile.cli.console import NO_FLAGS, Flags, parse_global_options
 from glomtile.cli.main import run
 from glomtile.config.model_card import ModelCard
 from glomtile.config.schema import ModelSettings
@@ -36,13 +36,11 @@ COMMANDS = (
 SCORE = ["score", "a", "b", "-o", "c"]
 
 
-def _replace_score(
-    monkeypatch: pytest.MonkeyPatch, what: BaseException | SimpleNamespace
-) -> dict[str, object]:
+def _replace_score(monkeypatch, what):
     """Replace the function of ``glomtile score``; return the arguments that it receives."""
     called: dict[str, object] = {}
 
-    def replaced(*paths: Path, **options: object) -> SimpleNamespace:
+    def replaced(*paths, **options):
         called.update(options, paths=paths)
         if isinstance(what, BaseException):
             raise what
@@ -52,7 +50,7 @@ def _replace_score(
     return called
 
 
-def _write_card(folder: Path) -> None:
+def _write_card(folder):
     card = ModelCard(
         network=ModelSettings(), classes=ModelCard.classes_of(GLOMERULI), tile_px=(64, 64), stride_px=16,
         context_px=0,
@@ -61,7 +59,7 @@ def _write_card(folder: Path) -> None:
     (folder / "models" / "best" / "model.json").write_text(card.to_json())
 
 
-def _run_python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+def _run_python(code, *options):
     return subprocess.run(
         [sys.executable, *options, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )
@@ -70,31 +68,27 @@ def _run_python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
 # --- help ---------------------------------------------------------------------------------------------
 
 
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command_and_cuts_none_short(capsys):
     assert run(["--help"]) == 0
-    listed = re.findall(r"^  ([a-z-]+)  ", capsys.readouterr().out.partition("Commands:")[2], re.MULTILINE)
-    assert tuple(listed) == COMMANDS
+    listed = capsys.readouterr().out.partition("Commands:")[2]
+    assert tuple(re.findall(r"^  ([a-z-]+)  ", listed, re.MULTILINE)) == COMMANDS
+    assert "..." not in listed
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "config check", "config convert", "config init"])
-def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_explains_itself(command, capsys):
     assert run([*command.split(), "--help"]) == 0
     assert f"Usage: glomtile {command}" in capsys.readouterr().out
 
 
-def test_help_of_a_command_is_not_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
-    run(["--help"])
-    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
-
-
-def test_the_module_is_the_command() -> None:
+def test_the_module_is_the_command():
     result = subprocess.run(
         [sys.executable, "-m", "glomtile", "--help"], capture_output=True, text=True, check=True
     )
     assert result.stdout.startswith("Usage: glomtile ")
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"glomtile {glomtile.__version__}\n"
 
@@ -117,10 +111,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["segment", "a", "-o", "c", "--threshold", "1"], "expected a number between 0 and 1, got 1.0"),
         (["segment", "a", "-o", "c", "--threshold", "nan"], "expected a number between 0 and 1, got nan"),
         (["score", "a", "b", "-o", "c", "--mpp", "inf"], "expected 0.05 to 20 µm per pixel, got inf"),
-        (
-            ["segment", "a.png", "-o", "c", "--runtime", "foo"],
-            "error: --runtime: expected one of auto",
-        ),
+        (["segment", "a.png", "-o", "c", "--runtime", "foo"], "error: --runtime: expected one of auto"),
         (["segment", "a.png", "-o", "c", "--window", "16"], "error: --window: expected more than twice"),
         (["segment", "a.png", "-o", "c", "-m", "no-such-folder"], "no-such-folder: expected a model folder"),
         (["score", "a", "b", "-o", "c", "--rgb-map", "open('x')"], "--rgb-map"),
@@ -153,18 +144,14 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["config", "check", "no-such.config"], "no-such.config"),
     ],
 )
-def test_a_wrong_line_ends_with_2_and_the_reason(
-    line: list[str], word: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_line_ends_with_2_and_the_reason(line, word, capsys):
     assert run(line) == 2
     seen = capsys.readouterr()
     assert word in seen.out + seen.err
     assert "Traceback" not in seen.err
 
 
-def test_mpp_with_masks_and_too_few_images_to_split_name_their_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mpp_with_masks_and_too_few_images_to_split_name_their_options(tmp_path, capsys):
     for kind in ("images", "masks"):
         write_png(tmp_path / kind / "a.png", np.zeros((70, 90, 3), np.uint8))
     line = ["prepare", str(tmp_path / "images"), str(tmp_path / "masks"), "-o", str(tmp_path / "set")]
@@ -177,9 +164,7 @@ def test_mpp_with_masks_and_too_few_images_to_split_name_their_options(
 @pytest.mark.parametrize(
     ("error", "code"), [(InputError("a.png", "expected RGB, got 16 bit"), 1), (ConfigError("x", "no"), 2)]
 )
-def test_an_error_is_one_line_and_its_code(
-    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_is_one_line_and_its_code(error, code, monkeypatch, capsys):
     _replace_score(monkeypatch, error)
     assert run(SCORE) == code
     seen = capsys.readouterr()
@@ -187,10 +172,8 @@ def test_an_error_is_one_line_and_its_code(
     assert seen.out == ""
 
 
-def test_an_unexpected_error_is_short_and_requests_a_report(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _replace_score(monkeypatch, ValueError("bad\n" + "x" * 5000))
+def test_an_unexpected_error_is_short_without_colours_and_requests_a_report(monkeypatch, capsys):
+    _replace_score(monkeypatch, ValueError("\x1b[1mbad\x1b[0m\n" + "x" * 5000))
     assert run(SCORE) == 1
     seen = capsys.readouterr().err
     assert seen.startswith("unexpected error: ValueError: bad xxx")
@@ -199,26 +182,19 @@ def test_an_unexpected_error_is_short_and_requests_a_report(
     assert "Traceback" not in seen
 
 
-def test_an_unexpected_error_is_printed_without_colours(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _replace_score(monkeypatch, ValueError("\x1b[1mException\x1b[0m in \x1b[38;5;4mlayer\x1b[0m"))
-    assert run(SCORE) == 1
-    assert capsys.readouterr().err.startswith("unexpected error: ValueError: Exception in layer\n")
-
-
-def test_debug_shows_where_an_error_came_from(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_debug_shows_where_an_error_came_from(monkeypatch, capsys):
     _replace_score(monkeypatch, ValueError("bad"))
     assert run([*SCORE, "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_stopping_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    _replace_score(monkeypatch, KeyboardInterrupt())
-    assert run(SCORE) == 130
-    assert capsys.readouterr().err.endswith("stopped\n")
+def test_stopping_ends_with_130_also_within_an_import(monkeypatch, capsys):
+    stopped_import = ImportError("initialization failed")
+    stopped_import.__cause__ = KeyboardInterrupt()
+    for problem in (KeyboardInterrupt(), stopped_import):
+        _replace_score(monkeypatch, problem)
+        assert run(SCORE) == 130
+        assert capsys.readouterr().err.endswith("stopped\n")
 
 
 STOPPED_AT_WORK = """
@@ -241,7 +217,7 @@ sys.exit(code)
 """
 
 
-def test_a_second_interrupt_waits_for_running_threads() -> None:
+def test_a_second_interrupt_waits_for_running_threads():
     pipe = subprocess.PIPE
     line = [sys.executable, "-c", STOPPED_AT_WORK]
     with subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as stopped:
@@ -252,10 +228,8 @@ def test_a_second_interrupt_waits_for_running_threads() -> None:
     assert (stopped.returncode, out, err) == (130, "work done\n", "")
 
 
-def test_stopping_during_import_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def load(argv: list[str]) -> int:
+def test_stopping_during_import_is_no_error(monkeypatch, capsys):
+    def load(argv):
         raise KeyboardInterrupt
 
     ignored: list[object] = []
@@ -266,22 +240,10 @@ def test_stopping_during_import_is_no_error(
     assert ignored == [(signal.SIGINT, signal.SIG_IGN)]
 
 
-def test_an_error_caused_by_an_interrupt_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    problem = ImportError("initialization failed")
-    problem.__cause__ = KeyboardInterrupt()
-    _replace_score(monkeypatch, problem)
-    assert run(SCORE) == 130
-    assert capsys.readouterr().err.endswith("stopped\n")
-
-
-def test_a_stopped_training_prints_how_to_continue(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stopped_training_prints_how_to_continue(monkeypatch, tmp_path, capsys):
     import glomtile.training.train
 
-    def replaced(*_: object, resume: bool, progress: ProgressDisplay) -> None:
+    def replaced(*_, resume, progress):
         assert not resume
         raise KeyboardInterrupt
 
@@ -293,12 +255,10 @@ def test_a_stopped_training_prints_how_to_continue(
 
 
 @pytest.mark.parametrize("command", ["evaluate", "infer", "tiled-infer"])
-def test_a_missing_model_is_reported_before_the_backend_is_imported(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_model_is_reported_before_the_backend_is_imported(command, tmp_path, capsys, monkeypatch):
     import glomtile.cli.commands
 
-    def imported() -> None:
+    def imported():
         raise AssertionError("imported too early")
 
     monkeypatch.setattr(glomtile.cli.commands, "import_backend", imported)
@@ -311,9 +271,7 @@ def test_a_missing_model_is_reported_before_the_backend_is_imported(
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
-def test_an_impossible_output_folder_is_a_usage_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_impossible_output_folder_is_a_usage_error(tmp_path, capsys):
     image = tmp_path / "a.png"
     write_png(image, np.full((64, 64, 3), 240, np.uint8), 2.0)
     for place, reason in (
@@ -326,7 +284,7 @@ def test_an_impossible_output_folder_is_a_usage_error(
         assert "Errno" not in seen
 
 
-def test_outputs_in_memory_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_in_memory_are_refused(tmp_path, capsys):
     write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
     assert run(["segment", str(tmp_path / "a.png"), "--mpp", "0.5", "-o", "memory://x"]) == 2
     seen = capsys.readouterr()
@@ -334,7 +292,7 @@ def test_outputs_in_memory_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert seen.err.startswith("error: memory://x: expected a folder, or an address that lasts")
 
 
-def test_a_lower_threshold_gives_more_foreground(exported_model: Path, tmp_path: Path) -> None:
+def test_a_lower_threshold_gives_more_foreground(exported_model, tmp_path):
     noise = np.random.default_rng(3).integers(60, 240, (6, 6, 3), np.uint8).repeat(32, 0).repeat(32, 1)
     write_png(tmp_path / "a.png", noise)
     line = ["segment", str(tmp_path / "a.png"), "-m", str(exported_model), "--mpp", "2", "--quiet"]
@@ -347,9 +305,7 @@ def test_a_lower_threshold_gives_more_foreground(exported_model: Path, tmp_path:
     assert pixels[0] > pixels[1]
 
 
-def test_a_file_in_place_of_a_model_folder_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_in_place_of_a_model_folder_is_named(tmp_path, capsys):
     (tmp_path / "best.h5").write_bytes(b"x")
     line = ["segment", "a.png", "-o", str(tmp_path / "out"), "-m", str(tmp_path / "best.h5")]
     assert run(line) == 2
@@ -360,9 +316,7 @@ def test_a_file_in_place_of_a_model_folder_is_named(
     assert f"(perhaps {tmp_path})" in capsys.readouterr().err
 
 
-def test_masks_of_inexact_colours_are_scored_with_a_tolerance(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_masks_of_inexact_colours_are_scored_with_a_tolerance(tmp_path, capsys):
     mask = np.zeros((64, 64, 3), np.uint8)
     mask[16:48, 16:48] = (251, 4, 3)
     for name in ("a", "b"):
@@ -378,7 +332,7 @@ def test_masks_of_inexact_colours_are_scored_with_a_tolerance(
     assert '"tolerance": 8' in (tmp_path / "out" / "run.json").read_text()
 
 
-def test_info_of_a_slide_prints_its_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_a_slide_prints_its_facts(tmp_path, capsys):
     image = tmp_path / "a.png"
     write_png(image, np.full((48, 64, 3), 240, np.uint8), 0.5)
     assert run(["info", str(image)]) == 0
@@ -390,9 +344,7 @@ def test_info_of_a_slide_prints_its_facts(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err.endswith("no.svs: expected a slide or image, the file does not exist\n")
 
 
-def test_failed_inputs_are_listed_last_and_end_with_1(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_inputs_are_listed_last_and_end_with_1(monkeypatch, tmp_path, capsys):
     import glomtile.evaluation.evaluate
 
     config = tmp_path / "a.toml"
@@ -406,10 +358,8 @@ def test_failed_inputs_are_listed_last_and_end_with_1(
     assert seen.err.endswith("failed: 1\n  b.png: truncated\n")
 
 
-def test_results_go_to_stdout_and_progress_to_stderr(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def replaced(*_: object, progress: ProgressDisplay, **__: object) -> SimpleNamespace:
+def test_results_go_to_stdout_and_progress_to_stderr(monkeypatch, capsys):
+    def replaced(*_, progress, **__):
         progress.start("score", 2)
         progress.note("a note")
         progress.warn("careful")
@@ -423,7 +373,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     assert seen.err == "a note\nwarning: careful\n"
 
 
-def test_options_reach_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_function(monkeypatch):
     called = _replace_score(monkeypatch, SimpleNamespace(paths=[], folder=Path("c")))
     monkeypatch.setattr(glomtile.report.build, "write_report", lambda folder: folder / "report.html")
     assert run([*SCORE, "--rgb-map", "{(0,0,0):0,(0,255,0):1}", "--mpp", "0.5", "--against", "d"]) == 0
@@ -433,7 +383,7 @@ def test_options_reach_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 2, 5])
-def test_global_options_may_be_anywhere(place: int) -> None:
+def test_global_options_may_be_anywhere(place):
     line = list(SCORE)
     line.insert(place, "-q")
     assert parse_global_options(line) == (SCORE, Flags(quiet=True))
@@ -445,7 +395,7 @@ def test_global_options_may_be_anywhere(place: int) -> None:
 # --- config -------------------------------------------------------------------------------------------
 
 
-def test_config_check_ends_with_2_only_for_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_check_ends_with_2_only_for_errors(tmp_path, capsys):
     odd = tmp_path / "odd.config"
     odd.write_text("[train]\nepohs = 3\nbatch_size = 2\nbatch_size = 4\n")
     assert run(["config", "check", str(odd)]) == 0
@@ -457,7 +407,7 @@ def test_config_check_ends_with_2_only_for_errors(tmp_path: Path, capsys: pytest
     assert (seen.count("warning: "), seen.count("error: ")) == (1, 2)
 
 
-def test_the_config_of_init_converts_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_config_of_init_converts_and_checks(tmp_path, capsys):
     assert run(["config", "init"]) == 0
     made = tmp_path / "made.toml"
     made.write_text(capsys.readouterr().out)
@@ -473,7 +423,7 @@ def test_the_config_of_init_converts_and_checks(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err == ""
 
 
-def test_config_check_and_convert_take_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_check_and_convert_take_overrides(tmp_path, capsys):
     config = tmp_path / "a.toml"
     config.write_text("[train]\nepochs = 3\n")
     assert run(["config", "convert", str(config), "--set", "train.epochs=7"]) == 0
@@ -482,9 +432,7 @@ def test_config_check_and_convert_take_overrides(tmp_path: Path, capsys: pytest.
     assert "--set" in capsys.readouterr().out
 
 
-def test_findings_of_a_config_are_printed_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_findings_of_a_config_are_printed_first(monkeypatch, tmp_path, capsys):
     import glomtile.evaluation.evaluate
 
     odd = tmp_path / "odd.toml"
@@ -501,7 +449,7 @@ def test_findings_of_a_config_are_printed_first(
 # --- backend ------------------------------------------------------------------------------------------
 
 
-def test_without_keras_the_error_names_what_to_install(tmp_path: Path) -> None:
+def test_without_keras_the_error_names_what_to_install(tmp_path):
     config = tmp_path / "a.toml"
     config.write_text("[model]\n")
     code = (
@@ -514,7 +462,7 @@ def test_without_keras_the_error_names_what_to_install(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_info_works_without_keras() -> None:
+def test_info_works_without_keras():
     code = (
         "import sys; sys.modules['keras'] = None\nfrom glomtile.cli.main import run; sys.exit(run(['info']))"
     )
@@ -523,7 +471,7 @@ def test_info_works_without_keras() -> None:
     assert "pip install 'glomtile[cpu]'" in result.stdout
 
 
-def test_info_names_versions_backend_devices_and_formats(capfd: pytest.CaptureFixture[str]) -> None:
+def test_info_names_versions_backend_devices_and_formats(capfd):
     import keras
 
     assert run(["info"]) == 0
@@ -537,7 +485,7 @@ def test_info_names_versions_backend_devices_and_formats(capfd: pytest.CaptureFi
     assert re.search(r"^bundled model +\S", seen, re.MULTILINE)
 
 
-def test_import_messages_are_dropped_and_errors_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+def test_import_messages_are_dropped_and_errors_are_kept(capfd):
     with quiet_import():
         os.write(2, b"I0000 00:00:1.2 3 port.cc:153] oneDNN custom operations are on.\n")
         os.write(2, b"libcuda.so.1: cannot open shared object file\n")

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -36,11 +35,11 @@ needs_terminals = pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseu
 class Clock:
     now = 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now
 
 
-def test_every_display_is_a_progress() -> None:
+def test_every_display_is_a_progress():
     members = [name for name in dir(SILENT) if not name.startswith("_")]
     assert members == ["advance", "note", "start", "warn"]
     assert all(callable(getattr(ProgressDisplay, name)) for name in members)
@@ -49,7 +48,7 @@ def test_every_display_is_a_progress() -> None:
 # --- logs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_log_gets_a_status_line_every_15_seconds() -> None:
+def test_a_log_gets_a_status_line_every_15_seconds():
     clock, stream = Clock(), io.StringIO()
     progress = ProgressDisplay(stream, clock)
     progress.start("tiles", 400)
@@ -65,7 +64,7 @@ def test_a_log_gets_a_status_line_every_15_seconds() -> None:
     assert len(lines) == 5
 
 
-def test_a_log_omits_quick_stages_and_has_the_end_of_long_ones() -> None:
+def test_a_log_omits_quick_stages_and_has_the_end_of_long_ones():
     clock, stream = Clock(), io.StringIO()
     progress = ProgressDisplay(stream, clock)
     progress.start("images", 8)
@@ -80,7 +79,7 @@ def test_a_log_omits_quick_stages_and_has_the_end_of_long_ones() -> None:
     assert stream.getvalue() == f"drawing: {duration(2 * LINE_EVERY_S)}\n"
 
 
-def test_a_verbose_log_has_every_stage_and_more_lines() -> None:
+def test_a_verbose_log_has_every_stage_and_more_lines():
     clock, stream = Clock(), io.StringIO()
     progress = ProgressDisplay(stream, clock, verbose=True)
     progress.start("tissue")
@@ -99,7 +98,7 @@ def test_a_verbose_log_has_every_stage_and_more_lines() -> None:
     ]
 
 
-def test_steps_of_a_previous_run_do_not_count_for_the_rate() -> None:
+def test_steps_of_a_previous_run_do_not_count_for_the_rate():
     clock, stream = Clock(), io.StringIO()
     progress = ProgressDisplay(stream, clock)
     progress.start("windows", 1000)
@@ -111,7 +110,7 @@ def test_steps_of_a_previous_run_do_not_count_for_the_rate() -> None:
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_warnings_are_kept_and_printed_even_when_quiet(quiet: bool) -> None:
+def test_warnings_are_kept_and_printed_even_when_quiet(quiet):
     stream = io.StringIO()
     progress = ProgressDisplay(stream, quiet=quiet)
     progress.start("a", 2)
@@ -123,7 +122,7 @@ def test_warnings_are_kept_and_printed_even_when_quiet(quiet: bool) -> None:
     assert stream.getvalue() == ("" if quiet else "a note\n") + "warning: careful\n"
 
 
-def test_names_cannot_move_the_cursor_or_change_colours() -> None:
+def test_names_cannot_move_the_cursor_or_change_colours():
     stream = io.StringIO()
     progress = ProgressDisplay(stream, verbose=True)
     progress.start("a\x1b[2J.png")
@@ -135,7 +134,7 @@ def test_names_cannot_move_the_cursor_or_change_colours() -> None:
     assert r"d\x1b[0m\n[red].png" in stream.getvalue()
 
 
-def test_figures_are_rounded() -> None:
+def test_figures_are_rounded():
     figures = {"loss": 0.123456, "epochs": 3, "image": "a.png"}
     assert format_figures(figures) == "loss 0.1235 · epochs 3 · image a.png"
 
@@ -152,14 +151,14 @@ def test_figures_are_rounded() -> None:
         (7260, "2:01 h"),
     ],
 )
-def test_durations_are_short(seconds: float, words: str) -> None:
+def test_durations_are_short(seconds, words):
     assert duration(seconds) == words
 
 
 # --- terminals ----------------------------------------------------------------------------------------------
 
 
-def _read_all(terminal: int) -> str:
+def _read_all(terminal):
     """Read a pseudo-terminal until its other end is closed, which is an error on Linux."""
     pieces = []
     with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:
@@ -168,7 +167,7 @@ def _read_all(terminal: int) -> str:
     return b"".join(pieces).decode()
 
 
-def on_terminal(work: Callable[[object], None]) -> str:
+def on_terminal(work):
     master, slave = os.openpty()
     with ThreadPoolExecutor(1) as reader:
         written = reader.submit(_read_all, master)
@@ -177,12 +176,12 @@ def on_terminal(work: Callable[[object], None]) -> str:
         return written.result(timeout=60)
 
 
-def plain(written: str) -> str:
+def plain(written):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -190,14 +189,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.fixture
-def verbose() -> Iterator[None]:
+def verbose():
     token = FLAGS.set(Flags(verbose=True))
     yield
     FLAGS.reset(token)
 
 
-def windows(stream: object) -> None:
-    with progress_display(stream) as progress:  # type: ignore[arg-type]
+def windows(stream):
+    with progress_display(stream) as progress:
         progress.start("reading [images]", 400)
         progress.advance(100, glass="1,203 skipped")
         time.sleep(0.5)  # the bar is drawn five times a second
@@ -209,7 +208,7 @@ def windows(stream: object) -> None:
 
 @needs_terminals
 @pytest.mark.usefixtures("terminal")
-def test_a_terminal_gets_a_live_bar_and_names_as_they_are() -> None:
+def test_a_terminal_gets_a_live_bar_and_names_as_they_are():
     written = on_terminal(windows)
     for text in ("reading [images]", "a note [bold]", "second stage", "100 of 400", "glass 1,203 skipped"):
         assert text in plain(written)
@@ -219,7 +218,7 @@ def test_a_terminal_gets_a_live_bar_and_names_as_they_are() -> None:
 
 @needs_terminals
 @pytest.mark.parametrize("columns", [60, 40])
-def test_a_bar_fits_its_terminal(columns: int, terminal: pytest.MonkeyPatch) -> None:
+def test_a_bar_fits_its_terminal(columns, terminal):
     terminal.setenv("COLUMNS", str(columns))
     lines = re.split(r"[\r\n]+", plain(on_terminal(windows)))
     assert max(map(len, lines)) <= columns
@@ -228,28 +227,28 @@ def test_a_bar_fits_its_terminal(columns: int, terminal: pytest.MonkeyPatch) -> 
 
 @needs_terminals
 @pytest.mark.usefixtures("terminal", "verbose")
-def test_a_finished_stage_leaves_a_line_if_verbose() -> None:
+def test_a_finished_stage_leaves_a_line_if_verbose():
     assert "second stage: 1 done in 0." in plain(on_terminal(windows))
 
 
 @needs_terminals
-def test_no_color_is_respected(terminal: pytest.MonkeyPatch) -> None:
+def test_no_color_is_respected(terminal):
     terminal.setenv("NO_COLOR", "1")
 
-    def work(stream: object) -> None:
+    def work(stream):
         windows(stream)
-        print_tables([TABLE], stream)  # type: ignore[arg-type]
+        print_tables([TABLE], stream)
 
     assert not re.search(r"\x1b\[(\d+;)*(3|4|9|10)\d(;\d+)*m", on_terminal(work))
 
 
 @needs_terminals
-def test_a_dumb_terminal_gets_plain_lines(terminal: pytest.MonkeyPatch) -> None:
+def test_a_dumb_terminal_gets_plain_lines(terminal):
     terminal.setenv("TERM", "dumb")
 
-    def work(stream: object) -> None:
+    def work(stream):
         windows(stream)
-        print_tables([TABLE], stream)  # type: ignore[arg-type]
+        print_tables([TABLE], stream)
 
     assert "\x1b" not in on_terminal(work)
 
@@ -263,13 +262,13 @@ TABLE = Table(
 )
 
 
-def table_lines(table: Table) -> list[str]:
+def table_lines(table):
     stream = io.StringIO()
     print_tables([table], stream)
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-def test_a_table_in_a_log_is_as_wide_as_its_cells() -> None:
+def test_a_table_in_a_log_is_as_wide_as_its_cells():
     assert table_lines(TABLE) == [
         "image                               count     area  note",
         "a-rather-long-name-of-a-biopsy.svs     12  1,234.5  flagged: stain, brightness",
@@ -279,9 +278,9 @@ def test_a_table_in_a_log_is_as_wide_as_its_cells() -> None:
 
 @needs_terminals
 @pytest.mark.parametrize("columns", [90, 50])
-def test_a_table_fits_its_terminal_and_folds_long_names(columns: int, terminal: pytest.MonkeyPatch) -> None:
+def test_a_table_fits_its_terminal_and_folds_long_names(columns, terminal):
     terminal.setenv("COLUMNS", str(columns))
-    written = on_terminal(lambda stream: print_tables([TABLE], stream))  # type: ignore[arg-type]
+    written = on_terminal(lambda stream: print_tables([TABLE], stream))
     assert "\x1b[33m" in written
     lines = plain(written).splitlines()
     assert max(map(len, lines)) <= columns
@@ -289,7 +288,7 @@ def test_a_table_fits_its_terminal_and_folds_long_names(columns: int, terminal: 
     assert (len(lines) == 3) == (columns == 90)
 
 
-def image(name: str, **facts: object) -> dict[str, object]:
+def image(name, **facts):
     return {
         "image": name, "status": "done", "glomerulus_count": 12, "glomerulus_mean_area_um2": 18400.2,
         "glomerulus_per_mm2": 13.04, "tissue_mm2": 0.92, "quality_flags": [], "windows": 40,
@@ -297,7 +296,7 @@ def image(name: str, **facts: object) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_slides_have_a_row_each() -> None:
+def test_slides_have_a_row_each():
     images = [
         image("a"),
         image("b", status="skipped", quality_flags=["stain: 2.1", "low confidence (Dice 0.5)"]),
@@ -316,7 +315,7 @@ def test_slides_have_a_row_each() -> None:
     assert [style for _, style in table.rows] == ["", "yellow", "", "red"]
 
 
-def test_of_many_slides_the_failed_and_flagged_come_first() -> None:
+def test_of_many_slides_the_failed_and_flagged_come_first():
     images = [image(f"s{number}", quality_flags=["stain: far"] * (number == 90)) for number in range(100)]
     table = slides_table(images, [("z.svs", "cut off")])
     assert len(table.rows) == MAX_ROWS
@@ -324,8 +323,8 @@ def test_of_many_slides_the_failed_and_flagged_come_first() -> None:
     assert table.closing[0] == f"… and {101 - MAX_ROWS} more in summary.csv"
 
 
-def test_scores_have_their_intervals_and_the_worst_images() -> None:
-    def figure(value: float | None, low: float | None = None, high: float | None = None) -> object:
+def test_scores_have_their_intervals_and_the_worst_images():
+    def figure(value, low=None, high=None):
         return {"value": value, "low": low, "high": high}
 
     figures = {
@@ -335,10 +334,7 @@ def test_scores_have_their_intervals_and_the_worst_images() -> None:
     }  # fmt: skip
     objects = {"true_positive": 14, "false_positive": 6, "false_negative": 2}
     outcome = {
-        "scores": {
-            "images": 14,
-            "classes": [{"name": "glomerulus", "figures": figures, "objects": objects}],
-        },
+        "scores": {"images": 14, "classes": [{"name": "glomerulus", "figures": figures, "objects": objects}]},
         "worst": [{"image": "10103", "class": "glomerulus", "dice": 0.4412}],
     }
     (table,) = scores_tables(outcome)

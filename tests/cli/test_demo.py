@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from tests.fakes import RecordingProgress
 
@@ -20,11 +18,11 @@ from glomtile.io.tables import read_csv
 class Unwarned(RecordingProgress):
     """A progress that keeps its notes, and takes no warning."""
 
-    def warn(self, text: str) -> None:
+    def warn(self, text):
         raise AssertionError(f"the demo warns: {text}")
 
 
-def test_its_settings_are_a_config_without_findings(tmp_path: Path) -> None:
+def test_its_settings_are_a_config_without_findings(tmp_path):
     path = tmp_path / "demo.toml"
     path.write_text(module._settings(), "utf-8")
     config = load_config(path)
@@ -33,7 +31,7 @@ def test_its_settings_are_a_config_without_findings(tmp_path: Path) -> None:
     assert config.model.mpp == 2 * module.MPP
 
 
-def test_its_intervals_are_drawn_over_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_intervals_are_drawn_over_patients(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PATIENTS", 2)
     monkeypatch.setattr(module, "SIDE_PX", 64)
     (tmp_path / "demo.toml").write_text(module._settings(), "utf-8")
@@ -45,7 +43,7 @@ def test_its_intervals_are_drawn_over_patients(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_it_goes_from_nothing_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_from_nothing_to_a_report(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PATIENTS", 4)
     monkeypatch.setattr(module, "IMAGES_PER_PATIENT", 1)
     monkeypatch.setattr(module, "SIDE_PX", 384)
@@ -75,7 +73,7 @@ def test_it_goes_from_nothing_to_a_report(tmp_path: Path, monkeypatch: pytest.Mo
     assert (out / "evaluation/report.html") in paths
 
 
-def test_an_earlier_demo_is_moved_aside_and_other_folders_are_refused(tmp_path: Path) -> None:
+def test_an_earlier_demo_is_moved_aside_and_other_folders_are_refused(tmp_path):
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter1.txt").write_text("years of work")

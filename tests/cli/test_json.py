@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,16 @@ from glomtile.cli.console import print_object
 from glomtile.cli.main import run
 from glomtile.evaluation.cross_validation import CrossvalResult
 from glomtile.evaluation.score import score
-from glomtile.inference.image import TilingSettings
 from glomtile.inference.segmenter import Segmenter
 from glomtile.io.images import write_png
 from glomtile.training.train import TrainResult
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> None:
+def network(monkeypatch):
     card = threshold_card()
 
-    def load(*_: Any, settings: TilingSettings | None = None, **__: Any) -> Segmenter:
+    def load(*_, settings=None, **__):
         return Segmenter(ThresholdNetwork(), card, settings)
 
     monkeypatch.setattr(glomtile.inference.segmenter.Segmenter, "load", load)
@@ -39,10 +37,10 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run_json(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any], str]]:
+def run_json(capsys):
     """Run a line with --json; return its exit code, its object and stderr."""
 
-    def run_it(*line: object) -> tuple[int, dict[str, Any], str]:
+    def run_it(*line):
         code = run([*map(str, line), "--json"])
         seen = capsys.readouterr()
         assert seen.out.count("\n") == 1
@@ -51,7 +49,7 @@ def run_json(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dic
     return run_it
 
 
-def make_images(folder: Path) -> Path:
+def make_images(folder):
     folder.mkdir()
     tissue = np.full((300, 400, 3), (200, 120, 170), np.uint8)
     tissue[100:160, 100:180] = (120, 40, 120)
@@ -61,7 +59,7 @@ def make_images(folder: Path) -> Path:
     return folder
 
 
-def masks(folder: Path, shift: int = 0) -> Path:
+def masks(folder, shift=0):
     folder.mkdir()
     for number in range(3):
         mask = np.zeros((64, 64, 3), np.uint8)
@@ -71,7 +69,7 @@ def masks(folder: Path, shift: int = 0) -> Path:
 
 
 @pytest.mark.usefixtures("network")
-def test_segment_prints_every_image_its_flags_and_failures(run_json: Any, tmp_path: Path) -> None:
+def test_segment_prints_every_image_its_flags_and_failures(run_json, tmp_path):
     images, out = make_images(tmp_path / "in"), tmp_path / "out"
     code, result, _ = run_json("segment", images, "-o", out)
     assert code == result["exit_code"] == 1
@@ -89,7 +87,7 @@ def test_segment_prints_every_image_its_flags_and_failures(run_json: Any, tmp_pa
 
 
 @pytest.mark.usefixtures("network")
-def test_segment_again_prints_what_was_done_before(run_json: Any, tmp_path: Path) -> None:
+def test_segment_again_prints_what_was_done_before(run_json, tmp_path):
     images, out = make_images(tmp_path / "in"), tmp_path / "out"
     run_json("segment", images, "-o", out)
     _, result, _ = run_json("segment", images, "-o", out)
@@ -100,7 +98,7 @@ def test_segment_again_prints_what_was_done_before(run_json: Any, tmp_path: Path
 
 
 @pytest.mark.usefixtures("network")
-def test_a_dry_run_prints_its_plan(run_json: Any, tmp_path: Path) -> None:
+def test_a_dry_run_prints_its_plan(run_json, tmp_path):
     code, result, _ = run_json(
         "segment", make_images(tmp_path / "in") / "a.png", "-o", tmp_path / "out", "--dry-run"
     )
@@ -112,7 +110,7 @@ def test_a_dry_run_prints_its_plan(run_json: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("network")
-def test_a_dry_run_ends_as_the_run_will(run_json: Any, tmp_path: Path) -> None:
+def test_a_dry_run_ends_as_the_run_will(run_json, tmp_path):
     inputs = [make_images(tmp_path / name) / "a.png" for name in ("one", "two")]
     code, planned, _ = run_json("segment", *inputs, "-o", tmp_path / "out", "--dry-run")
     assert (code, len(planned["plan"])) == (1, 1)
@@ -122,9 +120,7 @@ def test_a_dry_run_ends_as_the_run_will(run_json: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("network")
-def test_people_get_a_table_on_stderr_and_paths_on_stdout(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_people_get_a_table_on_stderr_and_paths_on_stdout(tmp_path, capsys):
     images, out = make_images(tmp_path / "in"), tmp_path / "out"
     assert run(["segment", str(images), "-o", str(out)]) == 1
     seen = capsys.readouterr()
@@ -140,9 +136,7 @@ def test_people_get_a_table_on_stderr_and_paths_on_stdout(
     assert "done before" not in capsys.readouterr().err
 
 
-def test_score_prints_its_figures_and_the_worst_images(
-    run_json: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_score_prints_its_figures_and_the_worst_images(run_json, tmp_path, capsys):
     line = ("score", masks(tmp_path / "a", 4), masks(tmp_path / "b"), "-o", tmp_path / "out")
     code, result, _ = run_json(*line)
     assert code == 0
@@ -156,7 +150,7 @@ def test_score_prints_its_figures_and_the_worst_images(
     assert "objects: 3 true positives, 0 false positives, 0 false negatives\n" in stderr
 
 
-def test_an_error_is_an_object_too(run_json: Any, tmp_path: Path) -> None:
+def test_an_error_is_an_object_too(run_json, tmp_path):
     code, result, stderr = run_json("segment", "a.png", "-o", tmp_path / "out", "-m", tmp_path / "no")
     assert code == result["exit_code"] == 2
     assert result["command"] == "segment"
@@ -165,7 +159,7 @@ def test_an_error_is_an_object_too(run_json: Any, tmp_path: Path) -> None:
     assert stderr.startswith("error: ")
 
 
-def test_config_check_prints_findings_as_fields(run_json: Any, tmp_path: Path) -> None:
+def test_config_check_prints_findings_as_fields(run_json, tmp_path):
     config = tmp_path / "a.toml"
     config.write_text('[train]\nepohs = 3\nepochs = "ten"\n')
     code, result, _ = run_json("config", "check", config)
@@ -179,7 +173,7 @@ def test_config_check_prints_findings_as_fields(run_json: Any, tmp_path: Path) -
     )
 
 
-def test_info_of_a_slide_prints_levels_as_numbers(run_json: Any, tmp_path: Path) -> None:
+def test_info_of_a_slide_prints_levels_as_numbers(run_json, tmp_path):
     _, result, _ = run_json("info", make_images(tmp_path / "in") / "a.png")
     (slide,) = result["slides"]
     assert slide["size_px"] == [300, 400]
@@ -188,22 +182,20 @@ def test_info_of_a_slide_prints_levels_as_numbers(run_json: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("command", ["init", "convert a.toml"])
-def test_a_command_that_prints_a_config_refuses(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_that_prints_a_config_refuses(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toml").write_text("[model]\n")
     assert run(["config", *command.split(), "--json"]) == 2
     assert "expected a command with results" in capsys.readouterr().err
 
 
-def test_quiet_and_verbose_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_and_verbose_contradict_each_other(capsys):
     assert run(["info", "-q", "-v"]) == 2
     assert "expected one of --quiet and --verbose" in capsys.readouterr().err
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(tmp_path, monkeypatch):
     """A config for commands whose functions are replaced."""
     monkeypatch.setattr(glomtile.cli.commands, "import_backend", lambda: None)
     path = tmp_path / "a.toml"
@@ -211,9 +203,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_train_prints_its_best_epoch_and_why_it_ended(
-    run_json: Any, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_prints_its_best_epoch_and_why_it_ended(run_json, config, monkeypatch):
     history = [{"loss": 0.5, "val_loss": 0.4}, {"loss": 0.3, "val_loss": 0.6}]
     result = TrainResult(Path("m/best"), Path("m/last"), history, 1, "all epochs done", (Path("m/best"),))
     monkeypatch.setattr(glomtile.training.train, "train", lambda *_, **__: result)
@@ -226,10 +216,7 @@ def test_train_prints_its_best_epoch_and_why_it_ended(
     assert "best epoch 1 of 2; all epochs done" in stderr
 
 
-def test_crossval_prints_all_images_and_the_trusted_ones(
-    run_json: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_crossval_prints_all_images_and_the_trusted_ones(run_json, config, tmp_path, monkeypatch, capsys):
     scored = score(masks(tmp_path / "a", 4), masks(tmp_path / "b"), tmp_path / "out")
     result = CrossvalResult(scored, None, (tmp_path / "fold-1",), scored.paths)
     monkeypatch.setattr(glomtile.evaluation.cross_validation, "crossval", lambda *_, **__: result)
@@ -246,17 +233,14 @@ def test_crossval_prints_all_images_and_the_trusted_ones(
     assert re.search(r"^glomerulus, 3 images also trained on +value", seen, re.MULTILINE)
 
 
-def test_a_sweep_prints_each_run_the_best_first(
-    run_json: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_a_sweep_prints_each_run_the_best_first(run_json, config, tmp_path, monkeypatch, capsys):
     truth, results = masks(tmp_path / "truth"), {}
     for name, shift in (("a-seed=1", 4), ("a-seed=2", 2)):
         scored = score(masks(tmp_path / name, shift), truth, tmp_path / "out" / name)
         results[name] = CrossvalResult(scored, None, (), scored.paths)
     options: dict[str, Any] = {}
 
-    def sweep(configs: dict[str, Any], out: Path, **more: Any) -> dict[str, CrossvalResult]:
+    def sweep(configs, out, **more):
         options.update(more, out=out, names=list(configs))
         return results
 
@@ -272,7 +256,7 @@ def test_a_sweep_prints_each_run_the_best_first(
     assert [float(value) for _, value in rows] == sorted((float(value) for _, value in rows), reverse=True)
 
 
-def test_numbers_that_are_not_defined_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_that_are_not_defined_are_null(capsys):
     facts = {"figures": [{"dice": float("nan")}, (float("inf"), 0.5)], "path": Path("a/b"), "done": True}
     print_object("train", facts)
     printed = json.loads(capsys.readouterr().out)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from glomtile.config.ini import (
     NotALiteralError,
     control_character,
-    nearest,
     parse,
     read_literal,
     read_path,
@@ -73,9 +72,7 @@ def test_one_bad_value_leaves_the_others_alone():
     """Reference §6.4: there a value that failed silently became the default."""
     text = "[train]\nepochs = 1 +\npatience = 3\n"
     assert values(text) == {("train", "patience"): 3}
-    assert messages(text) == [
-        ("error", 2, "expected a number, a text in quotes or a list"),
-    ]
+    assert messages(text) == [("error", 2, "expected a number, a text in quotes or a list")]
 
 
 def test_a_value_continues_while_a_bracket_is_open():
@@ -341,12 +338,6 @@ def test_the_right_section_takes_precedence():
         assert findings[0].endswith("which is also set and takes precedence")
 
 
-def test_a_misspelling_that_the_reference_reads_is_read():
-    found, findings = resolved("[deformation]\nalpah = 900\n")
-    assert found == {("deformation", "alpha"): 900}
-    assert "misspelt; read as [deformation] alpha" in findings[0]
-
-
 def test_a_section_in_capitals_is_read_with_one_finding():
     found, findings = resolved("[Train]\nepochs = 3\npatience = 4\n")
     assert found == {("train", "epochs"): 3, ("train", "patience"): 4}
@@ -357,8 +348,3 @@ def test_an_unknown_section_has_one_finding_with_a_suggestion():
     found, findings = resolved("[tiledinfr]\noverlapping = 3\nsplit_size = 4\n")
     assert found == {}
     assert findings == ["x.config:2 [tiledinfr]: unknown section, left out; did you mean [tiledinfer]?"]
-
-
-def test_nearest_has_a_limit():
-    assert nearest("epochz", ["epochs", "patience"]) == "epochs"
-    assert nearest("zzz", ["epochs", "patience"]) is None

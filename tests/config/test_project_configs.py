@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from glomtile.config.load import check_config, load_config
-from glomtile.config.toml import to_toml
 
 FOLDER = "projects/flexunet/glomeruli"
 
@@ -46,13 +45,6 @@ def test_the_config_of_the_reference_has_its_settings(root):
     assert (config.tiledinfer.overlapping, config.tiledinfer.split_size) == (64, 512)
     assert config.image.color_order == "RGB"
     assert not config.augments
-
-
-def test_the_references_config_is_the_same_in_toml(root, tmp_path):
-    config = load_config(root / FOLDER / "train_eval_infer.config")
-    path = tmp_path / "same.toml"
-    path.write_text(to_toml(config), "utf-8")
-    assert load_config(path).model_dump() == config.model_dump()
 
 
 def test_the_two_configs_of_the_project_keep_out_of_each_others_folders(root):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 import glomtile
 from glomtile.cli.console import (
@@ -69,37 +70,30 @@ def probability(value: float | None) -> float | None:
 
 plausible_mpp = in_range(0.05, 20, "µm per pixel")
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="INI or TOML file of settings.")]
+ConfigFile = Annotated[Path, Argument(metavar="CONFIG", help="INI or TOML file of settings.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
+    list[str] | None, Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable.")
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
+OutFolder = Annotated[Path, Option("--out", "-o", metavar="DIR", help="Output folder.")]
 OptionalMpp = Annotated[
     float | None,
-    typer.Option(
-        metavar="UM", callback=plausible_mpp, help="Micrometres per pixel of the images, 0.05 to 20."
-    ),
+    Option(metavar="UM", callback=plausible_mpp, help="Micrometres per pixel of the images, 0.05 to 20."),
 ]
 RgbMap = Annotated[
     str | None,
-    typer.Option(metavar="MAP", help='Colours of the classes in masks [default: "{(0,0,0):0,(255,0,0):1}"].'),
+    Option(metavar="MAP", help='Colours of the classes in masks [default: "{(0,0,0):0,(255,0,0):1}"].'),
 ]
 Tolerance = Annotated[
     int,
-    typer.Option(
+    Option(
         min=0, max=255, metavar="N", help="Largest difference of a mask's colour, for JPEG masks for example."
     ),
 ]
-Against = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Other predictions, for paired differences.")
-]
+Against = Annotated[Path | None, Option(metavar="DIR", help="Other predictions, for paired differences.")]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="URL", help="Run on the workers of a Dask scheduler, tcp://host:8786.")
+    str | None, Option(metavar="URL", help="Run on the workers of a Dask scheduler, tcp://host:8786.")
 ]
-Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Run in N local processes side by side.")
-]
+Workers = Annotated[int | None, Option(min=1, metavar="N", help="Run in N local processes side by side.")]
 
 
 def cluster_of(scheduler: str | None, workers: int | None) -> Cluster | None:
@@ -137,12 +131,12 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def options(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Verbose output.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks and debug messages.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Print only warnings and errors.")] = False,
+    verbose: Annotated[bool, Option("--verbose", "-v", help="Verbose output.")] = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object on stdout.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Print tracebacks and debug messages.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+        bool, Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
     # Declared for --help: `parse_global_options` has taken them out of the line, from any position. A
@@ -152,47 +146,36 @@ def options(
 
 @app.command()
 def prepare(
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images or slides.")],
+    images: Annotated[Path, Argument(metavar="IMAGES", help="Folder of images or slides.")],
     masks: Annotated[
         Path,
-        typer.Argument(
-            metavar="MASKS", help="Folder of masks, or of GeoJSON files of QuPath, of the same names."
-        ),
+        Argument(metavar="MASKS", help="Folder of masks, or of GeoJSON files of QuPath, of the same names."),
     ],
     out: OutFolder,
-    tile: Annotated[int, typer.Option(min=16, metavar="PX", help="Side of a tile, in pixels.")] = 512,
+    tile: Annotated[int, Option(min=16, metavar="PX", help="Side of a tile, in pixels.")] = 512,
     split: Annotated[
         tuple[float, float, float],
-        typer.Option(
-            metavar="TRAIN VALID TEST", callback=in_range(0, 1), help="Shares of the images, sum 1."
-        ),
+        Option(metavar="TRAIN VALID TEST", callback=in_range(0, 1), help="Shares of the images, sum 1."),
     ] = (0.7, 0.15, 0.15),
     groups: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="Table stem,group[,split]; images of a group stay together."),
+        Path | None, Option(metavar="CSV", help="Table stem,group[,split]; images of a group stay together.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 137,
+    seed: Annotated[int, Option(help="Random seed.")] = 137,
     keep_empty: Annotated[
-        float,
-        typer.Option(metavar="SHARE", callback=in_range(0, 1), help="Share of background tiles to keep."),
+        float, Option(metavar="SHARE", callback=in_range(0, 1), help="Share of background tiles to keep.")
     ] = 1.0,
     mini_test: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also copy the whole test images and masks to DIR.")
+        Path | None, Option(metavar="DIR", help="Also copy the whole test images and masks to DIR.")
     ] = None,
     border: Annotated[
-        str,
-        typer.Option(
-            metavar="reflect|even", help="Mirror the image at its border, or space the tiles evenly."
-        ),
+        str, Option(metavar="reflect|even", help="Mirror the image at its border, or space the tiles evenly.")
     ] = "reflect",
     rgb_map: RgbMap = None,
     tolerance: Tolerance = 0,
-    indexed: Annotated[
-        bool, typer.Option("--indexed", help="Masks contain class numbers, not colours.")
-    ] = False,
+    indexed: Annotated[bool, Option("--indexed", help="Masks contain class numbers, not colours.")] = False,
     mpp: Annotated[
         float | None,
-        typer.Option(
+        Option(
             metavar="UM",
             callback=plausible_mpp,
             help="Micrometres per pixel of the tiles of annotated slides, 0.05 to 20.",
@@ -226,12 +209,12 @@ def prepare(
 
 @app.command()
 def stats(
-    target: Annotated[Path, typer.Argument(metavar="DATASET|CONFIG", help="Dataset folder or config.")],
+    target: Annotated[Path, Argument(metavar="DATASET|CONFIG", help="Dataset folder or config.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder [default: beside it].")
+        Path | None, Option("--out", "-o", metavar="DIR", help="Output folder [default: beside it].")
     ] = None,
     augmented: Annotated[
-        bool, typer.Option("--augmented", help="Only a sheet of augmented training samples.")
+        bool, Option("--augmented", help="Only a sheet of augmented training samples.")
     ] = False,
 ) -> None:
     """Plot counts, class shares, sizes and samples."""
@@ -251,7 +234,7 @@ def stats(
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue after the last finished epoch.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Continue after the last finished epoch.")] = False,
 ) -> None:
     """Train a network; a previous run is moved aside."""
     with _configured(config, overrides) as (settings, progress):
@@ -293,20 +276,18 @@ def crossval(
     config: ConfigFile,
     out: OutFolder,
     overrides: Overrides = None,
-    folds: Annotated[int, typer.Option(min=2, max=99, metavar="K", help="Number of folds.")] = 4,
+    folds: Annotated[int, Option(min=2, max=99, metavar="K", help="Number of folds.")] = 4,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the run [default: the config's].")
+        str | None, Option(metavar="NAME", help="Name of the run [default: the config's].")
     ] = None,
     groups: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="Table stem,group[,use]; use is empty, train or judge."),
+        Path | None, Option(metavar="CSV", help="Table stem,group[,use]; use is empty, train or judge.")
     ] = None,
     against: Against = None,
     vary: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SECTION.KEY=VALUE",
-            help="Vary a setting; repeatable, with a run for each combination.",
+        Option(
+            metavar="SECTION.KEY=VALUE", help="Vary a setting; repeatable, with a run for each combination."
         ),
     ] = None,
     scheduler: Scheduler = None,
@@ -372,7 +353,7 @@ def inspect(
     config: ConfigFile,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder [default: the config's].")
+        Path | None, Option("--out", "-o", metavar="DIR", help="Output folder [default: the config's].")
     ] = None,
 ) -> None:
     """List the network's layers, memory and work."""
@@ -387,68 +368,57 @@ def inspect(
 def segment(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Slides, images or folders; local, or s3://bucket/*.svs."),
+        Argument(metavar="INPUT...", help="Slides, images or folders; local, or s3://bucket/*.svs."),
     ],
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="DIR", help="Output folder; local, or s3://bucket/out.")
+        str, Option("--out", "-o", metavar="DIR", help="Output folder; local, or s3://bucket/out.")
     ],
     model: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--model", "-m", metavar="DIR", help="Model folder, best/ or last/ [default: the bundled model]."
         ),
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(
+        Option(
             metavar="UM",
             callback=plausible_mpp,
             help="Micrometres per pixel, 0.05 to 20 [default: the files' own].",
         ),
     ] = None,
     no_tissue_mask: Annotated[
-        bool, typer.Option("--no-tissue-mask", help="Also segment windows without tissue.")
+        bool, Option("--no-tissue-mask", help="Also segment windows without tissue.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results of other settings.")
-    ] = False,
-    zarr: Annotated[bool, typer.Option("--zarr", help="Also write the masks as OME-Zarr.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace results of other settings.")] = False,
+    zarr: Annotated[bool, Option("--zarr", help="Also write the masks as OME-Zarr.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also segment slides far coarser than the training images.")
+        bool, Option("--force", help="Also segment slides far coarser than the training images.")
     ] = False,
     tta: Annotated[
         str | None,
-        typer.Option(
-            metavar="none|flips|rotations|all", help="Test-time augmentation [default: the model's]."
-        ),
+        Option(metavar="none|flips|rotations|all", help="Test-time augmentation [default: the model's]."),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
+        Option(
             metavar="P",
             callback=probability,
             help="Foreground threshold, between 0 and 1 [default: the model's].",
         ),
     ] = None,
     window: Annotated[
-        int | None,
-        typer.Option(min=16, metavar="PX", help="Side of a window [default: the largest that fits]."),
+        int | None, Option(min=16, metavar="PX", help="Side of a window [default: the largest that fits].")
     ] = None,
-    memory: Annotated[int, typer.Option(min=64, metavar="MIB", help="Inference memory limit.")] = 1536,
-    threads: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Number of reader threads.")] = 2,
-    runtime: Annotated[str, typer.Option(metavar="auto|openvino|keras", help="Inference runtime.")] = "auto",
+    memory: Annotated[int, Option(min=64, metavar="MIB", help="Inference memory limit.")] = 1536,
+    threads: Annotated[int, Option(min=1, max=256, metavar="N", help="Number of reader threads.")] = 2,
+    runtime: Annotated[str, Option(metavar="auto|openvino|keras", help="Inference runtime.")] = "auto",
     scratch: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for temporary copies of remote slides and results.",
-        ),
+        Path | None, Option(metavar="DIR", help="Folder for temporary copies of remote slides and results.")
     ] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the inputs and the work to do.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only list the inputs and the work to do.")] = False,
 ) -> None:
     """Find, outline and measure glomeruli in slides."""
     from glomtile.inference import batch
@@ -491,17 +461,17 @@ def segment(
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted masks.")],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of true masks of the same names.")],
+    predictions: Annotated[Path, Argument(metavar="PREDICTIONS", help="Folder of predicted masks.")],
+    truth: Annotated[Path, Argument(metavar="TRUTH", help="Folder of true masks of the same names.")],
     out: OutFolder,
     rgb_map: RgbMap = None,
     tolerance: Tolerance = 0,
     groups: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Table stem,group; intervals are over the groups.")
+        Path | None, Option(metavar="CSV", help="Table stem,group; intervals are over the groups.")
     ] = None,
     mpp: OptionalMpp = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The images, for the report and contact sheets.")
+        Path | None, Option(metavar="DIR", help="The images, for the report and contact sheets.")
     ] = None,
     against: Against = None,
 ) -> None:
@@ -528,9 +498,7 @@ def score(
 
 
 @app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
-) -> None:
+def report(folder: Annotated[Path, Argument(metavar="DIR", help="Folder of results.")]) -> None:
     """Write report.html of a folder of results."""
     from glomtile.report.build import write_report
 
@@ -539,23 +507,23 @@ def report(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, best/ or last/.")],
+    model: Annotated[Path, Argument(metavar="MODEL", help="Model folder, best/ or last/.")],
     fmt: Annotated[
-        str, typer.Option("--format", metavar="onnx|openvino|saved-model|bundle", help="Format.")
+        str, Option("--format", metavar="onnx|openvino|saved-model|bundle", help="Format.")
     ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="PATH", help="Output path [default of ONNX: the model folder]."),
+        Option("--out", "-o", metavar="PATH", help="Output path [default of ONNX: the model folder]."),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="float32|float16|int8",
             help="Precision of the weights [default: float32; bundle: float16].",
         ),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Images for the calibration of int8.")
+        Path | None, Option(metavar="DIR", help="Images for the calibration of int8.")
     ] = None,
     mpp: OptionalMpp = None,
 ) -> None:
@@ -578,7 +546,7 @@ def export(
 
 @app.command()
 def ensemble(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model folders, at least two.")],
+    models: Annotated[list[Path], Argument(metavar="MODEL...", help="Model folders, at least two.")],
     out: OutFolder,
 ) -> None:
     """Combine models; average their predictions."""
@@ -592,7 +560,7 @@ def ensemble(
 
 @app.command("import-weights")
 def import_weights(
-    weights: Annotated[Path, typer.Argument(metavar="H5", help="Weight file of the reference system.")],
+    weights: Annotated[Path, Argument(metavar="H5", help="Weight file of the reference system.")],
     config: ConfigFile,
     out: OutFolder,
 ) -> None:
@@ -618,8 +586,7 @@ def demo(out: OutFolder) -> None:
 @app.command()
 def info(
     slides: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[SLIDE...]", help="Slides or images to describe instead."),
+        list[Path] | None, Argument(metavar="[SLIDE...]", help="Slides or images to describe instead.")
     ] = None,
 ) -> None:
     """Print versions and devices, or facts of slides."""
@@ -677,9 +644,7 @@ def convert(config: ConfigFile, overrides: Overrides = None) -> None:
 def init(
     pretrained: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL", help="Settings for fine-tuning this model: glomeruli-pas or a model folder."
-        ),
+        Option(metavar="MODEL", help="Settings for fine-tuning this model: glomeruli-pas or a model folder."),
     ] = None,
 ) -> None:
     """Print a commented TOML config."""

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -360,20 +361,14 @@ def print_tables(tables: Sequence[Table], stream: TextIO) -> None:
 
     console = _console(stream)
     for table in tables:
-        kept = [
-            number
-            for number, column in enumerate(table.columns)
-            if not (column.optional and console.width < _NARROW)
-        ]
+        shown = [not column.optional or console.width >= _NARROW for column in table.columns]
         grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for number in kept:
-            column = table.columns[number]
+        for column in compress(table.columns, shown):
             justify: Any = "right" if column.right else "left"
             grid.add_column(Text(printable(column.name)), justify=justify, no_wrap=column.right)
         for cells, style in table.rows:
-            grid.add_row(
-                *(Text(printable(cells[number]), overflow="fold") for number in kept), style=style or None
-            )
+            texts = (Text(printable(cell), overflow="fold") for cell in compress(cells, shown))
+            grid.add_row(*texts, style=style or None)
         console.print(grid)
         for line in table.closing:
             console.print(Text(printable(line)))
@@ -437,8 +432,8 @@ def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
         for each in outcome.get("worst", ())
     )
     if worst and tables:
-        last = tables[-1]
-        tables[-1] = Table(last.columns, last.rows, (*last.closing, f"worst images by Dice: {worst}"))
+        closing = (*tables[-1].closing, f"worst images by Dice: {worst}")
+        tables[-1] = replace(tables[-1], closing=closing)
     return tables
 
 

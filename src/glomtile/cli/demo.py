@@ -102,8 +102,21 @@ def _make_room(out: Path, progress: Progress) -> None:
 
 
 def _paint(folder: Path, progress: Progress) -> Path:
-    """Images, masks and ``groups.csv``; each patient's biopsies are dyed alike and stay in one split."""
+    """Paint images, masks and ``groups.csv``; a patient's biopsies are dyed alike and stay in one split."""
+    from glomtile.io.images import write_png
+    from glomtile.io.masks import write_mask
     from glomtile.io.tables import write_csv
+    from glomtile.palette import GLOMERULI
+    from glomtile.synthetic import PRESETS as PAINTERS
+    from glomtile.synthetic import draw_dyes, paint
+
+    def paint_one(job: tuple[str, int, int]) -> None:
+        stem, patient, seed = job
+        preset = PRESETS[patient % len(PRESETS)]
+        dyes = draw_dyes(patient, PAINTERS[preset].dye_spread)
+        biopsy = paint(seed, (SIDE_PX, SIDE_PX), MPP, preset, stain=dyes)
+        write_png(folder / "images" / f"{stem}.png", biopsy.image, MPP)
+        write_mask(folder / "masks" / f"{stem}.png", biopsy.labels, GLOMERULI, MPP)
 
     jobs = [
         (f"patient{patient:02d}_{number}", patient, FIRST_SEED + patient * IMAGES_PER_PATIENT + number)
@@ -112,31 +125,14 @@ def _paint(folder: Path, progress: Progress) -> Path:
     ]
     progress.start("painting biopsies", len(jobs))
     with ThreadPoolExecutor(2) as painters:
-        for _ in painters.map(lambda job: _paint_one(folder, *job), jobs):
+        for _ in painters.map(paint_one, jobs):
             progress.advance()
-    write_csv(
-        folder / "groups.csv",
-        ("stem", "group"),
-        [(stem, f"patient{patient:02d}") for stem, patient, _ in jobs],
-    )
+    groups = [(stem, f"patient{patient:02d}") for stem, patient, _ in jobs]
+    write_csv(folder / "groups.csv", ("stem", "group"), groups)
     progress.note(
         f"painted {len(jobs)} biopsies of {SIDE_PX} x {SIDE_PX} px at {MPP:g} µm per pixel: {folder}"
     )
     return folder
-
-
-def _paint_one(folder: Path, stem: str, patient: int, seed: int) -> None:
-    from glomtile.io.images import write_png
-    from glomtile.io.masks import write_mask
-    from glomtile.palette import GLOMERULI
-    from glomtile.synthetic import PRESETS as PAINTERS
-    from glomtile.synthetic import draw_dyes, paint
-
-    preset = PRESETS[patient % len(PRESETS)]
-    dyes = draw_dyes(patient, PAINTERS[preset].dye_spread)
-    biopsy = paint(seed, (SIDE_PX, SIDE_PX), MPP, preset, stain=dyes)
-    write_png(folder / "images" / f"{stem}.png", biopsy.image, MPP)
-    write_mask(folder / "masks" / f"{stem}.png", biopsy.labels, GLOMERULI, MPP)
 
 
 def _settings() -> str:

@@ -48,25 +48,27 @@ def run(argv: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if flags.debug else "2")
     try:
         return _run_app(arguments)
-    except GlomtileError as error:
-        if flags.debug:
-            traceback.print_exc()
-        _print_error(f"error: {_with_option(error)}")
-        if flags.json:
-            _print_failure(arguments, error.exit_code, error.where, error.message, error.hint)
-        return error.exit_code
     except Exception as error:
         if flags.debug:
             traceback.print_exc()
+        if isinstance(error, GlomtileError):
+            _print_error(f"error: {_with_option(error)}")
+            code, facts = error.exit_code, (error.where, error.message, error.hint)
         else:
-            _print_error(
-                f"unexpected error: {type(error).__name__}: {_one_line(error)}\n"
-                "  This is a bug. Please report it with the output of these two commands:\n"
-                f"  glomtile info\n  {' '.join(['glomtile --debug', *arguments])}"
-            )
+            words = " ".join(_COLOURS.sub("", str(error)).split()) or "no message"
+            words = words if len(words) <= 300 else words[:300] + " …"
+            code, facts = EXIT_FAILED, (type(error).__name__, words, None)
+            if not flags.debug:
+                _print_error(
+                    f"unexpected error: {type(error).__name__}: {words}\n"
+                    "  This is a bug. Please report it with the output of these two commands:\n"
+                    f"  glomtile info\n  {' '.join(['glomtile --debug', *arguments])}"
+                )
         if flags.json:
-            _print_failure(arguments, EXIT_FAILED, type(error).__name__, _one_line(error), None)
-        return EXIT_FAILED
+            command = next((word for word in arguments if not word.startswith("-")), "")
+            failure = dict(zip(("where", "message", "hint"), facts, strict=True))
+            print_object(command, {"exit_code": code, "error": failure})
+        return code
 
 
 def _run_app(arguments: Sequence[str]) -> int:
@@ -105,17 +107,6 @@ def _with_option(error: GlomtileError) -> str:
         return str(error)
     option = _OPTIONS.get(error.where, error.where.replace("_", "-"))
     return f"--{option}{str(error).removeprefix(error.where)}"
-
-
-def _print_failure(arguments: Sequence[str], code: int, where: str, message: str, hint: str | None) -> None:
-    command = next((word for word in arguments if not word.startswith("-")), "")
-    error = {"where": where, "message": message, "hint": hint}
-    print_object(command, {"exit_code": code, "error": error})
-
-
-def _one_line(error: Exception) -> str:
-    words = " ".join(_COLOURS.sub("", str(error)).split()) or "no message"
-    return words if len(words) <= 300 else words[:300] + " …"
 
 
 def _print_error(text: str) -> None:

@@ -412,10 +412,7 @@ def _override_value(target: SettingName, text: str) -> object:
 
 
 def _validate(
-    resolved: Mapping[SettingName, Entry],
-    file: str,
-    base_dir: Path,
-    overridden: Container[SettingName] = (),
+    resolved: Mapping[SettingName, Entry], file: str, base_dir: Path, overridden: Container[SettingName] = ()
 ) -> tuple[Config, list[Finding]]:
     """Validate values section by section; a wrong value is left out and becomes an error."""
     findings: list[Finding] = []

@@ -20,23 +20,10 @@ BUNDLED = "glomeruli-pas"
 OWN_DIGEST = "card_sha256"
 """Key of model.json with the digest of the rest of the file."""
 
-_NOT_DECIDING = (
-    "scores",
-    "versions",
-    "data",
-    "pretrained",
-    "members",
-    "epoch",
-    "seed",
-    "devices",
-    "sha256",
-    "runtime",
-    "bytes_per_px",
-    "tta",
-    "threshold",
-    "smoothing_px",
-    "objects",
-)
+_NOT_DECIDING = {
+    "scores", "versions", "data", "pretrained", "members", "epoch", "seed", "devices", "sha256", "runtime",
+    "bytes_per_px", "tta", "threshold", "smoothing_px", "objects",
+}  # fmt: skip
 """Fields that no result depends on, or that are recorded apart."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -314,7 +301,7 @@ class ModelCard(_Record):
     @property
     def deciding_digest(self) -> str:
         """SHA-256 of the fields that decide results: scale, classes, geometry, reference statistics."""
-        deciding = self.model_dump_json(exclude=set(_NOT_DECIDING))
+        deciding = self.model_dump_json(exclude=_NOT_DECIDING)
         return hashlib.sha256(deciding.encode()).hexdigest()
 
     def palette(self) -> Palette:
