@@ -17,7 +17,7 @@ import numpy as np
 from harness import machine
 
 if TYPE_CHECKING:
-    from glomtile.training.distribution import Devices
+    from glomtile.training.trainer import Devices
 
 COMBINATIONS = (
     ("categorical_crossentropy", "none", "float32"),
@@ -85,8 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     make_virtual_devices(args.devices)
     from glomtile.config.schema import TrainSettings
-    from glomtile.training.distribution import Devices, choose_devices
-    from glomtile.training.trainer import make_deterministic
+    from glomtile.training.trainer import Devices, choose_devices, make_deterministic
 
     make_deterministic(1)
     several = choose_devices(TrainSettings(devices=args.devices, batch_size=args.devices))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomtile.datasets.image_statistics import Stain
+from glomtile.datasets.statistics import Stain
 from glomtile.errors import InputError
 from glomtile.io.images import read_image
 from glomtile.plotting import (

@@ -232,7 +232,7 @@ def draw_stains(path: Path, name: str, stains: Mapping[str, Sequence[Any]], unit
     name : str
         Name of the dataset.
     stains : mapping
-        Split to a `glomtile.datasets.image_statistics.Stain` of each of its images.
+        Split to a `glomtile.datasets.statistics.Stain` of each of its images.
     unit : str
         ``"images"`` or ``"tiles"``.
     """

@@ -7,9 +7,8 @@ import pytest
 from tests.fakes import RecordingProgress
 
 from glomtile.contact_sheets import draw_outlines
-from glomtile.datasets.image_statistics import class_pixels, object_sizes, stain_of
 from glomtile.datasets.prepare import prepare
-from glomtile.datasets.statistics import stats
+from glomtile.datasets.statistics import class_pixels, object_sizes, stain_of, stats
 from glomtile.errors import InputError, UsageError
 from glomtile.io.images import read_image, write_png
 from glomtile.io.masks import write_mask

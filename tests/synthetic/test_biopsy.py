@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from glomtile.errors import InputError
 from glomtile.synthetic import PRESETS, Dyes, SyntheticBiopsy, SyntheticSlide, draw_dyes, paint
-from glomtile.synthetic.noise import Noise, Raster, draws
-from glomtile.synthetic.scene import glomeruli, inside_um, vessels
-from glomtile.synthetic.textures import paint_raster, paint_structure
+from glomtile.synthetic.biopsy import paint_raster, paint_structure
+from glomtile.synthetic.scene import Noise, Raster, draws, glomeruli, inside_um, vessels
 from glomtile.types import Box, Reader
 
 SIZE = (700, 1200)

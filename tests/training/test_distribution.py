@@ -22,7 +22,7 @@ from tests.training.test_trainer import assert_same_run, settings, state_of, wri
 
 from glomtile.config.schema import TrainSettings
 from glomtile.errors import ConfigError
-from glomtile.training.distribution import choose_devices
+from glomtile.training.trainer import choose_devices
 
 TOLERANCE = 1e-4
 """Largest relative difference of a loss from one device's after two epochs; see docs/results.md."""

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glomtile.errors import ConfigError
 from glomtile.synthetic import paint
 from glomtile.training.augmentation import Augmentation, augment, tear
 from glomtile.types import IGNORE
@@ -96,9 +95,3 @@ def test_only_the_share_that_was_asked_for_is_torn_and_recoloured_afterwards() -
         deep = cv2.erode((truth == 0).astype(np.uint8), np.ones((7, 7), np.uint8), borderValue=0) == 1
         colours.add(tuple(np.median(image[deep], axis=0)))
     assert len(colours) > 5  # glass takes a tinge with the stain, as the camera's white balance does
-
-
-def test_a_share_beyond_its_range_is_refused() -> None:
-    for share in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ConfigError, match="augmentation tears: expected a number from 0 to 1"):
-            Augmentation(tears=share)

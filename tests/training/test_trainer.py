@@ -23,9 +23,8 @@ from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
 from glomtile.palette import GLOMERULI
 from glomtile.training.callbacks import CurveFiles, EpochEnd, reductions, stale_epochs, to_json, values
-from glomtile.training.checkpoint import NOTES_FILE, read_notes
 from glomtile.training.train import train
-from glomtile.training.trainer import Training, make_deterministic
+from glomtile.training.trainer import NOTES_FILE, Training, make_deterministic, read_notes
 
 pytestmark = pytest.mark.usefixtures("eager")
 

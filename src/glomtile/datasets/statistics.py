@@ -6,6 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 from glomtile.config.load import load_config
 from glomtile.config.schema import Config
 from glomtile.contact_sheets import draw_outlines, grid_sheet, legend_of
-from glomtile.datasets.image_statistics import ObjectSize, Stain, class_pixels, object_sizes, stain_of
 from glomtile.datasets.loading import map_files, mask_suffix_of
 from glomtile.datasets.pairing import PREPARE_FILE, Pair, pair, read_prepare_record, whole_pairs
 from glomtile.datasets.splitting import SPLITS
@@ -23,12 +23,87 @@ from glomtile.formatting import printable
 from glomtile.io.atomic import sha256, write_json
 from glomtile.io.images import image_mpp, read_image, write_png
 from glomtile.io.masks import Datatype, read_mask
+from glomtile.objects.labelling import find_objects
 from glomtile.palette import GLOMERULI, Palette, PaletteClass
 from glomtile.plotting import draw_class_shares, draw_counts, draw_sizes, draw_stains
 from glomtile.types import SILENT, Progress, UInt8
 
 _SHEET_IMAGES, _SHEET_COLUMNS = 24, 6
 _EMPTY_SHARE = 0.25
+_SAMPLED_PX = 65_536
+_GLASS = 235
+"""Darkest channel above which a pixel is glass."""
+
+
+@dataclass(frozen=True)
+class ObjectSize:
+    """One object: its class, its pixels, whether the image border cuts it, and the scale of the image."""
+
+    number: int
+    area_px: int
+    cut: bool
+    mpp: float | None = None
+
+
+@dataclass(frozen=True)
+class Stain:
+    """Colour of tissue over a sample of pixels that are not glass.
+
+    Attributes
+    ----------
+    rgb : tuple of float
+        Mean red, green and blue, 0 to 255.
+    brightness : float
+        Mean of the three, 0 to 255.
+    saturation : float
+        Mean over pixels of ``1 − min/max`` of the three, 0 to 1.
+    glass : float
+        Share of the pixels that are glass, 0 to 1.
+    """
+
+    rgb: tuple[float, float, float]
+    brightness: float
+    saturation: float
+    glass: float
+
+
+def class_pixels(labels: UInt8, num_classes: int) -> list[int]:
+    """Count the pixels of class 0, 1, … K − 1."""
+    return [int(count) for count in np.bincount(labels.ravel(), minlength=num_classes)[:num_classes]]
+
+
+def object_sizes(labels: UInt8, num_classes: int, mpp: float | None = None) -> list[ObjectSize]:
+    """Measure every 8-connected object of every class but background, by class."""
+    height, width = labels.shape
+    sizes = []
+    for number in range(1, num_classes):
+        objects = find_objects(labels == number)
+        for area, box in zip(objects.areas_px, objects.boxes, strict=True):
+            cut = box.top == 0 or box.left == 0 or box.bottom == height or box.right == width
+            sizes.append(ObjectSize(number, int(area), cut, mpp))
+    return sizes
+
+
+def stain_of(image: UInt8) -> Stain:
+    """Measure the colour of tissue, or of glass where there is nothing else.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 ndarray
+        RGB, at least one pixel; rows and columns are sampled.
+    """
+    step = max(1, int((image.shape[0] * image.shape[1] / _SAMPLED_PX) ** 0.5))
+    pixels = image[::step, ::step].reshape(-1, 3).astype(np.float64)
+    is_glass = pixels.min(axis=1) > _GLASS
+    tissue = pixels if is_glass.all() else pixels[~is_glass]
+    red, green, blue = (float(part) for part in tissue.mean(axis=0))
+    largest = np.maximum(tissue.max(axis=1), 1)
+    return Stain(
+        rgb=(red, green, blue),
+        brightness=float(tissue.mean()),
+        saturation=float((1 - tissue.min(axis=1) / largest).mean()),
+        glass=float(is_glass.mean()),
+    )
 
 
 @dataclass(frozen=True)
@@ -73,14 +148,6 @@ class _FileCounts:
     @property
     def empty(self) -> bool:
         return not any(self.pixels[1:])
-
-
-@dataclass(frozen=True)
-class _ImageObjects:
-    """Objects of one whole image."""
-
-    objects: list[ObjectSize]
-    mpp: float | None
 
 
 def stats(target: Path, out: Path | None = None, *, progress: Progress = SILENT) -> StatsResult:
@@ -209,13 +276,13 @@ def _count(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progr
     return map_files(count, pairs, lambda one: one.image, progress)
 
 
-def _measure(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[_ImageObjects]:
-    def measure(one: Pair) -> _ImageObjects:
-        sizes = object_sizes(_labels(one, dataset), dataset.palette.num_classes)
-        return _ImageObjects(sizes, image_mpp(one.image) or dataset.mpp)
+def _measure(split: str, pairs: Sequence[Pair], dataset: _Dataset, progress: Progress) -> list[ObjectSize]:
+    def measure(one: Pair) -> list[ObjectSize]:
+        mpp = image_mpp(one.image) or dataset.mpp
+        return object_sizes(_labels(one, dataset), dataset.palette.num_classes, mpp)
 
     progress.start(f"measuring {split}", len(pairs))
-    return map_files(measure, pairs, lambda one: one.mask, progress)
+    return list(chain.from_iterable(map_files(measure, pairs, lambda one: one.mask, progress)))
 
 
 def _labels(one: Pair, dataset: _Dataset) -> UInt8:
@@ -245,7 +312,7 @@ def _warnings(dataset: _Dataset, counted: dict[str, list[_FileCounts]]) -> list[
 
 
 def _figures(
-    dataset: _Dataset, split: str, files: Sequence[_FileCounts], sized: Sequence[_ImageObjects]
+    dataset: _Dataset, split: str, files: Sequence[_FileCounts], sized: Sequence[ObjectSize]
 ) -> dict[str, Any]:
     pixels = np.sum([file.pixels for file in files], axis=0)
     sizes = Counter(f"{file.size_px[1]}x{file.size_px[0]}" for file in files)
@@ -265,23 +332,21 @@ def _figures(
         "sizes_px": dict(sizes.most_common()),
         "classes": classes,
         "tissue": {
-            "brightness": _spread([file.stain.brightness for file in files]),
-            "saturation": _spread([file.stain.saturation for file in files]),
-            "glass": _spread([file.stain.glass for file in files]),
+            name: _spread([getattr(file.stain, name) for file in files])
+            for name in ("brightness", "saturation", "glass")
         },
     }
 
 
-def _object_figures(sized: Sequence[_ImageObjects], number: int) -> dict[str, Any]:
+def _object_figures(sized: Sequence[ObjectSize], number: int) -> dict[str, Any]:
     """Return counts of all objects, and areas of those that no border cuts."""
-    whole = [(size.area_px, found.mpp) for found in sized for size in found.objects
-             if size.number == number and not size.cut]  # fmt: skip
-    cut = sum(size.cut for found in sized for size in found.objects if size.number == number)
-    known = [area * mpp**2 for area, mpp in whole if mpp is not None]
+    objects = [size for size in sized if size.number == number]
+    whole = [size for size in objects if not size.cut]
+    known = [size.area_px * size.mpp**2 for size in whole if size.mpp is not None]
     return {
-        "count": len(whole) + cut,
-        "cut_by_border": cut,
-        "area_px": _spread([area for area, _ in whole]),
+        "count": len(objects),
+        "cut_by_border": len(objects) - len(whole),
+        "area_px": _spread([size.area_px for size in whole]),
         "area_um2": _spread(known) if len(known) == len(whole) else None,
     }
 
@@ -296,7 +361,7 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 def _draw(
     dataset: _Dataset,
     counted: dict[str, list[_FileCounts]],
-    sized: dict[str, list[_ImageObjects]],
+    sized: dict[str, list[ObjectSize]],
     out: Path,
     tiled: bool,
 ) -> list[Path]:
@@ -316,9 +381,18 @@ def _draw(
             holding.setdefault(entry.name, {})[split] = holds / len(files)
     if pixels:
         paths.append(draw_class_shares(out / f"{name}_Classes.png", title, pixels, holding, unit))
-    sizes, area_unit = _areas(dataset, [found for files in sized.values() for found in files])
-    if any(whole or cut for whole, cut in sizes.values()):
-        paths.append(draw_sizes(out / f"{name}_Sizes.png", title, sizes, area_unit))
+    objects = list(chain.from_iterable(sized.values()))
+    if objects:
+        known = all(size.mpp is not None for size in objects)
+        # Areas of whole and of cut objects.
+        areas: dict[str, tuple[list[float], list[float]]] = {
+            entry.name: ([], []) for entry in dataset.palette.classes[1:]
+        }
+        for size in objects:
+            factor = size.mpp**2 if known and size.mpp is not None else 1.0
+            areas[dataset.palette.names[size.number]][size.cut].append(size.area_px * factor)
+        area_unit = "µm²" if known else "px"
+        paths.append(draw_sizes(out / f"{name}_Sizes.png", title, areas, area_unit))
     stains = {split: [file.stain for file in files] for split, files in counted.items()}
     paths.append(draw_stains(out / f"{name}_Stains.png", title, stains, unit))
     for split, files in counted.items():
@@ -326,21 +400,6 @@ def _draw(
         write_png(path, _sample_sheet(dataset, split, files))
         paths.append(path)
     return paths
-
-
-def _areas(
-    dataset: _Dataset, sized: Sequence[_ImageObjects]
-) -> tuple[dict[str, tuple[list[float], list[float]]], str]:
-    """Return areas of whole and of cut objects by class: in µm² where every scale is known, else in px."""
-    known = all(found.mpp is not None for found in sized if found.objects)
-    areas: dict[str, tuple[list[float], list[float]]] = {
-        entry.name: ([], []) for entry in dataset.palette.classes[1:]
-    }
-    for found in sized:
-        factor = found.mpp**2 if known and found.mpp is not None else 1.0
-        for size in found.objects:
-            areas[dataset.palette.names[size.number]][size.cut].append(size.area_px * factor)
-    return areas, "µm²" if known else "px"
 
 
 def _sample_sheet(dataset: _Dataset, split: str, files: Sequence[_FileCounts]) -> UInt8:

@@ -10,8 +10,15 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from glomtile.config.schema import Config
-from glomtile.errors import ConfigError, InputError
+from glomtile.config.schema import (
+    BarrDistortionSettings,
+    BrighteningSettings,
+    Config,
+    DeformationSettings,
+    DistortionSettings,
+    PincDistortionSettings,
+)
+from glomtile.errors import ConfigError
 from glomtile.training.geometric import Lens, Warp, affine, enlarge, resample, smooth_field
 from glomtile.training.stain import other_dyes, vary_stain
 from glomtile.types import IGNORE, Float32, UInt8
@@ -65,7 +72,10 @@ def tear(image: UInt8, labels: UInt8, rng: np.random.Generator) -> tuple[UInt8, 
     two differences: what is cut looks like what is really found there, and its labels go too.
     """
     lost = _lost(labels.shape, rng)
-    glass = _glass(image, rng)
+    glass = (rng.uniform(*_GLASS) + rng.uniform(-_GLASS_TINT, _GLASS_TINT, 3)).astype(np.float32)
+    bright = image.min(axis=2) >= _BRIGHT
+    if np.count_nonzero(bright) >= _ENOUGH_BRIGHT * bright.size:
+        glass = image[bright].mean(axis=0, dtype=np.float32)
     share = cv2.GaussianBlur(lost.astype(np.float32), (0, 0), _EDGE_PX)[..., None]
     torn = image + share * (glass - image)
     return np.rint(torn).astype(np.uint8), np.where(lost & (labels != IGNORE), np.uint8(0), labels)
@@ -83,90 +93,8 @@ def _lost(size_px: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.asarray(rough > np.quantile(rough, 1 - rng.uniform(*_LOST)))
 
 
-def _glass(image: UInt8, rng: np.random.Generator) -> Float32:
-    drawn = rng.uniform(*_GLASS) + rng.uniform(-_GLASS_TINT, _GLASS_TINT, 3)
-    bright = image.min(axis=2) >= _BRIGHT
-    if np.count_nonzero(bright) < _ENOUGH_BRIGHT * bright.size:
-        return drawn.astype(np.float32)
-    own: Float32 = image[bright].mean(axis=0, dtype=np.float32)
-    return own
-
-
 _NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
 """The normal distribution in 256 equally likely values: one random byte per grain."""
-
-
-@dataclass(frozen=True)
-class Elastic:
-    """Fine random deformation: the reference's ``[deformation]``.
-
-    Parameters
-    ----------
-    alpha : float
-        Strength. The displacement's root mean square is ``alpha / (2 sqrt(2) pi sigma**2)`` pixels.
-    sigmas : tuple of float
-        Smoothness in pixels; one is drawn for each sample.
-
-    Notes
-    -----
-    The strength is that of uniform noise smoothed over rows, columns **and the three colours**, which is what
-    the reference multiplies by `alpha`: 2.3 px for its defaults. One field serves image and labels
-    (reference §6.7: it drew another for the labels, and one for each colour).
-    """
-
-    alpha: float = 1300.0
-    sigmas: tuple[float, ...] = (8.0,)
-
-
-@dataclass(frozen=True)
-class Distortion:
-    """Broad random distortion: the reference's ``[distortion]``.
-
-    Parameters
-    ----------
-    distortions : tuple of float
-        How far rows or columns move at most, as a share of the output's longer side; one is drawn for each
-        sample.
-    sigma, rsigma : float
-        Standard deviations of the two Gaussians the field is smoothed with, in pixels.
-
-    Notes
-    -----
-    The share is that of the larger of the two components at the points of a coarse grid. Between them cubic
-    interpolation may go beyond it by some hundredths, and a pixel that moves along rows and columns at once
-    goes up to sqrt(2) times as far as either.
-    """
-
-    distortions: tuple[float, ...] = (0.02,)
-    sigma: float = 0.5
-    rsigma: float = 40.0
-
-
-@dataclass(frozen=True)
-class RoundLens:
-    """Barrel or pincushion: the reference's ``[barrdistortion]`` and ``[pincdistortion]``.
-
-    Parameters
-    ----------
-    radius : float
-        Share of the output's shorter side.
-    amount : float
-        Between -1 and 1; above 0 for a barrel, below 0 for a pincushion.
-    centers : tuple of (x, y)
-        Shares of width and height; one is drawn for each sample.
-    """
-
-    radius: float = 0.5
-    amount: float = 0.5
-    centers: tuple[tuple[float, float], ...] = ((0.5, 0.5),)
-
-
-@dataclass(frozen=True)
-class Brightening:
-    """``value * alpha + beta``, cut at 0 and 255: the reference's ``[brightening]``."""
-
-    alpha: float = 1.2
-    beta: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -189,14 +117,21 @@ class Augmentation:
         Enlargements (below 1: smaller) of which one is drawn. Empty: off.
     shears : tuple of float
         Shears of which one is drawn. Empty: off.
-    elastic : Elastic, optional
-    distortion : Distortion, optional
-    barrel, pincushion : RoundLens, optional
+    elastic : DeformationSettings, optional
+        One field serves image and labels (reference §6.7: it drew another for the labels, and one for each
+        colour).
+    distortion : DistortionSettings, optional
+        Rows or columns move by a share of the sample's longer side at most, a pixel that moves along both
+        sqrt(2) times as far. Between the points of the coarse grid that is drawn, cubic interpolation may go
+        beyond it by some hundredths.
+    barrel : BarrDistortionSettings, optional
+    pincushion : PincDistortionSettings, optional
     tears : float
         Share of samples, 0 to 1, that lose a part of their tissue: a frayed edge, glass beyond it.
     sharpening : float, optional
         The reference's ``[sharpening] k``: the share of the difference to the 3x3 mean that is added.
-    brightening : Brightening, optional
+    brightening : BrighteningSettings, optional
+        ``value * alpha + beta``, cut at 0 and 255.
     stain : float
         Strength 0 to 1 of the change of dyes, made for every sample.
     other_dyes : float
@@ -214,8 +149,7 @@ class Augmentation:
     Raises
     ------
     ConfigError
-        When a number, those of the parts included, is NaN, infinite or out of its range, or there is nothing
-        to draw from.
+        There is nothing to draw from, or a field cannot be so rough or a lens so strong.
     """
 
     hflip: bool = False
@@ -226,13 +160,13 @@ class Augmentation:
     scales: tuple[float, float] | None = None
     shrinks: tuple[float, ...] = ()
     shears: tuple[float, ...] = ()
-    elastic: Elastic | None = None
-    distortion: Distortion | None = None
-    barrel: RoundLens | None = None
-    pincushion: RoundLens | None = None
+    elastic: DeformationSettings | None = None
+    distortion: DistortionSettings | None = None
+    barrel: BarrDistortionSettings | None = None
+    pincushion: PincDistortionSettings | None = None
     tears: float = 0.0
     sharpening: float | None = None
-    brightening: Brightening | None = None
+    brightening: BrighteningSettings | None = None
     stain: float = 0.0
     other_dyes: float = 0.0
     blur: float = 0.0
@@ -241,15 +175,29 @@ class Augmentation:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_shares(self)
-        _check_sizes(self)
+        """Refuse what the config's ranges allow, since a switched-off section may hold it."""
+        if (elastic := self.elastic) is not None:
+            sigmas = elastic.sigmoids or (elastic.sigmoid,)
+            _require(min(sigmas) >= 0.5, "elastic sigmas", "at least one, of 0.5 or more", sigmas)
+        if (broad := self.distortion) is not None:
+            shares, rsigma = broad.distortions, broad.gaussian_filter_rsigma
+            _require(bool(shares), "distortion distortions", "at least one share, all finite", shares)
+            _require(rsigma >= 0.5, "distortion rsigma", "a number of at least 0.5", rsigma)
+        for name, lens in (("barrel", self.barrel), ("pincushion", self.pincushion)):
+            if lens is not None:
+                _require(-1 < lens.amount < 1, f"{name} amount", "a number between -1 and 1", lens.amount)
+                fits = bool(lens.centers)
+                _require(fits, f"{name} centers", "at least one (x, y), all finite", lens.centers)
+
+
+def _require(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ConfigError(f"augmentation {name}", f"expected {expected}, got {got!r}")
 
 
 def augmentation_of(config: Config) -> Augmentation:
     """Return what the augmentation sections of a config switch on."""
     on = config.augmentor
-    elastic = config.deformation
-    barrel, pincushion = config.barrdistortion, config.pincdistortion
     return Augmentation(
         hflip=on.hflip,
         vflip=on.vflip,
@@ -259,25 +207,13 @@ def augmentation_of(config: Config) -> Augmentation:
         scales=on.scales,
         shrinks=on.shrinks,
         shears=on.shears,
-        elastic=Elastic(elastic.alpha, elastic.sigmoids or (elastic.sigmoid,)) if on.deformation else None,
-        distortion=(
-            Distortion(
-                config.distortion.distortions,
-                config.distortion.gaussian_filter_sigma,
-                config.distortion.gaussian_filter_rsigma,
-            )
-            if on.distortion
-            else None
-        ),
-        barrel=RoundLens(barrel.radius, barrel.amount, barrel.centers) if on.barrdistortion else None,
-        pincushion=(
-            RoundLens(pincushion.radius, pincushion.amount, pincushion.centers) if on.pincdistortion else None
-        ),
+        elastic=config.deformation if on.deformation else None,
+        distortion=config.distortion if on.distortion else None,
+        barrel=config.barrdistortion if on.barrdistortion else None,
+        pincushion=config.pincdistortion if on.pincdistortion else None,
         tears=on.tears,
         sharpening=config.sharpening.k if on.sharpening else None,
-        brightening=(
-            Brightening(config.brightening.alpha, config.brightening.beta) if on.brightening else None
-        ),
+        brightening=config.brightening if on.brightening else None,
         stain=on.stain,
         other_dyes=on.other_dyes,
         blur=on.blur,
@@ -320,21 +256,12 @@ def augment(
         Moved exactly as the image, read from the nearest pixel, never recoloured; background where tissue
         is torn away.
 
-    Raises
-    ------
-    InputError
-        If the image is not ``(H, W, 3) uint8``, the labels not ``(H, W) uint8`` of the same size, either is
-        empty or `out_px` is not at least 1 x 1.
-
     Notes
     -----
     All geometry is one map and one resampling; beyond the image's edge tissue is mirrored. With nothing
     switched on the sample is the exact crop. Reference §6.7 and §6.11 are the faults this avoids.
     """
-    _check_pair(image, labels)
     height, width = out_px if out_px is not None else labels.shape
-    if height < 1 or width < 1:
-        raise InputError("augment", f"expected out_px of at least 1 x 1, got {height} x {width}")
     centre = window if window is not None else (labels.shape[0] / 2, labels.shape[1] / 2)
     corner = (math.floor(centre[0] - height / 2 + 0.5), math.floor(centre[1] - width / 2 + 0.5))
     warp = draw_warp(settings, rng, (height, width))
@@ -380,34 +307,28 @@ def recolour(image: UInt8, rng: np.random.Generator, settings: Augmentation) -> 
     elif settings.stain > 0:
         image = vary_stain(image, rng, settings.stain)
     if settings.brightening is not None and _happens(settings, rng):
-        image = _brightened(image, settings.brightening)
+        steps = np.rint(np.arange(256) * settings.brightening.alpha + settings.brightening.beta)
+        image = np.asarray(cv2.LUT(image, np.clip(steps, 0, 255).astype(np.uint8)), np.uint8)
     if settings.sharpening is not None and _happens(settings, rng):
-        image = _sharpened(image, settings.sharpening)
+        kernel = np.full((3, 3), -settings.sharpening / 9, np.float32)
+        kernel[1, 1] += 1 + settings.sharpening
+        image = np.asarray(cv2.filter2D(image, -1, kernel), np.uint8)
     if settings.blur > 0 and _happens(settings, rng):
         sigma = float(rng.uniform(0.2, 1) * settings.blur)
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8)
     if settings.noise > 0 and _happens(settings, rng):
-        image = _with_grain(image, rng, float(rng.uniform(0, settings.noise)))
+        sigma = float(rng.uniform(0, settings.noise))
+        chance = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
+        grain = cv2.LUT(chance, np.rint(_NORMAL * sigma).astype(np.int16))
+        image = np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), np.uint8)
     if settings.jpeg is not None and _happens(settings, rng):
-        image = _through_jpeg(image, int(rng.integers(settings.jpeg[0], settings.jpeg[1] + 1)))
+        quality = int(rng.integers(settings.jpeg[0], settings.jpeg[1] + 1))
+        # OpenCV expects blue, green, red; otherwise it would subsample the wrong channels.
+        blue_first = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        _, stream = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
+        image = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
     return image
-
-
-def _brightened(image: UInt8, brightening: Brightening) -> UInt8:
-    steps = np.rint(np.arange(256) * brightening.alpha + brightening.beta)
-    return np.asarray(cv2.LUT(image, np.clip(steps, 0, 255).astype(np.uint8)), dtype=np.uint8)
-
-
-def _sharpened(image: UInt8, k: float) -> UInt8:
-    kernel = np.full((3, 3), -k / 9, np.float32)
-    kernel[1, 1] += 1 + k
-    return np.asarray(cv2.filter2D(image, -1, kernel), dtype=np.uint8)
-
-
-def _with_grain(image: UInt8, rng: np.random.Generator, sigma: float) -> UInt8:
-    chance = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
-    grain = cv2.LUT(chance, np.rint(_NORMAL * sigma).astype(np.int16))
-    return np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 def _draw_displacement(
@@ -415,30 +336,19 @@ def _draw_displacement(
 ) -> Float32 | None:
     total: Float32 | None = None
     if settings.elastic is not None and _happens(settings, rng):
-        sigma = _one_of(settings.elastic.sigmas, rng)
+        sigma = _one_of(settings.elastic.sigmoids or (settings.elastic.sigmoid,), rng)
+        # That of noise smoothed over rows, columns and the three colours, which the reference multiplies.
         strength_px = settings.elastic.alpha / (2 * math.sqrt(2) * math.pi * sigma**2)
         total = enlarge(smooth_field(rng, out_px, sigma) * np.float32(strength_px), out_px)
     if settings.distortion is not None and _happens(settings, rng):
-        field = smooth_field(rng, out_px, math.hypot(settings.distortion.sigma, settings.distortion.rsigma))
-        largest_px = _one_of(settings.distortion.distortions, rng) * max(out_px)
+        broad = settings.distortion
+        sigma = math.hypot(broad.gaussian_filter_sigma, broad.gaussian_filter_rsigma)
+        field = smooth_field(rng, out_px, sigma)
+        largest_px = _one_of(broad.distortions, rng) * max(out_px)
         field *= np.float32(largest_px / max(float(np.abs(field).max()), 1e-6))
-        broad = enlarge(field, out_px)
-        total = broad if total is None else np.add(total, broad, out=total)
+        moved = enlarge(field, out_px)
+        total = moved if total is None else np.add(total, moved, out=total)
     return total
-
-
-def _through_jpeg(image: UInt8, quality: int) -> UInt8:
-    # OpenCV expects blue, green, red; otherwise it would subsample the wrong channels.
-    written, stream = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    if not written:
-        raise InputError(
-            "augment",
-            f"expected an image within the size limit of JPEG, got {image.shape[0]} x {image.shape[1]}",
-        )
-    blue_first = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
-    return np.asarray(cv2.cvtColor(blue_first, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _happens(settings: Augmentation, rng: np.random.Generator) -> bool:
@@ -447,70 +357,3 @@ def _happens(settings: Augmentation, rng: np.random.Generator) -> bool:
 
 def _one_of(values: Sequence[float], rng: np.random.Generator) -> float:
     return float(values[int(rng.integers(len(values)))])
-
-
-def _check_pair(image: UInt8, labels: UInt8) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError("augment", f"expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
-    if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise InputError("augment", f"expected (H, W) uint8 labels, got {labels.shape} {labels.dtype}")
-    if image.shape[:2] != labels.shape:
-        raise InputError("augment", f"expected labels of size {image.shape[:2]}, got {labels.shape}")
-    if labels.size == 0:
-        raise InputError("augment", f"expected at least one pixel, got an image of {image.shape}")
-
-
-def _require(holds: bool, name: str, expected: str, got: object) -> None:
-    if not holds:
-        raise ConfigError(f"augmentation {name}", f"expected {expected}, got {got!r}")
-
-
-def _check_shares(settings: Augmentation) -> None:
-    for name in ("tears", "stain", "other_dyes", "probability"):
-        value = getattr(settings, name)
-        _require(0 <= value <= 1, name, "a number from 0 to 1", value)
-    for name in ("blur", "noise"):
-        value = getattr(settings, name)
-        _require(0 <= value < math.inf, name, "a number of at least 0", value)
-    if settings.jpeg is not None:
-        low, high = settings.jpeg
-        _require(1 <= low <= high <= 100, "jpeg", "lowest and highest quality from 1 to 100", settings.jpeg)
-
-
-def _check_sizes(settings: Augmentation) -> None:
-    for name in ("angles", "shears"):
-        values = getattr(settings, name)
-        _require(all(map(math.isfinite, values)), name, "finite numbers", values)
-    if settings.scales is not None:
-        low, high = settings.scales
-        _require(
-            0 < low <= high < math.inf, "scales", "lowest and highest enlargement above 0", settings.scales
-        )
-    _require(all(0 < s < math.inf for s in settings.shrinks), "shrinks", "factors above 0", settings.shrinks)
-    if settings.elastic is not None:
-        sigmas = settings.elastic.sigmas
-        fits = bool(sigmas) and all(0.5 <= sigma < math.inf for sigma in sigmas)
-        _require(fits, "elastic sigmas", "at least one, of 0.5 or more", sigmas)
-        _require_finite("elastic alpha", settings.elastic.alpha)
-    if settings.distortion is not None:
-        shares, sigma, rsigma = (getattr(settings.distortion, n) for n in ("distortions", "sigma", "rsigma"))
-        fits = bool(shares) and all(map(math.isfinite, shares))
-        _require(fits, "distortion distortions", "at least one share, all finite", shares)
-        _require_finite("distortion sigma", sigma)
-        _require(0.5 <= rsigma < math.inf, "distortion rsigma", "a number of at least 0.5", rsigma)
-    for name in ("barrel", "pincushion"):
-        lens = getattr(settings, name)
-        if lens is not None:
-            _require(-1 < lens.amount < 1, f"{name} amount", "a number between -1 and 1", lens.amount)
-            _require(0 <= lens.radius <= 1, f"{name} radius", "a share from 0 to 1", lens.radius)
-            fits = bool(lens.centers) and all(math.isfinite(part) for xy in lens.centers for part in xy)
-            _require(fits, f"{name} centers", "at least one (x, y), all finite", lens.centers)
-    if settings.sharpening is not None:
-        _require_finite("sharpening", settings.sharpening)
-    if settings.brightening is not None:
-        _require_finite("brightening alpha", settings.brightening.alpha)
-        _require_finite("brightening beta", settings.brightening.beta)
-
-
-def _require_finite(name: str, value: float) -> None:
-    _require(math.isfinite(value), name, "a finite number", value)

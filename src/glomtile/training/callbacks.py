@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def make_previews(config: Config, geometry: Geometry, palette: Palette, progress
 History = list[dict[str, float]]
 """Figures of each epoch (``loss``, ``val_loss``, …), oldest first; NaN where one is not a number."""
 
-REDUCER_MIN_DELTA = 1e-4
+_REDUCER_MIN_DELTA = 1e-4
 """Least fall of a loss that the reducer counts as better, as in Keras' ReduceLROnPlateau."""
 
 
@@ -97,14 +97,9 @@ def from_json(figures: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
-def lower_is_better(monitor: str) -> bool:
-    """Return True for losses, False for scores."""
-    return "loss" in monitor
-
-
 def values(history: History, monitor: str) -> list[float]:
-    """Return the monitored figure of each epoch, negated where higher is better."""
-    sign = 1.0 if lower_is_better(monitor) else -1.0
+    """Return the monitored figure of each epoch, a loss as it is, a score negated."""
+    sign = 1.0 if "loss" in monitor else -1.0
     return [sign * epoch[monitor] for epoch in history]
 
 
@@ -116,11 +111,11 @@ def stale_epochs(figures: Sequence[float]) -> int:
     return stale
 
 
-def reductions(figures: Sequence[float], patience: int, min_delta: float = REDUCER_MIN_DELTA) -> int:
+def reductions(figures: Sequence[float], patience: int) -> int:
     """Count the plateaus that have lowered the rate so far (reference §6.3: there it never fell)."""
     best, waited, count = float("inf"), 0, 0
     for figure in figures:
-        if figure < best - min_delta:
+        if figure < best - _REDUCER_MIN_DELTA:
             best, waited = figure, 0
             continue
         waited += 1
@@ -164,7 +159,7 @@ class CurveFiles:
 
     eval_dir: Path
     history_json: Path
-    metric_names: Sequence[str] = field(default=("dice_coef_multiclass", "val_dice_coef_multiclass"))
+    metric_names: Sequence[str]
 
     def __call__(self, end: EpochEnd) -> None:
         self.eval_dir.mkdir(parents=True, exist_ok=True)

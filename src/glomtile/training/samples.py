@@ -119,20 +119,21 @@ class TileSource:
         return len(self.decoded) if self.samples is None else self.samples
 
     def sample(self, epoch: int, index: int) -> Sample:
-        image, labels = fit_to(self.decoded[self._image_index(epoch, index)], self.size_px)
         if self.augmentation is None:
-            return image, labels
+            return fit_to(self.decoded[index], self.size_px)
+        number = _shuffled(index, len(self.decoded), self.seed, epoch)
+        image, labels = fit_to(self.decoded[number], self.size_px)
         rng = np.random.default_rng([self.seed, epoch, index, 1])
         return augment(image, labels, rng=rng, settings=self.augmentation)
 
-    def _image_index(self, epoch: int, index: int) -> int:
-        if self.augmentation is None:
-            return index
-        lap, place = divmod(index, len(self.decoded))
-        order = np.random.default_rng([self.seed, epoch, lap]).permutation(len(self.decoded))
-        return int(order[place])
+
+def _shuffled(index: int, count: int, seed: int, epoch: int) -> int:
+    """Return the image of a sample where every lap over the images has an order of its own."""
+    lap, place = divmod(index, count)
+    return int(np.random.default_rng([seed, epoch, lap]).permutation(count)[place])
 
 
+@dataclass(frozen=True)
 class CropSource:
     """Random crops straight from whole images, a stated share of them centred near foreground.
 
@@ -160,56 +161,43 @@ class CropSource:
         within one.
     """
 
-    def __init__(
-        self,
-        decoded: DecodedPairs,
-        size_px: tuple[int, int],
-        samples: int,
-        foreground_share: float,
-        augmentation: Augmentation,
-        seed: int,
-        edge_share: float = 0.0,
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        self._decoded = decoded
-        self._size_px = size_px
-        self._samples = samples
-        self._foreground_share = foreground_share
-        self._augmentation = augmentation
-        self._seed = seed
-        self._edge_share = edge_share
-        self._ends = None if weights is None else _ends(weights)
+    decoded: DecodedPairs
+    size_px: tuple[int, int]
+    samples: int
+    foreground_share: float
+    augmentation: Augmentation
+    seed: int
+    edge_share: float = 0.0
+    weights: Sequence[float] | None = None
 
     def __len__(self) -> int:
-        return self._samples
+        return self.samples
 
     def sample(self, epoch: int, index: int) -> Sample:
-        image, labels = self._decoded[self._image_index(epoch, index)]
-        rng = np.random.default_rng([self._seed, epoch, index, 1])
+        image, labels = self.decoded[self._image_index(epoch, index)]
+        rng = np.random.default_rng([self.seed, epoch, index, 1])
         centre = self._centre(labels, rng)
-        if self._edge_share > 0 and rng.random() < self._edge_share:
+        if self.edge_share > 0 and rng.random() < self.edge_share:
             image, labels, centre = self._cut_off(image, labels, centre, rng)
-        return augment(
-            image, labels, rng=rng, settings=self._augmentation, window=centre, out_px=self._size_px
-        )
+        return augment(image, labels, rng=rng, settings=self.augmentation, window=centre, out_px=self.size_px)
 
     def _image_index(self, epoch: int, index: int) -> int:
-        """Return the index of the image that sample `index` is cut from."""
-        if self._ends is None:
-            lap, place = divmod(index, len(self._decoded))
-            order = np.random.default_rng([self._seed, epoch, lap]).permutation(len(self._decoded))
-            return int(order[place])
+        if self.weights is None:
+            return _shuffled(index, len(self.decoded), self.seed, epoch)
         # Systematic sampling: evenly spaced points on the weights laid end to end, taken in random order.
-        rng = np.random.default_rng([self._seed, epoch])
-        place = (rng.random() + rng.permutation(self._samples)[index]) / self._samples
-        return int(np.searchsorted(self._ends, place, side="right"))
+        rng = np.random.default_rng([self.seed, epoch])
+        place = (rng.random() + rng.permutation(self.samples)[index]) / self.samples
+        ends = np.cumsum(self.weights)
+        # The last weight above 0 has no end: a draw below 1 may be rounded to it, sums may fall short of it.
+        ends = np.where(ends < ends[-1], ends / ends[-1], np.inf)
+        return int(np.searchsorted(ends, place, side="right"))
 
     def _cut_off(
         self, image: UInt8, labels: UInt8, centre: tuple[float, float], rng: np.random.Generator
     ) -> tuple[UInt8, UInt8, tuple[float, float]]:
         """Cut the image at a line within half a crop of the centre, which is kept."""
         axis = int(rng.integers(2))
-        away = rng.uniform(0, 0.5) * self._size_px[axis]
+        away = rng.uniform(0, 0.5) * self.size_px[axis]
         if rng.random() < 0.5:
             kept = slice(min(max(int(centre[axis] - away), 0), labels.shape[axis] - 1), None)
         else:
@@ -223,23 +211,14 @@ class CropSource:
         """Draw the centre of a crop: anywhere, or within a quarter crop of a foreground pixel."""
         extent = np.array(labels.shape, dtype=np.float64)
         centre = rng.random(2) * extent
-        if rng.random() < self._foreground_share:
+        if rng.random() < self.foreground_share:
             present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:IGNORE]) + 1
             if present.size:
                 rows, columns = np.nonzero(labels == rng.choice(present))
                 pick = int(rng.integers(len(rows)))
-                jitter = rng.uniform(-0.25, 0.25, 2) * self._size_px
+                jitter = rng.uniform(-0.25, 0.25, 2) * self.size_px
                 centre = np.clip(np.array([rows[pick], columns[pick]]) + jitter, 0, extent)
         return float(centre[0]), float(centre[1])
-
-
-def _ends(weights: Sequence[float]) -> np.ndarray:
-    """Compute the cumulative ends of the weights from 0 to 1; the last one above 0 has no end.
-
-    A draw below 1 may be rounded to it, and rounded sums may fall short of it.
-    """
-    ends = np.cumsum(weights)
-    return np.where(ends < ends[-1], ends / ends[-1], np.inf)
 
 
 class GridSource:
@@ -276,10 +255,8 @@ class GridSource:
 
 
 def _even_starts(length: int, window: int) -> list[int]:
-    if length <= window:
-        return [0]
     count = -(-length // window)
-    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+    return [round(i * (length - window) / (count - 1)) for i in range(count)] if count > 1 else [0]
 
 
 def fit_to(sample: Sample, size_px: tuple[int, int]) -> Sample:
@@ -329,7 +306,7 @@ def batches(
             yield _stacked([source.sample(epoch, i) for i in numbers(batch)])
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="samples") as pool:
-        waiting: OrderedDict[int, list[Future[Sample]]] = OrderedDict()
+        waiting: dict[int, list[Future[Sample]]] = {}
 
         def order(batch: int) -> None:
             waiting[batch] = [pool.submit(source.sample, epoch, i) for i in numbers(batch)]
@@ -343,9 +320,7 @@ def batches(
                     order(batch + ahead)
                 yield _stacked(samples)
         finally:
-            for futures in waiting.values():
-                for future in futures:
-                    future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def _stacked(samples: Sequence[Sample]) -> tuple[UInt8, UInt8]:

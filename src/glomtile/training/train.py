@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 
     from glomtile.models.pretrained import PretrainedWeights
     from glomtile.training.callbacks import History, Listener
-    from glomtile.training.distribution import Devices
-    from glomtile.training.trainer import Protocol
+    from glomtile.training.trainer import Devices
 
 SETTINGS_FILE = "settings.toml"
 """The settings in force, ``--set`` included, beside the copy of the config as it was written."""
@@ -135,8 +134,7 @@ def train(config: Config, *, resume: bool = False, progress: Progress = SILENT) 
     typed_argument("config", config, Config, "a config, as load_config(…) gives")
     require_trainable(config, resume)
     from glomtile.models.pretrained import load_pretrained
-    from glomtile.training.distribution import choose_devices
-    from glomtile.training.trainer import make_deterministic
+    from glomtile.training.trainer import choose_devices, make_deterministic
 
     start = load_pretrained(config)
     make_deterministic(config.train.seed, progress)
@@ -163,24 +161,31 @@ def _train_on(
 ) -> TrainResult:
     from glomtile.models.pretrained import apply_pretrained
     from glomtile.networks.registry import geometry
-    from glomtile.training.callbacks import make_previews
+    from glomtile.training.callbacks import CurveFiles, TensorBoardFiles, make_previews
     from glomtile.training.samples import judging_source, training_source
     from glomtile.training.trainer import Training
 
-    palette, folder = config.palette(), config.resolve(config.train.model_dir)
     splits = ("train", "valid") if _validates(config) else ("train",)
     pairs = {split: split_pairs(config, split) for split in splits}
     for split in splits:
         warn_of_changed_sources(config, split, progress)
-    require_every_class(pairs["train"], config, palette)
+    require_every_class(pairs["train"], config, config.palette())
     training = training_source(config)
     validation = judging_source(config, "valid") if _validates(config) else None
     network, model = _compiled(config, -(-len(training) // config.train.batch_size))
     card = _card(config, pairs["train"], len(pairs.get("valid", ())), devices.count)
     if start is not None:
         card = card.model_copy(update={"pretrained": start.record})
-    protocol = _protocol(config, len(training), devices.count, pairs, start)
-    run = Training(network, model, card, folder, protocol)
+    # What a resumed run must share beside settings; folders may move.
+    data = {
+        f"data.{name}": f"{len(files)} images, their names and sizes {_names_digest(files)[:12]}"
+        for name, files in (("training", pairs["train"]), ("validation", pairs.get("valid", [])))
+    }
+    settings = _resume_settings(config, len(training), devices.count) | data
+    defaults = _resume_settings(Config(), len(training), 1) | data
+    settings[_PRETRAINED], defaults[_PRETRAINED] = start and start.digest, None
+    run = Training(config, network, model, card, settings, defaults)
+    folder, eval_dir = config.resolve(config.train.model_dir), config.resolve(config.train.eval_dir)
     # The checks above write nothing; from here on the folder is this run's.
     with _locked(folder, progress):
         done = run.resume() if resume else 0
@@ -197,24 +202,34 @@ def _train_on(
         )
         if done >= config.train.epochs:
             progress.note(f"nothing left to do: {done} of {config.train.epochs} epochs are done")
-        previews = make_previews(config, geometry(config.model), palette, progress)
+        previews = make_previews(config, geometry(config.model), config.palette(), progress)
+        listeners: list[Listener] = [
+            CurveFiles(eval_dir, config.resolve("history.json"), config.train.metrics)
+        ]
+        if config.train.tensorboard:
+            listeners.append(TensorBoardFiles(eval_dir / "tensorboard"))
+        listeners += previews
 
         def before_first_write() -> None:
-            if not resume:
-                _move_aside(config, progress)
-                atomic.write_text(folder / _config_name(config), _config_text(config))
-                atomic.write_text(folder / SETTINGS_FILE, to_toml(config))
+            if resume:
+                return
+            for earlier in run_folders(config):  # reference §6.5: there they are deleted
+                if aside := atomic.move_aside(earlier):
+                    progress.note(f"previous {earlier.name}/ moved to {aside.name}")
+            if config.source is None:
+                atomic.write_text(folder / "config.toml", to_toml(config))
+            else:
+                atomic.write_text(folder / config.source.name, config.source.read_text("utf-8"))
+            atomic.write_text(folder / SETTINGS_FILE, to_toml(config))
 
-        listeners: list[Listener] = [*_curves(config), *previews]
         reason = run.run(training, validation, listeners, before_first_write, progress)
         if validation is not None and run.history and not run.best_epoch:
             raise ModelError(
                 folder / "best",
-                f"expected a {protocol.monitor} that is a number, got none in {len(run.history)} epochs",
+                f"expected a {run.monitor} that is a number, got none in {len(run.history)} epochs",
                 f"{folder / 'last'} holds the last epoch; lower [model] learning_rate or clip the gradients",
             )
         best, last = folder / ("last" if validation is None else "best"), folder / "last"
-        eval_dir = config.resolve(config.train.eval_dir)
         paths = (*dict.fromkeys((best, last)), eval_dir, *(one.folder for one in previews))
         return TrainResult(best, last, run.history, run.best_epoch, reason, paths)
 
@@ -233,63 +248,27 @@ def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
     from glomtile.networks.registry import build_model
 
     precision, seed = config.train.precision, config.train.seed
-    network = build_model(config.model, seed=seed)
-    trained = network
+    network = trained = build_model(config.model, seed=seed)
     if precision != "float32":
         trained = build_model(config.model, precision=precision, seed=seed)
     model = keras.Model(trained.input, trained.output, name="training")
-    places = _metric_places(config)
+    # Each metric that the config names, with the key that names it first.
+    places: dict[str, str] = {}
+    for key, names in (
+        ("[model] metrics", config.model.metrics),
+        ("[train] metrics", config.train.metrics),
+        ("[train] monitor", [config.train.monitor]),
+        ("", ["foreground_dice"] if config.model.num_classes > 1 else []),
+    ):
+        for name in names:
+            places.setdefault(name.removeprefix("val_"), key)
+    places.pop("loss", None)
     model.compile(
         optimizer=build_optimizer(config.model, config.train, steps),
         loss=build_loss(config.model),
         metrics=build_metrics(config.model, places, places),
     )
     return network, model
-
-
-def _metric_places(config: Config) -> dict[str, str]:
-    """Return each metric that the config names, with the key that names it first."""
-    named = [(name, "[model] metrics") for name in config.model.metrics]
-    named += [(name, "[train] metrics") for name in config.train.metrics]
-    named += [(config.train.monitor, "[train] monitor")]
-    if config.model.num_classes > 1:
-        named.append(("foreground_dice", ""))
-    places: dict[str, str] = {}
-    for name, place in named:
-        places.setdefault(name.removeprefix("val_"), place)
-    places.pop("loss", None)
-    return places
-
-
-def _protocol(
-    config: Config,
-    samples: int,
-    devices: int,
-    pairs: dict[str, list[Pair]],
-    start: PretrainedWeights | None,
-) -> Protocol:
-    from glomtile.training.trainer import Protocol
-
-    train = config.train
-    # What a resumed run must share beside settings; folders may move.
-    data = {
-        f"data.{name}": f"{len(files)} images, their names and sizes {_names_digest(files)[:12]}"
-        for name, files in (("training", pairs["train"]), ("validation", pairs.get("valid", [])))
-    }
-    return Protocol(
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        monitor=train.monitor if _validates(config) else train.monitor.removeprefix("val_"),
-        patience=train.patience,
-        reducer_patience=train.reducer_patience if train.learning_rate_reducer else 0,
-        reducer_factor=train.reducer_factor,
-        learning_rate=config.model.learning_rate,
-        checkpoint_steps=train.checkpoint_steps,
-        workers=config.dataset.workers,
-        break_file=config.resolve(train.break_file),
-        settings=_resume_settings(config, samples, devices) | data | {_PRETRAINED: start and start.digest},
-        defaults=_resume_settings(Config(), samples, 1) | data | {_PRETRAINED: None},
-    )
 
 
 def _resume_settings(config: Config, samples: int, devices: int) -> dict[str, Any]:
@@ -348,32 +327,6 @@ def _names_digest(pairs: Sequence[Pair]) -> str:
     return digest.hexdigest()
 
 
-def _move_aside(config: Config, progress: Progress) -> None:
-    """Move the folders of an earlier run aside (reference §6.5)."""
-    for folder in run_folders(config):
-        aside = atomic.move_aside(folder)
-        if aside is not None:
-            progress.note(f"previous {folder.name}/ moved to {aside.name}")
-
-
-def _curves(config: Config) -> Sequence[Listener]:
-    from glomtile.training.callbacks import CurveFiles, TensorBoardFiles
-
-    eval_dir = config.resolve(config.train.eval_dir)
-    files: list[Listener] = [CurveFiles(eval_dir, config.resolve("history.json"), config.train.metrics)]
-    if config.train.tensorboard:
-        files.append(TensorBoardFiles(eval_dir / "tensorboard"))
-    return files
-
-
-def _config_name(config: Config) -> str:
-    return config.source.name if config.source is not None else "config.toml"
-
-
-def _config_text(config: Config) -> str:
-    return config.source.read_text("utf-8") if config.source is not None else to_toml(config)
-
-
 def require_trainable(config: Config, resume: bool) -> None:
     """Check that a config can be trained, before anything heavy is loaded.
 
@@ -402,7 +355,15 @@ def require_trainable(config: Config, resume: bool) -> None:
             'name them, or train to the end of the schedule and use that: [train] use = "last"',
         )
     require_buildable(config)
-    _require_run_folders(config)
+    held = [(folder, kept) for _, folder, kept in inside_run_folders(config)]
+    sources = prepared_from(config.resolve(train.images_dir)) if train.images_dir else ()
+    held += [(run, path) for run in run_folders(config) for path in sources if path.is_relative_to(run)]
+    for folder, kept in held:
+        raise ConfigError(
+            folder,
+            f"expected a folder of its own for what training writes, got one that holds {kept}",
+            "an earlier run is moved aside as a whole folder",
+        )
     stop = config.resolve(train.break_file)
     if stop.exists() and not resume:
         raise ConfigError(
@@ -434,19 +395,6 @@ def require_buildable(config: Config) -> None:
                 f"{where} [model] {key}",
                 f"expected a multiple of {step}, which {model.num_layers} levels halve evenly, got {side}",
             )
-
-
-def _require_run_folders(config: Config) -> None:
-    """Check that no folder that is moved aside holds the config, its data or their sources."""
-    held = [(folder, kept) for _, folder, kept in inside_run_folders(config)]
-    sources = prepared_from(config.resolve(config.train.images_dir)) if config.train.images_dir else ()
-    held += [(run, path) for run in run_folders(config) for path in sources if path.is_relative_to(run)]
-    for folder, kept in held:
-        raise ConfigError(
-            folder,
-            f"expected a folder of its own for what training writes, got one that holds {kept}",
-            "an earlier run is moved aside as a whole folder",
-        )
 
 
 def warn_of_split(config: Config, progress: Progress) -> None:
@@ -566,12 +514,27 @@ def reference_statistics(config: Config, pairs: Sequence[Pair]) -> ReferenceStat
     blur, not detail.
     """
     chosen = pairs[:: -(-len(pairs) // _MAX_IMAGES)]
+    copies = min(_MAX_DRAWS, max(1, _MAX_SAMPLES // len(chosen) - 1)) if config.augments else 0
+    settings = augmentation_of(config) if copies else Augmentation()
     seen, seen_in, scaled, scaled_in, octaves = [], [], [], [], []
     for number, pair in enumerate(chosen):
         image, (known, wanted) = read_image(pair.image), working_scale(config, pair.image) or (1.0, 1.0)
         windows = list(_windows(image, known, wanted))
-        for settings, seed in _changes(config, len(chosen), number):
-            found = appearance_features(_changed(window, settings, seed) for window in windows)
+        for draw in range(copies + 1):
+            # As it is, then augmented: windows of one image share a seed and are changed alike.
+            changed: Iterable[UInt8] = windows
+            if draw:
+                seed = (config.train.seed, _SEED, number, draw - 1)
+                changed = (
+                    augment(
+                        window,
+                        np.zeros(window.shape[:2], np.uint8),
+                        rng=np.random.default_rng(seed),
+                        settings=settings,
+                    )[0]
+                    for window in windows
+                )
+            found = appearance_features(changed)
             if found is not None:
                 seen.append(found)
                 seen_in.append(number)
@@ -580,13 +543,19 @@ def reference_statistics(config: Config, pairs: Sequence[Pair]) -> ReferenceStat
                 continue
             windows = list(_windows(image, known, wanted / factor))
             for blur in _BLURS_PX:
-                found = appearance_features(_blurred(window, blur) for window in windows)
+                found = appearance_features(
+                    np.asarray(cv2.GaussianBlur(window, (0, 0), blur), np.uint8) if blur else window
+                    for window in windows
+                )
                 if found is not None:
                     scaled.append(found)
                     scaled_in.append(number)
                     octaves.append(math.log2(factor))
     aspects = fit_reference(seen, seen_in)
-    estimator = fit_scale_estimator(scaled, scaled_in, octaves, _trained_octaves(config))
+    trained = (0.0, 0.0)
+    if (mpp := config.model.mpp) is not None and (scales := mpp_range(config)) is not None:
+        trained = math.log2(mpp / scales[1]), math.log2(mpp / scales[0])
+    estimator = fit_scale_estimator(scaled, scaled_in, octaves, trained)
     if aspects is None or estimator is None:
         return None
     return ReferenceStatistics(
@@ -602,36 +571,3 @@ def _windows(image: UInt8, known_mpp: float, wanted_mpp: float) -> Iterator[UInt
     for box in sampled_boxes(size, TissueMap(everything, everything, max(size), 1.0)):
         part = crop(image, Box(*(round(at * zoom) for at in box)))
         yield resize_to_mpp(part, known_mpp, wanted_mpp)
-
-
-def _changes(
-    config: Config, images: int, number: int
-) -> Iterator[tuple[Augmentation | None, tuple[int, ...]]]:
-    """Yield settings and seed of image `number` as it is, then of its augmented copies."""
-    yield None, ()
-    if config.augments:
-        settings = augmentation_of(config)
-        for draw in range(min(_MAX_DRAWS, max(1, _MAX_SAMPLES // images - 1))):
-            yield settings, (config.train.seed, _SEED, number, draw)
-
-
-def _changed(window: UInt8, settings: Augmentation | None, seed: tuple[int, ...]) -> UInt8:
-    """Augment a window; windows of one image share a seed and are changed alike."""
-    if settings is None:
-        return window
-    unlabelled = np.zeros(window.shape[:2], np.uint8)
-    return augment(window, unlabelled, rng=np.random.default_rng(seed), settings=settings)[0]
-
-
-def _blurred(window: UInt8, sigma_px: float) -> UInt8:
-    if not sigma_px:
-        return window
-    return np.asarray(cv2.GaussianBlur(window, (0, 0), sigma_px), np.uint8)
-
-
-def _trained_octaves(config: Config) -> tuple[float, float]:
-    """Return the lowest and highest enlargement of tissue in training, in octaves."""
-    scales = mpp_range(config)
-    if scales is None or config.model.mpp is None:
-        return 0.0, 0.0
-    return math.log2(config.model.mpp / scales[1]), math.log2(config.model.mpp / scales[0])

@@ -1,4 +1,4 @@
-"""Training loop.
+"""Training loop, checkpoints and devices.
 
 A checkpoint holds everything the next step depends on: weights, optimizer variables, the seed states of
 dropout, running metrics, and the history from which rate and patience follow. Samples need no state (see
@@ -8,7 +8,7 @@ dropout, running metrics, and the history from which rate and patience follow. S
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,56 +19,115 @@ import keras
 import numpy as np
 
 from glomtile.config.model_card import ModelCard
-from glomtile.errors import ModelError
+from glomtile.config.schema import Config, TrainSettings
+from glomtile.errors import ConfigError, ModelError
 from glomtile.formatting import duration
 from glomtile.io import atomic
 from glomtile.models import folder as model_folder
-from glomtile.training.callbacks import EpochEnd, History, Listener, reductions, stale_epochs, to_json, values
-from glomtile.training.checkpoint import NOTES_FILE, STATE_FILE, assign, read_notes, require_same
+from glomtile.training.callbacks import (
+    EpochEnd,
+    History,
+    Listener,
+    from_json,
+    reductions,
+    stale_epochs,
+    to_json,
+    values,
+)
 from glomtile.training.samples import SampleSource, batches
 from glomtile.types import SILENT, Progress
 
+STATE_FILE, NOTES_FILE = "training.npz", "training.json"
+_NAMED = 5
+
 
 @dataclass(frozen=True)
-class Protocol:
-    """Settings of a training apart from network, loss and data.
+class Devices:
+    """The devices that share each batch of a training.
 
     Attributes
     ----------
-    epochs, batch_size : int
-    monitor : str
-        Figure by which the best epoch is chosen.
-    patience : int
-        Epochs without a better figure after which training stops; 0 or less: never.
-    reducer_patience : int
-        Epochs of plateau after which the rate is multiplied by `reducer_factor`; 0: never.
-    reducer_factor : float
-    learning_rate : float
-        Rate that the reducer starts from.
-    checkpoint_steps : int
-        Steps within an epoch after which the state is saved; 0: only after epochs.
-    workers : int
-        Threads that make samples.
-    break_file : Path or None
-        File that ends the training after the epoch in which it appears.
-    settings : dict
-        Everything that changes a number, the data too; a resumed run must agree with it.
-    defaults : dict
-        Values of settings that did not exist when a run started.
+    names : tuple of str
+        As Keras lists them (``gpu:0``); empty for one device, which Keras chooses.
     """
 
-    epochs: int
-    batch_size: int
-    monitor: str
-    patience: int
-    reducer_patience: int
-    reducer_factor: float
-    learning_rate: float
-    checkpoint_steps: int
-    workers: int
-    break_file: Path | None
-    settings: dict[str, Any]
-    defaults: dict[str, Any]
+    names: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """The number of devices."""
+        return max(1, len(self.names))
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Return the context in which a network is built, compiled, trained and saved."""
+        if self.count == 1:
+            return nullcontext()
+        scope: AbstractContextManager[Any] = SharedBatches(devices=list(self.names)).scope()
+        return scope
+
+
+class SharedBatches(keras.distribution.DataParallel):  # type: ignore[misc]
+    """Data parallelism for batches of any size.
+
+    Notes
+    -----
+    A batch that does not divide by the number of devices, as the last one of an epoch may be, is computed
+    whole on each of them: the step is that of one device.
+    """
+
+    def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
+        if data_shape[0] % self.num_model_replicas == 0:
+            return super().get_data_layout(data_shape)
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+
+def choose_devices(settings: TrainSettings, where: object = "config") -> Devices:
+    """Choose the devices that a config asks for.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        `devices`, of the kind that the backend prefers: graphics cards where it finds any, else processors;
+        `batch_size`.
+    where : object
+        The config, for errors.
+
+    Returns
+    -------
+    Devices
+
+    Raises
+    ------
+    ConfigError
+        There are fewer, the batch does not divide by their number, or the backend trains on one device only.
+    """
+    wanted, key = settings.devices, f"{where} [train] devices"
+    if wanted == 1:
+        return Devices()
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise ConfigError(
+            key,
+            f"expected 1 with the backend {backend}, got {wanted!r}",
+            "several devices need JAX: install glomtile[jax] and set KERAS_BACKEND=jax",
+        )
+    names = tuple(keras.distribution.list_devices())
+    count = len(names) if wanted == "all" else wanted
+    if count > len(names):
+        raise ConfigError(
+            key,
+            f'expected "all" or 1 to {len(names)}, as {backend} finds {", ".join(names)}, got {count}',
+            "glomtile info lists the devices",
+        )
+    if count == 1:
+        return Devices()
+    if settings.batch_size % count:
+        raise ConfigError(
+            f"{where} [train] batch_size",
+            f"expected a multiple of the {count} devices, got {settings.batch_size}",
+            "the devices share each batch",
+        )
+    return Devices(names[:count])
 
 
 def make_deterministic(seed: int, progress: Progress = SILENT) -> None:
@@ -100,35 +159,70 @@ def make_deterministic(seed: int, progress: Progress = SILENT) -> None:
     keras.utils.set_random_seed(seed)
 
 
+def read_notes(last: Path) -> dict[str, Any]:
+    """Read settings, history and step of the run whose last model is in a folder.
+
+    Raises
+    ------
+    ModelError
+        There are none, or they are damaged.
+    """
+    path = last / NOTES_FILE
+    if not path.exists():
+        raise ModelError(last, "expected the state of a run to resume, got none", "train without --resume")
+    notes = atomic.read_json(path, "the state of a run", ModelError)
+    for key, kind in (("settings", dict), ("history", list), ("step", int)):
+        if not isinstance(notes.get(key), kind):
+            got = type(notes.get(key)).__name__
+            raise ModelError(path, f"expected {key} of a run as {kind.__name__}, got {got}")
+    if not all(isinstance(figures, dict) for figures in notes["history"]):
+        raise ModelError(path, "expected history of a run as a list of dict, got other items")
+    return {**notes, "history": [from_json(figures) for figures in notes["history"]]}
+
+
 class Training:
     """A training run, with its best and its last model in a folder.
 
     Parameters
     ----------
+    config : Config
+        ``best/`` and ``last/`` are written to its ``model_dir``.
     network : keras.Model
         Not compiled; saved without optimizer.
     model : keras.Model
         Compiled; of the same layers, or of like ones in another precision.
     card : ModelCard
         Card of both models, but for digests, epoch and scores.
-    folder : Path
-        ``best/`` and ``last/`` are written here.
-    protocol : Protocol
+    settings : dict
+        Everything that changes a number, the data too; a resumed run must agree with it.
+    defaults : dict
+        Values of settings that did not exist when a run started.
+
+    Attributes
+    ----------
+    monitor : str
+        Figure by which the best epoch is chosen; without validation images a training figure.
+    history : list of dict
     """
 
     def __init__(
         self,
+        config: Config,
         network: keras.Model,
         model: keras.Model,
         card: ModelCard,
-        folder: Path,
-        protocol: Protocol,
+        settings: dict[str, Any],
+        defaults: dict[str, Any],
     ) -> None:
+        self._config = config
+        self._folder = config.resolve(config.train.model_dir)
         self._network = network
         self._model = model
         self._card = card
-        self._folder = folder
-        self._protocol = protocol
+        self._settings = settings
+        self._defaults = defaults
+        validates = config.valid.images_dir is not None
+        self.monitor = config.train.monitor if validates else config.train.monitor.removeprefix("val_")
         self.history: History = []
         self._epoch_start = 0
         self._before_first_write: Callable[[], None] | None = None
@@ -138,7 +232,7 @@ class Training:
     @property
     def best_epoch(self) -> int:
         """The epoch of the best monitored figure, from 1; 0 where none is a number."""
-        figures = values(self.history, self._protocol.monitor)
+        figures = values(self.history, self.monitor)
         return len(figures) - stale_epochs(figures)
 
     def resume(self) -> int:
@@ -155,23 +249,46 @@ class Training:
         for folder in (self._folder / "best", last):
             atomic.restore_folder(folder)
         notes = read_notes(last)
-        require_same(self._protocol.defaults | notes["settings"], self._protocol.settings, last)
+        self._require_same(self._defaults | notes["settings"], last)
         self._model.optimizer.build(self._model.trainable_variables)
         self._sums.build(self._network.input_shape[-1], self._card.stride_px)
         path = last / STATE_FILE
         try:
             with np.load(path, allow_pickle=False) as state:
-                arrays = assign([*self._variables(), *self._model.metrics_variables], state, path)
+                arrays = [state[f"arr_{i}"] for i in range(len(state.files))]
         except (OSError, ValueError, EOFError, BadZipFile) as problem:
             # NumPy's message about a file that is no archive suggests to read it as a pickle.
             got = "something else" if isinstance(problem, ValueError) else problem
             raise ModelError(
                 path, f"expected the arrays of a run state, got: {got}", "the run cannot be resumed"
             ) from problem
+        variables = [*self._variables(), *self._model.metrics_variables]
+        if len(variables) != len(arrays):
+            raise ModelError(path, f"expected {len(variables)} arrays, got {len(arrays)}")
+        for variable, value in zip(variables, arrays, strict=True):
+            if value.shape != tuple(variable.shape):
+                raise ModelError(
+                    path, f"expected {variable.path} of shape {variable.shape}, got {value.shape}"
+                )
+            variable.assign(value)
         self._sums.totals = arrays[len(self._variables()) :]
         self.history = notes["history"]
         self._epoch_start = notes["step"]
         return len(self.history)
+
+    def _require_same(self, then: dict[str, Any], where: Path) -> None:
+        now = self._settings
+        differing = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+        if differing:
+            named = "; ".join(
+                f"{key}: {then.get(key)!r} then, {now.get(key)!r} now" for key in differing[:_NAMED]
+            )
+            named += f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+            raise ConfigError(
+                where,
+                f"expected the settings and data of the run, got other ones: {named}",
+                "train without --resume to start anew; the earlier run is moved aside",
+            )
 
     def run(
         self,
@@ -181,7 +298,7 @@ class Training:
         before_first_write: Callable[[], None] = lambda: None,
         progress: Progress = SILENT,
     ) -> str:
-        """Train to the end of the protocol.
+        """Train until the last epoch, no epoch was better for long enough, or a stop file appears.
 
         Parameters
         ----------
@@ -200,15 +317,15 @@ class Training:
             Why training ended.
         """
         self._before_first_write = before_first_write
-        protocol = self._protocol
-        while len(self.history) < protocol.epochs:
-            stale = stale_epochs(values(self.history, protocol.monitor))
-            if 0 < protocol.patience <= stale:
-                return f"no better {protocol.monitor} for {protocol.patience} epochs"
+        patience = self._config.train.patience
+        break_file = self._config.resolve(self._config.train.break_file)
+        while len(self.history) < self._config.train.epochs:
+            if 0 < patience <= stale_epochs(values(self.history, self.monitor)):
+                return f"no better {self.monitor} for {patience} epochs"
             self._epoch(training, validation, listeners, progress)
-            if protocol.break_file is not None and protocol.break_file.exists():
-                protocol.break_file.unlink()
-                return f"stopped by {protocol.break_file.name}"
+            if break_file.exists():
+                break_file.unlink()
+                return f"stopped by {break_file.name}"
         return "all epochs done"
 
     def _epoch(
@@ -219,22 +336,23 @@ class Training:
         progress: Progress,
     ) -> None:
         start_s, start = perf_counter(), self._epoch_start
-        protocol, number = self._protocol, len(self.history)
+        settings, number = self._config.train, len(self.history)
         self._set_rate()
         if start == 0:
             self._sums.clear()
-        steps = -(-len(training) // protocol.batch_size)
-        progress.start(f"epoch {number + 1}/{protocol.epochs}", steps)
+        steps = -(-len(training) // settings.batch_size)
+        progress.start(f"epoch {number + 1}/{settings.epochs}", steps)
         if start:
             progress.advance(start)
         figures: dict[str, float] = {}
-        ready = batches(training, protocol.batch_size, number, start=start, workers=protocol.workers)
+        workers = self._config.dataset.workers
+        ready = batches(training, settings.batch_size, number, start=start, workers=workers)
         for step, (images, labels) in enumerate(ready, start + 1):
             self._model.train_on_batch(images, labels)
             self._sums.add()
             figures = self._sums.figures()
             progress.advance(1, **figures)
-            if protocol.checkpoint_steps and step % protocol.checkpoint_steps == 0 and step < steps:
+            if settings.checkpoint_steps and step % settings.checkpoint_steps == 0 and step < steps:
                 self._require_finite(figures["loss"], f"epoch {number + 1}, step {step}")
                 self._save_last(step)
         self._epoch_start = 0
@@ -255,12 +373,12 @@ class Training:
             for listener in listeners:
                 listener(end)
         self._save_last(0)
-        if np.isnan(self.history[-1][protocol.monitor]):
-            progress.warn(f"epoch {number + 1}: {protocol.monitor} is not a number and counts as no better")
+        if np.isnan(self.history[-1][self.monitor]):
+            progress.warn(f"epoch {number + 1}: {self.monitor} is not a number and counts as no better")
         line = "  ".join(f"{name} {value:.4g}" for name, value in self.history[-1].items())
-        epoch_s, left = perf_counter() - start_s, protocol.epochs - number - 1
+        epoch_s, left = perf_counter() - start_s, settings.epochs - number - 1
         ending = f", {duration(left * epoch_s)} left" if left and start == 0 else ""
-        progress.note(f"epoch {number + 1}/{protocol.epochs}  {line} · {duration(epoch_s)}{ending}")
+        progress.note(f"epoch {number + 1}/{settings.epochs}  {line} · {duration(epoch_s)}{ending}")
 
     @contextmanager
     def _judged_weights(self) -> Iterator[None]:
@@ -276,17 +394,18 @@ class Training:
         return self._card.model_copy(update={"epoch": epoch, "scores": {"validation": judged}})
 
     def _validate(self, validation: SampleSource, progress: Progress) -> dict[str, float]:
-        progress.start("validating", -(-len(validation) // self._protocol.batch_size))
-        ready = batches(validation, self._protocol.batch_size, 0, workers=self._protocol.workers)
+        batch_size = self._config.train.batch_size
+        progress.start("validating", -(-len(validation) // batch_size))
+        ready = batches(validation, batch_size, 0, workers=self._config.dataset.workers)
         return judge(self._model, ready, progress)
 
     def _set_rate(self) -> None:
         """Lower the rate once for each plateau of the history; a schedule keeps its own."""
-        protocol = self._protocol
-        if protocol.reducer_patience <= 0:
-            return
-        count = reductions(values(self.history, protocol.monitor), protocol.reducer_patience)
-        self._model.optimizer.learning_rate = protocol.learning_rate * protocol.reducer_factor**count
+        settings = self._config.train
+        if settings.learning_rate_reducer and settings.reducer_patience > 0:
+            count = reductions(values(self.history, self.monitor), settings.reducer_patience)
+            rate = self._config.model.learning_rate * settings.reducer_factor**count
+            self._model.optimizer.learning_rate = rate
 
     def _require_finite(self, loss: float, where: str) -> None:
         """Check loss and state: a step can ruin the weights although its loss, computed before, is finite."""
@@ -311,7 +430,7 @@ class Training:
 
     def _save_last(self, step: int) -> None:
         self._prepare_writing()
-        notes: dict[str, Any] = {"settings": self._protocol.settings, "step": step}
+        notes: dict[str, Any] = {"settings": self._settings, "step": step}
         notes["history"] = [to_json(figures) for figures in self.history]
         arrays = [_array(v) for v in self._variables()] + self._sums.totals
 
