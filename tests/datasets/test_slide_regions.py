@@ -9,7 +9,7 @@ import tifffile
 from skimage.measure import label
 from tests.fakes import RecordingProgress
 
-from glomtile.datasets import slide_regions
+from glomtile.datasets import annotations
 from glomtile.datasets.pairing import changed_since_prepared, whole_pairs
 from glomtile.datasets.prepare import prepare
 from glomtile.datasets.splitting import SPLITS
@@ -203,13 +203,13 @@ def test_too_few_groups_are_refused_before_a_region_is_cut(tmp_path, slides, mon
         table = tmp_path / "groups.csv"
         table.write_text("stem,group\ns0,a\ns1,a\ns2,b\n")
     looked, cut = [], []
-    monkeypatch.setattr(slide_regions, "cut_regions", lambda *given, **more: cut.append(given))
-    plan = slide_regions.plan_slides
-    monkeypatch.setattr(slide_regions, "plan_slides", lambda *given: looked.append(given) or plan(*given))
+    monkeypatch.setattr(annotations, "write_png", lambda *given: cut.append(given))
+    read = annotations.read_outlines
+    monkeypatch.setattr(annotations, "read_outlines", lambda *given: looked.append(given) or read(*given))
     with pytest.raises(UsageError, match="expected at least 3 groups for train, valid, test, got 2"):
         prepare(*slides, tmp_path / "set", tile_px=128, mpp=2.0, groups=table)
     assert cut == []
-    assert len(looked) == bare
+    assert len(looked) == (3 if bare else 0)
     assert not (tmp_path / "set").exists()
 
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from glomtile.datasets.annotations import holds_annotations
+from glomtile.datasets.annotations import REGIONS, SlideRegions, cut_slides, holds_annotations
 from glomtile.datasets.loading import map_files
 from glomtile.datasets.pairing import LEFT_OUT, PREPARE_FILE, Pair, pair, read_groups
-from glomtile.datasets.slide_regions import REGIONS, SlideRegions, cut_slides
 from glomtile.datasets.splitting import SPLITS, require_shares, split_groups, split_neighbours
 from glomtile.errors import ArgumentError, InputError, UsageError
 from glomtile.io.atomic import move_aside, replace_folder, sha256, storage_errors, write_json
@@ -142,7 +141,7 @@ def prepare(
         An argument is out of range, or `out` or `mini_test` holds other files or the other of the two.
     InputError
         See `glomtile.datasets.pairing.pair`, `read_image` and `read_mask`, and for slides
-        `glomtile.datasets.slide_regions.plan_slides`: unusable files are all named at once. `out` is then as
+        `glomtile.datasets.annotations.cut_slides`: unusable files are all named at once. `out` is then as
         it was.
     StorageError
         The dataset or the mini test cannot be written. `out` is then as it was.
@@ -154,10 +153,20 @@ def prepare(
     """
     images, masks, out = Path(images), Path(masks), Path(out)
     mini_test = None if mini_test is None else Path(mini_test)
-    _require_settings(tile_px, split, keep_empty, border, tolerance, mini_test)
+    require_shares(split)
+    whole_argument("tile_px", tile_px, 16)
+    number_argument("keep_empty", keep_empty, 0, 1)
+    choice_argument("border", border, BORDERS)
+    whole_argument("tolerance", tolerance, 0, 255)
+    if mini_test is not None and split[2] <= 0:
+        raise ArgumentError("mini_test", "none where the share of test images is 0", str(mini_test))
     _require_own_folder(out, PREPARE_FILE)
     if mini_test is not None:
-        _require_apart(mini_test, out)
+        # Of two folders one in the other, one would be moved aside with the other.
+        one, other = mini_test.resolve(), out.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            expected = f"a folder apart from the dataset's, {out}, neither in it nor around it"
+            raise ArgumentError("mini_test", expected, str(mini_test))
         _require_own_folder(mini_test, MINI_TEST_FILE)
     annotated = holds_annotations(masks)
     if mpp is not None and not annotated:
@@ -180,7 +189,14 @@ def prepare(
             for source in _assign(pairs, split, groups, seed, regions)
         ]
         chosen = _choose_tiles(_read_masks(sources, read, progress), keep_empty, seed)
-        result = _summary(chosen, out, mini_test, moved_aside)
+        result = PrepareResult(
+            dataset=out,
+            images={name: sum(source.split == name for source in chosen) for name in SPLITS},
+            tiles={name: sum(sum(s.kept) for s in chosen if s.split == name) for name in SPLITS},
+            left_out=sum(len(source.kept) - sum(source.kept) for source in chosen),
+            mini_test=mini_test,
+            moved_aside=moved_aside,
+        )
         _warn(chosen, result, palette, progress)
         _write_tiles(chosen, folder, out, read, palette, tile_px, progress)
         used = {source.pair.stem for source in sources}
@@ -248,23 +264,6 @@ def tile_boxes(size_px: tuple[int, int], tile_px: int, border: str) -> Iterator[
             yield Box(top, left, top + tile_px, left + tile_px)
 
 
-def _require_settings(
-    tile_px: int,
-    split: Sequence[float],
-    keep_empty: float,
-    border: str,
-    tolerance: int,
-    mini_test: Path | None,
-) -> None:
-    require_shares(split)
-    whole_argument("tile_px", tile_px, 16)
-    number_argument("keep_empty", keep_empty, 0, 1)
-    choice_argument("border", border, BORDERS)
-    whole_argument("tolerance", tolerance, 0, 255)
-    if mini_test is not None and split[2] <= 0:
-        raise ArgumentError("mini_test", "none where the share of test images is 0", str(mini_test))
-
-
 def _require_own_folder(folder: Path, record: str) -> None:
     """Refuse a path that holds something else than an earlier result of `prepare`."""
     if folder.is_dir():
@@ -276,17 +275,6 @@ def _require_own_folder(folder: Path, record: str) -> None:
             )
     elif folder.exists():
         raise UsageError(folder, "expected a folder, got a file", "choose another folder")
-
-
-def _require_apart(mini_test: Path, out: Path) -> None:
-    """Refuse two folders of which one would be moved aside with the other."""
-    one, other = mini_test.resolve(), out.resolve()
-    if one == other or one in other.parents or other in one.parents:
-        raise ArgumentError(
-            "mini_test",
-            f"a folder apart from the dataset's, {out}, neither in it nor around it",
-            str(mini_test),
-        )
 
 
 @contextmanager
@@ -378,19 +366,6 @@ def _choose_tiles(sources: Sequence[SourceImage], keep_empty: float, seed: int) 
                 split, "expected at least one tile with a class, got only empty ones", "raise keep_empty"
             )
     return chosen
-
-
-def _summary(
-    sources: Sequence[SourceImage], out: Path, mini_test: Path | None, moved_aside: list[Path]
-) -> PrepareResult:
-    return PrepareResult(
-        dataset=out,
-        images={split: sum(source.split == split for source in sources) for split in SPLITS},
-        tiles={split: sum(sum(s.kept) for s in sources if s.split == split) for split in SPLITS},
-        left_out=sum(len(source.kept) - sum(source.kept) for source in sources),
-        mini_test=mini_test,
-        moved_aside=moved_aside,
-    )
 
 
 def _warn(
