@@ -62,6 +62,12 @@ def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
     return image, labels
 
 
+def sampled(
+    image: np.ndarray, labels: np.ndarray, on: Augmentation, seed: int, **place: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    return augment(image, labels, rng=np.random.default_rng(seed), settings=on, **place)  # type: ignore[arg-type]
+
+
 def blobs(size: int) -> np.ndarray:
     """Labels with regions some tens of pixels wide, on a grid of 0 and 200 so that an image can show them."""
     rows, columns = np.mgrid[:size, :size]
@@ -77,7 +83,7 @@ def blobs(size: int) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 def test_nothing_switched_on_changes_nothing(size: tuple[int, int], seed: int) -> None:
     image, labels = picture(*size)
-    picture_out, labels_out = augment(image, labels, rng=np.random.default_rng(seed), settings=Augmentation())
+    picture_out, labels_out = sampled(image, labels, Augmentation(), seed)
     assert np.array_equal(picture_out, image)
     assert np.array_equal(labels_out, labels)
 
@@ -94,14 +100,7 @@ def test_a_window_is_the_exact_crop_mirrored_past_the_edge(
 ) -> None:
     image, labels = picture(*size)
     window = (top + out_px[0] / 2, left + out_px[1] / 2)
-    cut, truth = augment(
-        image,
-        labels,
-        rng=np.random.default_rng(0),
-        settings=Augmentation(),
-        window=window,
-        out_px=out_px,
-    )
+    cut, truth = sampled(image, labels, Augmentation(), 0, window=window, out_px=out_px)
     far = 220
     around = ((far, far), (far, far))
     # A picture one pixel wide has nothing to mirror; NumPy then repeats the pixel, as we do.
@@ -116,14 +115,7 @@ def test_a_window_is_the_exact_crop_mirrored_past_the_edge(
 @settings(max_examples=40, deadline=None)
 def test_labels_never_hold_a_value_that_was_not_there(seed: int, out: int) -> None:
     image, labels = picture(80, 70)
-    _, truth = augment(
-        image,
-        labels,
-        rng=np.random.default_rng(seed),
-        settings=EVERYTHING,
-        window=(10, 60),
-        out_px=(out, out + 3),
-    )
+    _, truth = sampled(image, labels, EVERYTHING, seed, window=(10, 60), out_px=(out, out + 3))
     assert truth.dtype == np.uint8
     assert truth.shape == (out, out + 3)
     assert set(np.unique(truth)) <= {0, 1, 3, 255}
@@ -133,14 +125,7 @@ def sides_changed(seed: int) -> float:
     """Pixels that linear and nearest reading call differently, as a share of those along outlines."""
     labels = blobs(300)
     image = np.repeat(labels[:, :, None], 3, axis=2)
-    shown, truth = augment(
-        image,
-        labels,
-        rng=np.random.default_rng(seed),
-        settings=GEOMETRY,
-        window=(140, 160),
-        out_px=(128, 128),
-    )
+    shown, truth = sampled(image, labels, GEOMETRY, seed, window=(140, 160), out_px=(128, 128))
     # Linear and nearest reading of one map: the nearest of four pixels always weighs at least a quarter.
     assert np.all(np.abs(shown[:, :, 0].astype(int) - truth) <= 157)
     inside, around = (truth > 100).astype(np.uint8), np.ones((3, 3), np.uint8)
@@ -164,14 +149,7 @@ def test_the_same_rng_gives_the_same_sample_on_any_thread() -> None:
     image, labels = picture(200, 220)
 
     def sample(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return augment(
-            image,
-            labels,
-            rng=np.random.default_rng(seed),
-            settings=EVERYTHING,
-            window=(90, 90),
-            out_px=(96, 96),
-        )
+        return sampled(image, labels, EVERYTHING, seed, window=(90, 90), out_px=(96, 96))
 
     alone = [sample(seed) for seed in range(16)]
     with ThreadPoolExecutor(4) as threads:
@@ -186,8 +164,8 @@ def test_the_source_pictures_are_left_as_they_were() -> None:
     image, labels = picture(64, 64)
     before = image.copy(), labels.copy()
     for seed in range(8):
-        augment(image, labels, rng=np.random.default_rng(seed), settings=EVERYTHING)
-        augment(image, labels, rng=np.random.default_rng(seed), settings=COLOUR)
+        sampled(image, labels, EVERYTHING, seed)
+        sampled(image, labels, COLOUR, seed)
     assert np.array_equal(image, before[0])
     assert np.array_equal(labels, before[1])
 
@@ -195,10 +173,7 @@ def test_the_source_pictures_are_left_as_they_were() -> None:
 def test_flips_and_listed_angles_give_every_arrangement_and_no_other() -> None:
     image, labels = picture(17, 17)
     symmetric = Augmentation(hflip=True, vflip=True, rotation=True)
-    seen = {
-        augment(image, labels, rng=np.random.default_rng(seed), settings=symmetric)[1].tobytes()
-        for seed in range(200)
-    }
+    seen = {sampled(image, labels, symmetric, seed)[1].tobytes() for seed in range(200)}
     eight = {np.rot90(side, k).tobytes() for side in (labels, labels[:, ::-1]) for k in range(4)}
     assert seen == eight
 
@@ -206,7 +181,7 @@ def test_flips_and_listed_angles_give_every_arrangement_and_no_other() -> None:
 def test_a_listed_angle_turns_counter_clockwise() -> None:
     image, labels = picture(20, 20)
     quarter = Augmentation(rotation=True, angles=(90.0,))
-    results = [augment(image, labels, rng=np.random.default_rng(s), settings=quarter)[0] for s in range(20)]
+    results = [sampled(image, labels, quarter, s)[0] for s in range(20)]
     turned = [result for result in results if not np.array_equal(result, image)]
     assert turned
     assert all(np.array_equal(result, np.rot90(image)) for result in turned)
@@ -217,13 +192,7 @@ def test_shrinks_make_tissue_smaller_by_the_factor(shrink: float) -> None:
     labels = np.zeros((401, 401), np.uint8)
     labels[150:251, 150:251] = 1
     image = np.repeat(labels[:, :, None], 3, axis=2)
-    _, truth = augment(
-        image,
-        labels,
-        rng=np.random.default_rng(1),
-        settings=Augmentation(shrinks=(shrink,), probability=1.0),
-        out_px=(201, 201),
-    )
+    _, truth = sampled(image, labels, Augmentation(shrinks=(shrink,), probability=1.0), 1, out_px=(201, 201))
     assert np.sqrt(truth.sum()) == pytest.approx(101 * shrink, abs=1.1)
 
 
@@ -231,21 +200,9 @@ def test_a_shrunk_sample_shows_the_real_tissue_around_it() -> None:
     image, labels = picture(200, 200)
     labels[:] = 0
     labels[:45] = 1
-    _, plain = augment(
-        image,
-        labels,
-        rng=np.random.default_rng(0),
-        settings=Augmentation(),
-        window=(100, 100),
-        out_px=(100, 100),
-    )
-    _, shrunk = augment(
-        image,
-        labels,
-        rng=np.random.default_rng(0),
-        settings=Augmentation(shrinks=(0.5,), probability=1.0),
-        window=(100, 100),
-        out_px=(100, 100),
+    _, plain = sampled(image, labels, Augmentation(), 0, window=(100, 100), out_px=(100, 100))
+    _, shrunk = sampled(
+        image, labels, Augmentation(shrinks=(0.5,), probability=1.0), 0, window=(100, 100), out_px=(100, 100)
     )
     assert plain.sum() == 0
     assert np.array_equal(np.flatnonzero(shrunk[:, 50]), np.arange(0, 23))
@@ -308,7 +265,7 @@ def test_a_probability_of_zero_leaves_out_what_it_governs() -> None:
         jpeg=(30, 60),
         probability=0.0,
     )
-    shown, truth = augment(image, labels, rng=np.random.default_rng(5), settings=never)
+    shown, truth = sampled(image, labels, never, 5)
     assert np.array_equal(shown, image)
     assert np.array_equal(truth, labels)
 
@@ -355,7 +312,7 @@ def test_reference_fault_6_7_one_elastic_field_serves_image_labels_and_every_col
     image = np.repeat(labels[:, :, None], 3, axis=2)
     strong = Augmentation(elastic=DeformationSettings(alpha=2500, sigmoids=(9.0,)), probability=1.0)
     for seed in range(5):
-        shown, truth = augment(image, labels, rng=np.random.default_rng(seed), settings=strong)
+        shown, truth = sampled(image, labels, strong, seed)
         assert not np.array_equal(truth, labels)
         assert np.array_equal(shown[:, :, 0], shown[:, :, 1])
         assert np.array_equal(shown[:, :, 0], shown[:, :, 2])
@@ -365,7 +322,7 @@ def test_reference_fault_6_7_one_elastic_field_serves_image_labels_and_every_col
 def test_reference_fault_6_7_labels_are_never_sharpened_brightened_or_stained() -> None:
     image, labels = picture(90, 90)
     for seed in range(10):
-        shown, truth = augment(image, labels, rng=np.random.default_rng(seed), settings=COLOUR)
+        shown, truth = sampled(image, labels, COLOUR, seed)
         assert np.array_equal(truth, labels)
         assert not np.array_equal(shown, image)
 
@@ -377,13 +334,10 @@ def test_reference_fault_6_7_a_sample_is_one_variant_of_the_image_not_all() -> N
     image[:20, :20] = 180
     brighter = Augmentation(brightening=BrighteningSettings(alpha=1.0, beta=10.0), probability=1.0)
     turned_too = replace(brighter, rotation=True, angles=(90.0,) * 99, sharpening=0.0)
-    shown, truth = augment(image, labels, rng=np.random.default_rng(3), settings=turned_too)
+    shown, truth = sampled(image, labels, turned_too, 3)
     assert np.array_equal(shown, np.rot90(image) + 10)
     assert np.array_equal(truth, np.rot90(labels))
-    seen = {
-        augment(image, labels, rng=np.random.default_rng(seed), settings=EVERYTHING)[0].tobytes()
-        for seed in range(20)
-    }
+    seen = {sampled(image, labels, EVERYTHING, seed)[0].tobytes() for seed in range(20)}
     assert len(seen) == 20
 
 
@@ -426,14 +380,7 @@ def test_real_glomeruli_keep_their_masks_when_turned_back(shared_data) -> None: 
     labels = (cv2.imread(str(folder / "masks" / "10164.png"))[:, :, 2] > 127).astype(np.uint8)
     half_turn = Augmentation(rotation=True, angles=(180.0,))
     for seed in range(6):
-        shown, truth = augment(
-            image,
-            labels,
-            rng=np.random.default_rng(seed),
-            settings=half_turn,
-            window=(500, 500),
-            out_px=(256, 256),
-        )
+        shown, truth = sampled(image, labels, half_turn, seed, window=(500, 500), out_px=(256, 256))
         crop = (slice(372, 628), slice(372, 628))
         if np.array_equal(truth, labels[crop]):
             assert np.array_equal(shown, image[crop])
