@@ -47,8 +47,17 @@ def run(argv: Sequence[str]) -> int:
     # TensorFlow prints to stderr while it is imported, between progress lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if flags.debug else "2")
     try:
-        return _run_app(arguments)
-    except Exception as error:
+        from glomtile.cli.commands import app
+
+        app(args=arguments, prog_name="glomtile")
+    except SystemExit as end:  # Typer raises it for everything but our own errors
+        if end.code == EXIT_STOPPED:
+            _print_error("stopped")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_interrupt(error):
+            _print_error("stopped")
+            return EXIT_STOPPED
         if flags.debug:
             traceback.print_exc()
         if isinstance(error, GlomtileError):
@@ -69,24 +78,6 @@ def run(argv: Sequence[str]) -> int:
             failure = dict(zip(("where", "message", "hint"), facts, strict=True))
             print_object(command, {"exit_code": code, "error": failure})
         return code
-
-
-def _run_app(arguments: Sequence[str]) -> int:
-    """Parse and run; Typer raises SystemExit for everything but our own errors."""
-    from glomtile.cli.commands import app
-
-    try:
-        app(args=list(arguments), prog_name="glomtile")
-    except (SystemExit, KeyboardInterrupt) as end:
-        code = EXIT_STOPPED if isinstance(end, KeyboardInterrupt) else end.code
-        if code == EXIT_STOPPED:
-            _print_error("stopped")
-        return code if isinstance(code, int) else int(code is not None)
-    except Exception as problem:
-        if not _is_interrupt(problem):
-            raise
-        _print_error("stopped")
-        return EXIT_STOPPED
     return 0
 
 

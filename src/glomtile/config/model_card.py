@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -30,11 +31,13 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Mpp = Annotated[float, Field(ge=0.05, le=20)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A part of a model card: frozen, known keys only."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class ModelClass(_Record):
+class ModelClass(Record):
     """One class: its number in label arrays, its name, its colour in masks."""
 
     number: int = Field(ge=0, le=253)
@@ -42,7 +45,7 @@ class ModelClass(_Record):
     rgb: tuple[Byte, Byte, Byte]
 
 
-class TrainingData(_Record):
+class TrainingData(Record):
     """Data and licence of a model's training.
 
     Parameters
@@ -63,7 +66,7 @@ class TrainingData(_Record):
     digest: str = ""
 
 
-class ParentModel(_Record):
+class ParentModel(Record):
     """The model that another one was fine-tuned from.
 
     Parameters
@@ -84,7 +87,7 @@ class ParentModel(_Record):
     pretrained: ParentModel | None = None
 
 
-class ObjectSettings(_Record):
+class ObjectSettings(Record):
     """Post-processing of labels into objects; see `glomtile.objects.postprocessing.ShapingRules`.
 
     Parameters
@@ -114,7 +117,7 @@ class ObjectSettings(_Record):
     convex: bool = False
 
 
-class RuntimeFile(_Record):
+class RuntimeFile(Record):
     """A network exported beside the trained one, for a runtime that is no training framework.
 
     Parameters
@@ -137,7 +140,7 @@ class RuntimeFile(_Record):
     calibration_images: int = Field(default=0, ge=0)
 
 
-class ReferenceDistribution(_Record):
+class ReferenceDistribution(Record):
     """Distribution of one aspect of the training images; see `inference.quality_control.fit_reference`.
 
     Parameters
@@ -162,7 +165,7 @@ class ReferenceDistribution(_Record):
         return self
 
 
-class ScaleEstimator(_Record):
+class ScaleEstimator(Record):
     """Linear regression of tissue scale on detail; see `inference.quality_control.fit_scale_estimator`.
 
     Parameters
@@ -189,7 +192,7 @@ class ScaleEstimator(_Record):
         return self
 
 
-class ReferenceStatistics(_Record):
+class ReferenceStatistics(Record):
     """Appearance of the training images, by which out-of-distribution images are recognised.
 
     Parameters
@@ -210,7 +213,7 @@ class ReferenceStatistics(_Record):
     scale: ScaleEstimator
 
 
-class ModelCard(_Record):
+class ModelCard(Record):
     """Content of ``model.json``: the facts that a network needs beside its weights.
 
     Parameters
@@ -330,9 +333,15 @@ class ModelCard(_Record):
         ModelError
             The text is no model card, one of a later format, or another than was written.
         """
-        rest, expected = _without_digest(text)
+        facts: Any = None
+        with suppress(ValueError, RecursionError):  # the validation describes what is wrong
+            facts = json.loads(text)
+        signed = isinstance(facts, dict) and OWN_DIGEST in facts
+        if signed:
+            expected = facts.pop(OWN_DIGEST)
+            text = json.dumps(facts)
         try:
-            card = cls.model_validate_json(rest)
+            card = cls.model_validate_json(text)
         except ValidationError as problem:
             from glomtile.config.findings import describe
 
@@ -343,27 +352,15 @@ class ModelCard(_Record):
                 f"expected a model card, got {describe(first['input'])} for {place}: {first['msg'].lower()}",
                 hint="train or fetch the model again" if place == "the file" else None,
             ) from problem
-        if expected is not None and expected != (digest := _digest(json.loads(rest))):
+        if signed and expected != (digest := _digest(facts)):
+            named = "none" if expected is None else str(expected)[:12]
             raise ModelError(
                 where,
-                f"expected the content that its {OWN_DIGEST} names, {str(expected)[:12]}…, "
-                f"got {digest[:12]}…",
+                f"expected the content that its {OWN_DIGEST} names, {named}…, got {digest[:12]}…",
                 "the card is damaged: copy the whole model folder again; if it was changed on purpose, take "
                 f"the line {OWN_DIGEST} out",
             )
         return card
-
-
-def _without_digest(text: str) -> tuple[str, JsonValue]:
-    """Split a card into its text without the digest, and the digest; leave errors to the validation."""
-    try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError):
-        return text, None
-    if not isinstance(facts, dict) or OWN_DIGEST not in facts:
-        return text, None
-    expected = facts.pop(OWN_DIGEST)
-    return json.dumps(facts), "none" if expected is None else expected
 
 
 def _digest(facts: dict[str, JsonValue]) -> str:

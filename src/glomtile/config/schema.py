@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -34,49 +35,22 @@ BUILT_NETWORKS = ("FlexUNet",)
 """Networks of this package; in the reference system their names start with ``TensorFlow``."""
 
 REFERENCE_NETWORKS = (
-    "FlexUNet",
-    "AttentionUNet",
-    "DeepLabV3Plus",
-    "SwinUNet",
-    "EfficientNetB7UNet",
-    "EfficientUNet",
-    "MultiResUNet",
-    "SharpUNet",
-    "U2Net",
-    "UNet3Plus",
-    "TransUNet",
-)
+    "FlexUNet", "AttentionUNet", "DeepLabV3Plus", "SwinUNet", "EfficientNetB7UNet", "EfficientUNet",
+    "MultiResUNet", "SharpUNet", "U2Net", "UNet3Plus", "TransUNet",
+)  # fmt: skip
 NETWORK_NAMES = tuple(f"TensorFlow{name}" for name in REFERENCE_NETWORKS) + BUILT_NETWORKS
 
 LOSSES = (
-    "categorical_crossentropy",
-    "focal",
-    "dice_crossentropy",
-    "tversky",
-    "binary_crossentropy",
-    "bce_dice_loss",
-    "bce_iou_loss",
-    "basnet_hybrid_loss",
-    "dice_loss",
-    "iou_loss",
-)
+    "categorical_crossentropy", "focal", "dice_crossentropy", "tversky", "binary_crossentropy",
+    "bce_dice_loss", "bce_iou_loss", "basnet_hybrid_loss", "dice_loss", "iou_loss",
+)  # fmt: skip
 _SMOOTHED = ("categorical_crossentropy", "focal", "dice_crossentropy")
 _WEIGHTED = tuple(loss for loss in LOSSES if loss not in ("dice_loss", "iou_loss"))
 METRICS = (
-    "dice_coef_multiclass",
-    "dice_coef",
-    "iou_coef",
-    "sensitivity",
-    "specificity",
-    "binary_accuracy",
-    "categorical_accuracy",
-    "accuracy",
-    "foreground_dice",
-    "foreground_iou",
-    "pixel_accuracy",
-    "class_dice_<k>",
-    "class_iou_<k>",
-)
+    "dice_coef_multiclass", "dice_coef", "iou_coef", "sensitivity", "specificity", "binary_accuracy",
+    "categorical_accuracy", "accuracy", "foreground_dice", "foreground_iou", "pixel_accuracy",
+    "class_dice_<k>", "class_iou_<k>",
+)  # fmt: skip
 """``<k>`` is a class number."""
 
 ACTIVATIONS = (
@@ -125,9 +99,8 @@ def setting(default: Any, text: str, **facts: Any) -> Any:
     return Field(default, description=text, json_schema_extra=extra, **limits)
 
 
-def added(default: Any, text: str, **facts: Any) -> Any:
-    """Declare a key that the reference system does not have; see `setting`."""
-    return setting(default, text, ours=True, **facts)
+added = partial(setting, ours=True)
+"""Declare a key that the reference system does not have."""
 
 
 def key_info(field: FieldInfo) -> KeyInfo:

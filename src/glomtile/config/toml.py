@@ -211,12 +211,11 @@ def valid_values(section: str, key: str) -> str:
 _STARTER: dict[tuple[str, str], Any] = {
     ("model", "model"): "FlexUNet",
     ("model", "num_classes"): 2,
-    ("train", "images_dir"): "dataset/train/images",
-    ("train", "masks_dir"): "dataset/train/masks",
-    ("valid", "images_dir"): "dataset/valid/images",
-    ("valid", "masks_dir"): "dataset/valid/masks",
-    ("test", "images_dir"): "dataset/test/images",
-    ("test", "masks_dir"): "dataset/test/masks",
+    **{
+        (split, f"{kind}_dir"): f"dataset/{split}/{kind}"
+        for split in ("train", "valid", "test")
+        for kind in ("images", "masks")
+    },
     ("infer", "images_dir"): "mini_test/images",
     ("infer", "output_dir"): "mini_test_output",
     ("tiledinfer", "images_dir"): "mini_test/images",
