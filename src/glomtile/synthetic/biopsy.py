@@ -28,7 +28,6 @@ from glomtile.synthetic.scene import (
     tubules,
     vessels,
 )
-from glomtile.training.geometric import mirrored
 from glomtile.types import Box, Float32, UInt8
 
 Int32 = NDArray[np.int32]
@@ -146,7 +145,7 @@ class SyntheticSlide:
         height, width = self._size_px
         if top >= 0 and left >= 0 and bottom <= height and right <= width:
             return self._assemble(box, plane)
-        rows, columns = mirrored(np.arange(top, bottom), height), mirrored(np.arange(left, right), width)
+        rows, columns = _mirrored(np.arange(top, bottom), height), _mirrored(np.arange(left, right), width)
         row0, column0 = int(rows.min()), int(columns.min())
         needed = self._assemble(Box(row0, column0, int(rows.max()) + 1, int(columns.max()) + 1), plane)
         return needed[(rows - row0)[:, None], columns - column0]
@@ -186,6 +185,14 @@ class SyntheticSlide:
         share = cv2.resize(labels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return np.asarray(shrunk, dtype=np.uint8), (share > 0.5).astype(np.uint8)
+
+
+def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Fold any index into ``0 … size-1`` without repeating the edge pixel, as `cv2.BORDER_REFLECT_101`."""
+    if size == 1:
+        return np.zeros_like(index)
+    folded: NDArray[np.int64] = np.abs((index + size - 1) % (2 * size - 2) - (size - 1))
+    return folded
 
 
 def paint(
