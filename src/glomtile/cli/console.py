@@ -378,25 +378,21 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Failed) -> Table:
     """Return a row for each segmented slide; of many, the failed and the flagged first."""
     keys = dict.fromkeys(key for image in images for key in image)
     classes = [key.removesuffix("_count") for key in keys if key.endswith("_count")]
-    one = len(classes) == 1
-    columns = [
-        Column("image"),
-        *(Column(name, right=True) for name in classes),
-        *([Column("mean µm²", right=True), Column("per mm²", right=True)] if one else []),
-        Column("tissue mm²", right=True, optional=True),
-        Column("time", right=True, optional=True),
-        Column("note"),
-    ]
+    numbers = {f"{name}_count": Column(name, right=True) for name in classes}
+    if len(classes) == 1:
+        numbers[f"{classes[0]}_mean_area_um2"] = Column("mean µm²", right=True)
+        numbers[f"{classes[0]}_per_mm2"] = Column("per mm²", right=True)
+    numbers["tissue_mm2"] = Column("tissue mm²", right=True, optional=True)
+    time_column = Column("time", right=True, optional=True)
+    columns = (Column("image"), *numbers.values(), time_column, Column("note"))
     rows = []
     for image in images:
-        measures = [f"{classes[0]}_mean_area_um2", f"{classes[0]}_per_mm2"] if one else []
-        keys_shown = [*(f"{name}_count" for name in classes), *measures, "tissue_mm2"]
         seconds = image["seconds"] if image["status"] == "done" else None
         aspects = ", ".join(re.split(r":| \(", str(flag))[0] for flag in image["quality_flags"])
         notes = (f"flagged: {aspects}" if aspects else "", "done before" * (image["status"] == "skipped"))
         cells = [
             str(image["image"]),
-            *(_format_number(image.get(key)) for key in keys_shown),
+            *(_format_number(image.get(key)) for key in numbers),
             "" if seconds is None else duration(seconds),
             "; ".join(filter(None, notes)),
         ]
@@ -407,7 +403,7 @@ def slides_table(images: Sequence[Mapping[str, Any]], failed: Failed) -> Table:
     if len(rows) > MAX_ROWS:
         closing.insert(0, f"… and {len(rows) - MAX_ROWS:,} more in summary.csv")
         rows.sort(key=lambda row: ("red", "yellow", "").index(row[1]))
-    return Table(tuple(columns), rows[:MAX_ROWS], tuple(closing))
+    return Table(columns, rows[:MAX_ROWS], tuple(closing))
 
 
 def scores_tables(outcome: Mapping[str, Any], title: str = "") -> list[Table]:
