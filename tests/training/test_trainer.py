@@ -17,14 +17,19 @@ import numpy as np
 import pytest
 from tests.fakes import RecordingProgress
 
-from glomtile.config.load import make_config
+from glomtile.config.load import load_config, make_config
 from glomtile.errors import ConfigError, InputError, LockedError, ModelError
 from glomtile.io.images import write_png
 from glomtile.io.masks import write_mask
+from glomtile.models.folder import load_model_folder
+from glomtile.networks.losses import build_loss
+from glomtile.networks.metrics import build_metrics
+from glomtile.networks.registry import build_model
 from glomtile.palette import GLOMERULI
 from glomtile.training.callbacks import CurveFiles, EpochEnd, reductions, stale_epochs, to_json, values
+from glomtile.training.samples import batches, judging_source, training_source
 from glomtile.training.train import train
-from glomtile.training.trainer import NOTES_FILE, Training, make_deterministic, read_notes
+from glomtile.training.trainer import NOTES_FILE, Training, judge, make_deterministic, read_notes
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -213,7 +218,7 @@ def test_the_stop_file_ends_training_after_the_epoch_and_resume_goes_on(
 KILLED_RUN = """
 import json, sys
 from pathlib import Path
-from glomtile.config.load import make_config
+from glomtile.config.load import load_config, make_config
 from glomtile.training.train import train
 
 def unkey(settings):
@@ -404,36 +409,32 @@ def test_what_fails_in_the_first_epoch_leaves_the_old_run_alone(dataset: Path, t
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("model_dir", [".", ".."])
-def test_a_run_is_not_written_over_the_project_itself(dataset: Path, tmp_path: Path, model_dir: str) -> None:
-    with pytest.raises(ConfigError, match="a folder of its own"):
-        train(make_config(settings(dataset, model_dir=model_dir), tmp_path / "project"))
-
-
 def test_a_run_is_not_written_over_its_data(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a folder of its own"):
         train(make_config(settings(dataset, eval_dir=str(dataset / "train/images")), tmp_path))
     assert len(list((dataset / "train/images").iterdir())) == 6
 
 
-def test_as_many_classes_as_colours_are_needed_before_anything_is_loaded(
-    dataset: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("model", "num_classes", 3, "expected the 2 classes of"),
+        ("model", "image_width", 30, "image_width: expected a multiple of 4"),
+        ("train", "schedule", "cosine", "schedule"),
+        ("train", "model_dir", ".", "a folder of its own"),
+        ("train", "model_dir", "..", "a folder of its own"),
+    ],
+)
+def test_settings_that_cannot_be_trained_are_refused_before_anything_is_loaded(
+    dataset: Path, tmp_path: Path, section: str, key: str, value: object, message: str
 ) -> None:
-    told = settings(dataset)
-    told["model"]["num_classes"] = 3
-    with pytest.raises(ConfigError, match="expected the 2 classes of"):
-        train(make_config(told, tmp_path))
-
-
-def test_a_side_that_the_levels_cannot_halve_is_refused(dataset: Path, tmp_path: Path) -> None:
-    told = settings(dataset)
-    told["model"]["image_width"] = 30
-    with pytest.raises(ConfigError, match="image_width: expected a multiple of 4"):
-        train(make_config(told, tmp_path))
+    content = settings(dataset)
+    content[section][key] = value
+    with pytest.raises(ConfigError, match=message):
+        train(make_config(content, tmp_path / "project"))
 
 
 def test_the_settings_in_force_lie_beside_the_model(undisturbed: Path, dataset: Path) -> None:
-    from glomtile.config.load import load_config
 
     written = load_config(undisturbed / "models/settings.toml")
     assert written.train.batch_size == 4
@@ -444,11 +445,6 @@ def test_a_stop_file_left_from_before_is_refused(dataset: Path, tmp_path: Path) 
     (tmp_path / "break_training").touch()
     with pytest.raises(ConfigError, match="stop file"):
         train(make_config(settings(dataset, epochs=1), tmp_path))
-
-
-def test_reducer_and_schedule_exclude_each_other(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="schedule"):
-        train(make_config(settings(dataset, schedule="cosine"), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -599,12 +595,6 @@ def test_early_stopping_waits_for_its_patience(dataset: Path, tmp_path: Path) ->
 def test_an_epochs_figures_are_over_all_its_batches_whatever_their_sizes(dataset: Path) -> None:
     """Not those of the last batch, to which Keras resets its metrics, nor a mean of means."""
 
-    from glomtile.networks.losses import build_loss
-    from glomtile.networks.metrics import build_metrics
-    from glomtile.networks.registry import build_model
-    from glomtile.training.samples import batches, judging_source
-    from glomtile.training.trainer import judge
-
     told = settings(dataset)
     told["model"]["loss"] = "categorical_crossentropy"
     config = make_config(told)
@@ -635,7 +625,6 @@ def test_tensorboard_gets_the_figures_on_request(dataset: Path, tmp_path: Path) 
 
 
 def test_the_generators_steps_make_an_epoch(dataset: Path) -> None:
-    from glomtile.training.samples import training_source
 
     told = settings(dataset, steps_per_epoch=5)
     assert len(training_source(make_config(told))) == 6
@@ -644,11 +633,6 @@ def test_the_generators_steps_make_an_epoch(dataset: Path) -> None:
 
 
 def test_a_network_trained_in_16_bits_is_saved_in_32_and_judges_alike(dataset: Path, tmp_path: Path) -> None:
-
-    from glomtile.models.folder import load_model_folder
-    from glomtile.networks.losses import build_loss
-    from glomtile.training.samples import batches, judging_source
-    from glomtile.training.trainer import judge
 
     config = make_config(settings(dataset, epochs=2, precision="mixed_bfloat16"), tmp_path)
     result = train(config)

@@ -215,32 +215,20 @@ def read_outlines(path: Path, palette: Palette, progress: Progress = SILENT) -> 
         )
     if ignored:
         progress.warn(f"{path}: ignored, and so background: {_counted(ignored)}")
-    found += _with_only_class(unnamed, [polygon for polygon, _ in found], path, palette, progress)
+    if unnamed:
+        hint = "classify them in QuPath; a region of interest has the class Region*"
+        if palette.num_classes != 2:
+            raise InputError(path, f"expected a class for every outline, got {len(unnamed)} without", hint)
+        found += [(annotation.polygon, 1) for annotation in unnamed]
+        shapes = [polygon for polygon, _ in found]
+        for shape in shapes[-len(unnamed) :]:
+            others = [other for other in shapes if other is not shape]
+            if inside := sum(shape.area > other.area and shape.contains(other) for other in others):
+                got = f"one without around {inside} others"
+                raise InputError(path, f"expected a class for every outline, got {got}", hint)
+        progress.warn(f"{path}: {len(unnamed)} outlines without a class count as {palette.names[1]}")
     found.sort(key=lambda entry: -entry[0].area)
     return Outlines(tuple(shape for shape, _ in found), tuple(number for _, number in found), tuple(regions))
-
-
-def _with_only_class(
-    unnamed: Sequence[Annotation],
-    named: Sequence[Polygon | MultiPolygon],
-    path: Path,
-    palette: Palette,
-    progress: Progress,
-) -> list[tuple[Polygon | MultiPolygon, int]]:
-    if not unnamed:
-        return []
-    hint = "classify them in QuPath; a region of interest has the class Region*"
-    if palette.num_classes != 2:
-        raise InputError(path, f"expected a class for every outline, got {len(unnamed)} without", hint)
-    shapes = [annotation.polygon for annotation in unnamed]
-    for position, shape in enumerate(shapes):
-        others = [*named, *shapes[:position], *shapes[position + 1 :]]
-        if inside := sum(shape.area > other.area and shape.contains(other) for other in others):
-            raise InputError(
-                path, f"expected a class for every outline, got one without around {inside} others", hint
-            )
-    progress.warn(f"{path}: {len(unnamed)} outlines without a class count as {palette.names[1]}")
-    return [(shape, 1) for shape in shapes]
 
 
 def _names(palette: Palette) -> dict[str, int]:
@@ -302,8 +290,8 @@ class SlideRegions:
     pairs : list of Pair
     groups : list of str
         The group of each pair: its slide, or the group that the table gives its slide.
-    fixed : dict
-        Groups whose split the table gives.
+    splits : list of str
+        The split of each pair.
     left_out : list of str
         Slides of which nothing was cut.
     records : list of dict
@@ -312,7 +300,7 @@ class SlideRegions:
 
     pairs: list[Pair]
     groups: list[str]
-    fixed: dict[str, str]
+    splits: list[str]
     left_out: list[str]
     records: list[dict[str, Any]]
 
@@ -398,10 +386,11 @@ def cut_slides(
     split_groups([group_of[stem] for stem in cut_from.values()], split, seed, fixed)
     records = _cut_regions(plans, dataset / REGIONS, palette, mpp, progress)
     pairs = pair(dataset / REGIONS / "images", dataset / REGIONS / "masks")
+    names = [group_of[cut_from[one.stem]] for one in pairs]
     return SlideRegions(
         pairs=pairs,
-        groups=[group_of[cut_from[one.stem]] for one in pairs],
-        fixed=fixed,
+        groups=names,
+        splits=split_groups(names, split, seed, fixed),
         left_out=[stem for stem in stems if stem not in cut_from.values()],
         records=records,
     )

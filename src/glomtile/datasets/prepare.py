@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from glomtile.datasets.annotations import REGIONS, SlideRegions, cut_slides, holds_annotations
+from glomtile.datasets.annotations import REGIONS, cut_slides, holds_annotations
 from glomtile.datasets.loading import map_files
 from glomtile.datasets.pairing import LEFT_OUT, PREPARE_FILE, Pair, pair, read_groups
 from glomtile.datasets.splitting import SPLITS, require_shares, split_groups, split_neighbours
@@ -163,8 +163,8 @@ def prepare(
     _require_own_folder(out, PREPARE_FILE)
     if mini_test is not None:
         # Of two folders one in the other, one would be moved aside with the other.
-        one, other = mini_test.resolve(), out.resolve()
-        if one.is_relative_to(other) or other.is_relative_to(one):
+        mini_path, out_path = mini_test.resolve(), out.resolve()
+        if mini_path.is_relative_to(out_path) or out_path.is_relative_to(mini_path):
             expected = f"a folder apart from the dataset's, {out}, neither in it nor around it"
             raise ArgumentError("mini_test", expected, str(mini_test))
         _require_own_folder(mini_test, MINI_TEST_FILE)
@@ -181,13 +181,20 @@ def prepare(
         _replacing(mini_test, moved_aside, progress) if mini_test else nullcontext() as mini,
     ):
         regions = None
+        assigned: tuple[Sequence[Pair], Sequence[str | None], Sequence[str]]
         if annotated:
             regions = cut_slides(images, masks, folder, palette, mpp, tile_px, groups, split, seed, progress)
-        pairs = regions.pairs if regions else pair(images, masks)
-        sources = [
-            replace(source, boxes=tuple(tile_boxes(source.size_px, tile_px, border)))
-            for source in _assign(pairs, split, groups, seed, regions)
-        ]
+            assigned = regions.pairs, regions.groups, regions.splits
+            left_out = regions.left_out
+        else:
+            pairs = pair(images, masks)
+            assigned = _split_pairs(pairs, split, groups, seed)
+            left_out = [one.stem for one in pairs if one not in assigned[0]]
+        sources = []
+        for one, group, name in zip(*assigned, strict=True):
+            size_px = readable_size(one.image)
+            boxes = tuple(tile_boxes(size_px, tile_px, border))
+            sources.append(SourceImage(one, size_px, group, name, boxes=boxes))
         chosen = _choose_tiles(_read_masks(sources, read, progress), keep_empty, seed)
         result = PrepareResult(
             dataset=out,
@@ -199,7 +206,6 @@ def prepare(
         )
         _warn(chosen, result, palette, progress)
         _write_tiles(chosen, folder, out, read, palette, tile_px, progress)
-        used = {source.pair.stem for source in sources}
         settings = {
             "tile_px": tile_px,
             "split": [float(share) for share in split],
@@ -210,7 +216,7 @@ def prepare(
             "datatype": datatype,
             "mpp": mpp,
             "groups": None if groups is None else _relative(groups, out),
-            "images_left_out": regions.left_out if regions else [p.stem for p in pairs if p.stem not in used],
+            "images_left_out": left_out,
             "classes": [{"number": c.number, "name": c.name, "rgb": list(c.rgb)} for c in palette.classes],
         }
         record = {
@@ -296,33 +302,18 @@ def _replacing(folder: Path, moved_aside: list[Path], progress: Progress) -> Ite
         progress.note(f"previous {folder.name} moved to {older.name}")
 
 
-def _assign(
-    pairs: Sequence[Pair],
-    split: Sequence[float],
-    groups: Path | None,
-    seed: int,
-    regions: SlideRegions | None,
-) -> list[SourceImage]:
-    """Assign a group and a split to every image."""
-    names: Sequence[str | None] = [None] * len(pairs)
-    if regions is not None:
-        names = regions.groups
-        splits = split_groups(regions.groups, split, seed, regions.fixed)
-    elif groups is None:
-        splits = split_neighbours(len(pairs), split, seed)
-    else:
-        known, fixed = read_groups(groups, [one.stem for one in pairs])
-        pairs = [one for one in pairs if fixed.get(known[one.stem]) != LEFT_OUT]
-        if not pairs:
-            raise InputError(
-                groups, "expected images for the splits, got a table that leaves all of them out"
-            )
-        names = [known[one.stem] for one in pairs]
-        splits = split_groups([known[one.stem] for one in pairs], split, seed, fixed)
-    return [
-        SourceImage(one, readable_size(one.image), group, assigned)
-        for one, group, assigned in zip(pairs, names, splits, strict=True)
-    ]
+def _split_pairs(
+    pairs: Sequence[Pair], split: Sequence[float], groups: Path | None, seed: int
+) -> tuple[Sequence[Pair], Sequence[str | None], Sequence[str]]:
+    """Return the images used, with the group and the split of each."""
+    if groups is None:
+        return pairs, [None] * len(pairs), split_neighbours(len(pairs), split, seed)
+    known, fixed = read_groups(groups, [one.stem for one in pairs])
+    pairs = [one for one in pairs if fixed.get(known[one.stem]) != LEFT_OUT]
+    if not pairs:
+        raise InputError(groups, "expected images for the splits, got a table that leaves all of them out")
+    names = [known[one.stem] for one in pairs]
+    return pairs, names, split_groups(names, split, seed, fixed)
 
 
 def _read_masks(

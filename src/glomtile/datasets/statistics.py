@@ -249,7 +249,7 @@ def _describe(dataset: _Dataset, out: Path, progress: Progress) -> StatsResult:
     warnings = _warnings(dataset, counted)
     for text in warnings:
         progress.warn(text)
-    figures = {
+    figures: dict[str, Any] = {
         "format": 1,
         "name": dataset.name,
         "unit": "tiles" if tiled else "images",
@@ -260,7 +260,7 @@ def _describe(dataset: _Dataset, out: Path, progress: Progress) -> StatsResult:
         "warnings": warnings,
     }
     progress.start("drawing", None)
-    paths = _draw(dataset, counted, sized, out, tiled)
+    paths = _draw(dataset, counted, sized, figures["splits"], out, tiled)
     write_json(out / "stats.json", figures)
     return StatsResult([*paths, out / "stats.json"], figures)
 
@@ -362,6 +362,7 @@ def _draw(
     dataset: _Dataset,
     counted: dict[str, list[_FileCounts]],
     sized: dict[str, list[ObjectSize]],
+    splits: dict[str, dict[str, Any]],
     out: Path,
     tiled: bool,
 ) -> list[Path]:
@@ -372,13 +373,11 @@ def _draw(
     paths = [draw_counts(out / f"{name}_Statistics.png", title, counts, cut_from)]
     pixels: dict[str, dict[str, float]] = {}
     holding: dict[str, dict[str, float]] = {}
-    for entry in dataset.palette.classes[1:]:
-        for split, files in counted.items():
-            total = sum(sum(file.pixels) for file in files)
-            part = sum(file.pixels[entry.number] for file in files)
-            holds = sum(file.pixels[entry.number] > 0 for file in files)
-            pixels.setdefault(entry.name, {})[split] = part / total
-            holding.setdefault(entry.name, {})[split] = holds / len(files)
+    for split, figures in splits.items():
+        for entry in dataset.palette.classes[1:]:
+            found = figures["classes"][entry.name]
+            pixels.setdefault(entry.name, {})[split] = found["share"]
+            holding.setdefault(entry.name, {})[split] = found["files"] / figures["files"]
     if pixels:
         paths.append(draw_class_shares(out / f"{name}_Classes.png", title, pixels, holding, unit))
     objects = list(chain.from_iterable(sized.values()))
