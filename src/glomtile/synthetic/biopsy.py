@@ -85,6 +85,11 @@ class SyntheticSlide:
     chunks_kept : int, optional
         Number of pieces of 512 x 512 pixels, 1 MiB each, that stay in memory.
 
+    Attributes
+    ----------
+    size_px : tuple of int
+    mpp : float
+
     Raises
     ------
     InputError
@@ -114,21 +119,11 @@ class SyntheticSlide:
             raise InputError(where, f"expected mpp between 0.05 and 20, got {mpp}")
         if preset not in PRESETS:
             raise InputError(where, f"expected a preset of {', '.join(PRESETS)}, got {preset!r}")
-        self._seed, self._size_px, self._mpp = seed, size_px, mpp
+        self._seed, self.size_px, self.mpp = seed, size_px, mpp
         self._preset = PRESETS[preset]
         self._dyes = stain if stain is not None else draw_dyes(seed, self._preset.dye_spread)
         self._chunk = lru_cache(chunks_kept)(self._paint_chunk)
         self._stamp = lru_cache(_STAMPS_KEPT)(paint_structure)
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """``(H, W)``."""
-        return self._size_px
-
-    @property
-    def mpp(self) -> float | None:
-        """Micrometres per pixel."""
-        return self._mpp
 
     def read(self, box: Box) -> UInt8:
         """Read ``(h, w, 3) uint8``; where `box` is beyond the edge, tissue is mirrored."""
@@ -142,7 +137,7 @@ class SyntheticSlide:
         top, left, bottom, right = box
         if bottom <= top or right <= left:
             raise InputError("synthetic slide", f"expected a box of at least 1 x 1, got {tuple(box)}")
-        height, width = self._size_px
+        height, width = self.size_px
         if top >= 0 and left >= 0 and bottom <= height and right <= width:
             return self._assemble(box, plane)
         rows, columns = _mirrored(np.arange(top, bottom), height), _mirrored(np.arange(left, right), width)
@@ -165,7 +160,7 @@ class SyntheticSlide:
         return whole
 
     def _paint_chunk(self, row: int, column: int) -> tuple[UInt8, UInt8]:
-        finer = 2 ** max(0, math.ceil(math.log2(self._mpp / _COARSEST_MPP)))
+        finer = 2 ** max(0, math.ceil(math.log2(self.mpp / _COARSEST_MPP)))
         side = _CHUNK_PX // finer
         image = np.empty((_CHUNK_PX, _CHUNK_PX, 3), np.uint8)
         labels = np.empty((_CHUNK_PX, _CHUNK_PX), np.uint8)
@@ -177,7 +172,7 @@ class SyntheticSlide:
 
     def _paint_part(self, row: int, column: int, finer: int) -> tuple[UInt8, UInt8]:
         """Paint `finer` times as fine as requested, where nuclei still have a shape, then shrink."""
-        raster = Raster(row * _CHUNK_PX, column * _CHUNK_PX, _CHUNK_PX, _CHUNK_PX, self._mpp / finer)
+        raster = Raster(row * _CHUNK_PX, column * _CHUNK_PX, _CHUNK_PX, _CHUNK_PX, self.mpp / finer)
         image, labels = paint_raster(self._seed, raster, self._preset, self._dyes, self._stamp)
         if finer == 1:
             return image, labels
