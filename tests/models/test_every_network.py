@@ -12,6 +12,7 @@ import pytest
 
 from glomtile.config.schema import ModelSettings, TrainSettings
 from glomtile.inference.predictor import openvino_forward
+from glomtile.networks.decoders import DECODERS
 from glomtile.networks.layers import ACTIVATIONS
 from glomtile.networks.losses import build_loss
 from glomtile.networks.metrics import build_metrics
@@ -34,7 +35,18 @@ OPTIONS = {
     "five-levels": {"num_layers": 5, "loss": "focal"},
     "grey-gelu": {"image_channels": 1, "activation": "gelu", "loss": "tversky"},
 }
-CASES = [(name, option) for name in NETWORKS for option in OPTIONS if name == "FlexUNet" or option == "plain"]
+ENCODER_OPTIONS = {
+    "encoder": {"decoder_filters": (16, 12, 8, 8, 8), "decoder_width": 8},
+    "encoder-bilinear": {"decoder_upsampling": "bilinear", "decoder_filters": (8,) * 5, "num_classes": 1, "loss": "bce_dice_loss"},
+    "encoder-lite1": {"encoder": "efficientnet-lite1", "decoder_width": 8, "num_classes": 4, "loss": "dice_crossentropy"},
+}
+CASES = [
+    *((name, option) for name in NETWORKS for option in OPTIONS if name == "FlexUNet" or option == "plain"),
+    *((name, "encoder") for name in DECODERS),
+    ("UNet", "encoder-bilinear"),
+    ("Linknet", "encoder-lite1"),
+]
+CASES = [case for case in CASES if case[0] not in DECODERS or case[1] != "plain"]
 EXPORTED = [
     "residual-bilinear-group",
     "residual-batch-dropout",
@@ -48,7 +60,7 @@ TRACED = ("residual-bilinear-group",) if keras.backend.backend() == "tensorflow"
 def settings(name: str, option: str) -> ModelSettings:
     """A network small enough to train a step in a test."""
     small = {"model": name, "base_filters": 4, "num_layers": 3, "dropout_rate": 0.0, "learning_rate": 0.003}
-    return ModelSettings(**small | OPTIONS[option])
+    return ModelSettings(**small | (OPTIONS | ENCODER_OPTIONS)[option])
 
 
 @cache
@@ -94,7 +106,7 @@ def test_probabilities_have_the_images_size_at_every_multiple_of_the_stride(case
 
 
 def test_grey_levels_give_the_same_as_bytes_and_as_floats(case):
-    images, _ = pictures(settings(*case), (32, 48))
+    images, _ = pictures(settings(*case), (32, 64))
     model = network(*case)
     np.testing.assert_array_equal(answer(model, images), answer(model, images.astype("float32")))
 
@@ -105,11 +117,11 @@ def test_a_shift_by_the_stride_shifts_the_answer(case):
     if not known.local:
         pytest.skip("normalises over the window: another window, another answer")
     stride, reach = known.stride_px, -(-known.context_px // known.stride_px) * known.stride_px
-    images, _ = pictures(asked, (2 * reach + 3 * stride, 2 * reach + 2 * stride), samples=1)
+    # Few columns: both windows have the same ones, so they may differ by their rows only.
+    images, _ = pictures(asked, (2 * reach + 3 * stride, 2 * stride), samples=1)
     whole, shifted = answer(model, images), answer(model, images[:, stride:])
-    inner = slice(reach, reach + stride)
     np.testing.assert_allclose(
-        whole[:, reach + stride : reach + 2 * stride, inner], shifted[:, inner, inner], atol=1e-5
+        whole[:, reach + stride : reach + 2 * stride], shifted[:, reach : reach + stride], atol=1e-5
     )
 
 
@@ -122,7 +134,7 @@ def test_the_same_seed_builds_the_same_network_and_another_does_not(case):
 
 
 def test_a_saved_network_loads_in_safe_mode_and_answers_the_same(case, tmp_path):
-    images, _ = pictures(settings(*case), (32, 16))
+    images, _ = pictures(settings(*case), (64, 32))
     network(*case).save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(answer(loaded, images), answer(network(*case), images))
@@ -134,7 +146,7 @@ def test_a_network_comes_back_from_its_config(case):
     again = keras.Model.from_config(json.loads(json.dumps(config)))
     assert json.dumps(again.get_config(), sort_keys=True) == json.dumps(config, sort_keys=True)
     again.set_weights(model.get_weights())
-    images, _ = pictures(settings(*case), (16, 16))
+    images, _ = pictures(settings(*case), (32, 32))
     np.testing.assert_array_equal(answer(again, images), answer(model, images))
 
 

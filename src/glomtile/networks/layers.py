@@ -76,7 +76,8 @@ class Parts:
     dropout_seed: int | None = None
     _made: count[int] = field(default_factory=count)
 
-    def _initializer(self, kind: type[keras.initializers.Initializer]) -> keras.initializers.Initializer:
+    def initializer(self, kind: type[keras.initializers.Initializer]) -> keras.initializers.Initializer:
+        """Return an initializer with the next seed."""
         return kind(seed=None if self.weight_seed is None else self.weight_seed + next(self._made))
 
     def conv(
@@ -86,18 +87,22 @@ class Parts:
         kernel: tuple[int, int],
         name: str,
         *,
+        strides: int = 1,
         dilation: tuple[int, int] = (1, 1),
         activation: str | None = None,
+        use_bias: bool = True,
         initializer: type[keras.initializers.Initializer] = keras.initializers.HeNormal,
     ) -> Any:
-        """Convolve at the same size."""
+        """Convolve, padded with zeros to the same size divided by the strides."""
         return keras.layers.Conv2D(
             filters,
             kernel,
+            strides=strides,
             padding="same",
             dilation_rate=dilation,
             activation=activation,
-            kernel_initializer=self._initializer(initializer),
+            use_bias=use_bias,
+            kernel_initializer=self.initializer(initializer),
             data_format=LAYOUT,
             dtype=self.precision,
             name=name,
@@ -154,7 +159,7 @@ class Parts:
                 (2, 2),
                 strides=(2, 2),
                 padding="same",
-                kernel_initializer=self._initializer(keras.initializers.HeNormal),
+                kernel_initializer=self.initializer(keras.initializers.HeNormal),
                 data_format=LAYOUT,
                 dtype=self.precision,
                 name=name,

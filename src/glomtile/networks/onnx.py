@@ -163,23 +163,34 @@ def _rescaling(graph: _Graph, layer: Any, inputs: list[str]) -> str:
 
 
 def _conv(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    if layer.padding != "same" or layer.strides != (1, 1) or layer.groups != 1:
-        raise ModelError(
-            layer.name, 'expected padding "same", stride 1 and one group, got another convolution'
-        )
-    pads = [
-        dilation * (size - 1) for size, dilation in zip(layer.kernel_size, layer.dilation_rate, strict=True)
-    ]
-    before = [pad // 2 for pad in pads]
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    if layer.padding != "same" or (not depthwise and layer.groups != 1):
+        raise ModelError(layer.name, 'expected padding "same" and one group, got another convolution')
+    # Rows, columns, inputs, outputs; a depthwise kernel has one output for each input.
+    kernel = _array(layer.kernel).transpose(3, 2, 0, 1)
+    groups = kernel.shape[1] if depthwise else 1
     x = graph.add(
         "Conv",
-        [inputs[0], _kernel(graph, layer), *_bias(graph, layer)],
+        [
+            inputs[0],
+            graph.kernel(kernel.transpose(1, 0, 2, 3) if depthwise else kernel, f"{layer.name}_kernel"),
+            *_bias(graph, layer),
+        ],
         layer.name,
         kernel_shape=list(layer.kernel_size),
         dilations=list(layer.dilation_rate),
-        pads=[*before, *(pad - less for pad, less in zip(pads, before, strict=True))],
+        strides=list(layer.strides),
+        group=groups,
+        pads=_pads(layer, [d * (size - 1) + 1 for size, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]),
     )
     return _activate(graph, layer, x)
+
+
+def _pads(layer: Any, reach: list[int]) -> list[int]:
+    """Return the zeros before and behind rows and columns, for sizes that the strides divide."""
+    pads = [max(size - step, 0) for size, step in zip(reach, layer.strides, strict=True)]
+    before = [pad // 2 for pad in pads]
+    return [*before, *(pad - less for pad, less in zip(pads, before, strict=True))]
 
 
 def _conv_transpose(graph: _Graph, layer: Any, inputs: list[str]) -> str:
@@ -211,6 +222,13 @@ def _max_pool(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     return graph.add("MaxPool", inputs, layer.name, **sizes)
 
 
+def _average_pool(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    if layer.padding != "same" or tuple(layer.strides) != (1, 1):
+        raise ModelError(layer.name, 'expected padding "same" and stride 1, got another pooling')
+    sizes = {"kernel_shape": list(layer.pool_size), "pads": _pads(layer, list(layer.pool_size))}
+    return graph.add("AveragePool", inputs, layer.name, count_include_pad=0, **sizes)
+
+
 def _batch_norm(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     # As one factor and one summand: after an activation it cannot be folded into the kernel before it.
     factor = _array(layer.gamma) / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
@@ -238,6 +256,14 @@ def _bilinear(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     return graph.add("Resize", [inputs[0], "", scales], layer.name, **how)
 
 
+def _nearest(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    if layer.interpolation != "nearest":
+        raise ModelError(layer.name, f"expected nearest upsampling, got {layer.interpolation}")
+    scales = graph.constant([1, 1, *layer.size], f"{layer.name}_scales")
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return graph.add("Resize", [inputs[0], "", scales], layer.name, **how)
+
+
 def _average(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     total = graph.add("Sum", inputs, f"{layer.name}_sum")
     return graph.add("Mul", [total, graph.constant(1 / len(inputs), f"{layer.name}_share")], layer.name)
@@ -250,7 +276,10 @@ def _array(variable: Any) -> Any:
 _LAYERS: dict[type, Callable[[_Graph, Any, list[str]], str]] = {
     keras.layers.Rescaling: _rescaling,
     keras.layers.Conv2D: _conv,
+    keras.layers.DepthwiseConv2D: _conv,
     keras.layers.Conv2DTranspose: _conv_transpose,
+    keras.layers.AveragePooling2D: _average_pool,
+    keras.layers.UpSampling2D: _nearest,
     keras.layers.MaxPooling2D: _max_pool,
     keras.layers.BatchNormalization: _batch_norm,
     keras.layers.GroupNormalization: _group_norm,

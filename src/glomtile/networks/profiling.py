@@ -78,6 +78,8 @@ def _flop(layer: Any, given: tuple[int, ...], shape: tuple[int, ...]) -> float:
     if isinstance(layer, keras.layers.Conv2DTranspose):
         # Every input pixel is multiplied into a kernel's worth of the answer.
         return 2.0 * float(np.prod(given[1:3])) * float(np.prod(layer.kernel.shape))
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return 2.0 * float(np.prod(shape[1:])) * float(np.prod(layer.kernel_size))
     if isinstance(layer, keras.layers.Conv2D):
         return 2.0 * float(np.prod(shape[1:3])) * float(np.prod(layer.kernel.shape))
     if isinstance(layer, BilinearUpsample):
@@ -140,3 +142,67 @@ def activation_bytes(model: keras.Model, stride_px: int) -> float:
         peak = max(peak, sum(alive.values()))
         alive = {key: size for key, size in alive.items() if last_use.get(key, step) > step}
     return peak / stride_px**2
+
+
+def stride_px(model: keras.Model) -> int:
+    """Return the largest reduction of a network: input heights, widths and shifts are multiples of it."""
+    reduction: dict[int, float] = {id(model.input): 1.0}
+    for layer in _computing(model):
+        source = layer.input[0] if isinstance(layer.input, (list, tuple)) else layer.input
+        reduction[id(layer.output)] = reduction[id(source)] * _reduction(layer)
+    return int(max(reduction.values()))
+
+
+def context_px(model: keras.Model) -> int:
+    """Compute the exact context: the furthest input pixel that an output pixel depends on, over all phases and sides.
+
+    Notes
+    -----
+    The interval of pixels that one output pixel depends on is followed back through every layer, for each position
+    within the stride, which matters because strided layers treat the pixels of a group differently.
+    """
+    reach = 0
+    for axis in (0, 1):
+        for x in range(stride_px(model)):
+            seen: dict[int, tuple[int, int]] = {id(model.output): (x, x)}
+            for layer in reversed(_computing(model)):
+                if id(layer.output) not in seen:
+                    continue
+                low, high = _read_by(layer, *seen[id(layer.output)], axis)
+                for tensor in layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]:
+                    known = seen.get(id(tensor), (low, high))
+                    seen[id(tensor)] = (min(low, known[0]), max(high, known[1]))
+            low, high = seen[id(model.input)]
+            reach = max(reach, x - low, high - x)
+    return reach
+
+
+def _computing(model: keras.Model) -> list[Any]:
+    return [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+
+
+def _reduction(layer: Any) -> float:
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return 1 / float(layer.strides[0])
+    if isinstance(layer, (keras.layers.UpSampling2D, BilinearUpsample)):
+        return 1 / 2
+    strides = getattr(layer, "strides", 1)
+    return float(strides[0] if isinstance(strides, tuple) else strides)
+
+
+def _read_by(layer: Any, low: int, high: int, axis: int) -> tuple[int, int]:
+    """Return the interval of a layer's input that an interval of its output depends on."""
+    if isinstance(layer, BilinearUpsample):
+        return (low - 1) // 2, (high + 1) // 2
+    if isinstance(layer, (keras.layers.UpSampling2D, keras.layers.Conv2DTranspose)):
+        return low // 2, high // 2
+    if hasattr(layer, "kernel_size"):
+        size = layer.dilation_rate[axis] * (layer.kernel_size[axis] - 1) + 1
+    elif hasattr(layer, "pool_size"):
+        size = layer.pool_size[axis]
+    else:
+        return low, high
+    step = layer.strides[axis]
+    # Zeros around, as TensorFlow's "same": the odd one behind, counted for sizes that the stride divides.
+    before = max(size - step, 0) // 2
+    return low * step - before, high * step - before + size - 1

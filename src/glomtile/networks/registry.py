@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import keras
 
 from glomtile.config.schema import NETWORK_NAMES, NORMS_OF_THE_WINDOW, ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.networks import flexunet
+from glomtile.networks.decoders import DECODERS, build_encoder_decoder
+from glomtile.networks.profiling import context_px, stride_px
 from glomtile.validation import typed_argument
 
 
@@ -33,33 +36,19 @@ class Geometry:
     local: bool = True
 
 
-@dataclass(frozen=True)
-class Network:
-    """One family of networks: how to build it and how it looks at pixels."""
-
-    build: Callable[..., keras.Model]
-    geometry: Callable[[ModelSettings], Geometry]
-
-
-def _flexunet_geometry(settings: ModelSettings) -> Geometry:
-    return Geometry(
-        stride_px=flexunet.stride_px(settings),
-        context_px=flexunet.context_px(settings),
-        local=settings.norm not in NORMS_OF_THE_WINDOW,
-    )
-
-
-_FLEXUNET = Network(flexunet.build_flexunet, _flexunet_geometry)
-
-NETWORKS: dict[str, Network] = {"FlexUNet": _FLEXUNET, "TensorFlowFlexUNet": _FLEXUNET}
-"""Networks by the name `[model] model` gives."""
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "FlexUNet": flexunet.build_flexunet,
+    "TensorFlowFlexUNet": flexunet.build_flexunet,
+    **dict.fromkeys(DECODERS, build_encoder_decoder),
+}
+"""Builders of networks by the name `[model] model` gives."""
 
 NOT_BUILT_HERE = tuple(name for name in NETWORK_NAMES if name not in NETWORKS)
 """The reference's other networks, known by name only."""
 
 
-def network(name: str) -> Network:
-    """Return the network of that name.
+def network(name: str) -> Callable[..., keras.Model]:
+    """Return the builder of the network of that name.
 
     Raises
     ------
@@ -102,9 +91,19 @@ def build_model(
         When the network is not built here or the settings contradict each other.
     """
     typed_argument("settings", settings, ModelSettings, "[model] of a config, as load_config(…).model")
-    return network(settings.model).build(settings, precision=precision, seed=seed)
+    return network(settings.model)(settings, precision=precision, seed=seed)
 
 
 def geometry(settings: ModelSettings) -> Geometry:
-    """Compute stride and context of a config's network without building it."""
-    return network(settings.model).geometry(settings)
+    """Compute stride and context of a config's network."""
+    return _geometry(settings.model_copy(update=_NARROW))
+
+
+_NARROW = {"base_filters": 1, "decoder_width": 8, "decoder_filters": (8,) * 5}
+"""Neither stride nor context depends on widths."""
+
+
+@cache
+def _geometry(settings: ModelSettings) -> Geometry:
+    built = build_model(settings)
+    return Geometry(stride_px(built), context_px(built), local=settings.norm not in NORMS_OF_THE_WINDOW)
