@@ -1,0 +1,214 @@
+"""Reader of PyTorch's legacy files of weights, without PyTorch and without executing a pickle.
+
+Notes
+-----
+A legacy file (``torch.save`` before version 1.6) is five pickles, of a magic number, the protocol, the byte order, the
+tensors and the names of their storages, and the raw storages behind. The opcodes are interpreted here; only those that
+dictionaries of tensors need are known, and of globals only four names, none of which is imported.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from glomtile.errors import InputError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+MAX_FILE_BYTES = 2**29
+_MAX_OPCODES = 1_000_000
+
+_STORAGES = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
+_ORDERED_DICT, _REBUILD = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
+_GLOBALS = (*_STORAGES, _ORDERED_DICT, _REBUILD)
+
+_MARK = object()
+
+
+class _Global(NamedTuple):
+    name: str
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype[Any]
+    size: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """Read the tensors of a legacy PyTorch file.
+
+    Parameters
+    ----------
+    path : Path
+        A file of a state dict: names to tensors of float32 or int64.
+
+    Returns
+    -------
+    dict
+        Arrays by name.
+
+    Raises
+    ------
+    InputError
+        The file is no such file, is cut short, or its pickle needs anything but tensors.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(path, f"expected at most {MAX_FILE_BYTES:,} bytes, got {path.stat().st_size:,}")
+    with path.open("rb") as file:
+        try:
+            for name, expected in (("magic number", MAGIC), ("protocol", PROTOCOL)):
+                got = _load(file)
+                if got != expected:
+                    raise _Unreadable(f"the {name} {expected}, got {got!r:.40}")
+            if _load(file).get("little_endian") is not True:
+                raise _Unreadable("numbers in little-endian order, got others")
+            tensors, keys = _load(file), _load(file)
+            known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+            storages = {key: _read_storage(file, known[key]) for key in keys}
+            return {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
+        except _Unreadable as problem:
+            raise InputError(path, f"expected {problem}", "PyTorch's format before version 1.6 is read") from None
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError) as problem:
+            raise InputError(
+                path,
+                f"expected a file of weights by PyTorch before version 1.6, got a damaged or another one: {problem}",
+            ) from problem
+
+
+class _Unreadable(Exception):
+    """The file holds something else; the message continues "expected …"."""
+
+
+def _load(file: BinaryIO) -> Any:
+    """Interpret one pickle; the file is left behind its end."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if count > _MAX_OPCODES:
+            raise _Unreadable(f"at most {_MAX_OPCODES:,} opcodes, got more")
+        name = opcode.name
+        if name in _CONSTANTS:
+            stack.append(_CONSTANTS[name]())
+        elif name in _ARGUMENTS:
+            stack.append(argument)
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            if argument not in _GLOBALS:
+                raise _Unreadable(f"no other names than {', '.join(_GLOBALS)}, got {argument}")
+            stack.append(_Global(argument))
+        elif name in _ACTIONS:
+            _ACTIONS[name](stack)
+        elif name == "STOP":
+            return stack.pop()
+        elif name != "PROTO":
+            raise _Unreadable(f"a dictionary of tensors, got the opcode {name}")
+    raise EOFError("the pickle has no end")
+
+
+def _to_mark(stack: list[Any]) -> list[Any]:
+    """Take what is above the last mark, and the mark."""
+    items: list[Any] = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items[::-1]
+
+
+def _tuple(stack: list[Any]) -> None:
+    items = _to_mark(stack)
+    stack.append(tuple(items))
+
+
+def _set_item(stack: list[Any]) -> None:
+    value, key = stack.pop(), stack.pop()
+    stack[-1][key] = value
+
+
+def _set_items(stack: list[Any]) -> None:
+    items = _to_mark(stack)
+    stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+
+def _append_items(stack: list[Any]) -> None:
+    items = _to_mark(stack)
+    stack[-1].extend(items)
+
+
+def _storage(stack: list[Any]) -> None:
+    kind, storage, key, _, size, _ = stack.pop()
+    if kind != "storage":
+        raise _Unreadable(f"a storage, got {kind!r:.40}")
+    stack.append(_Storage(key, _STORAGES[storage.name], int(size)))
+
+
+def _reduce(stack: list[Any]) -> None:
+    """Make an empty dictionary or a tensor, the two things that a file of weights calls for."""
+    arguments, function = stack.pop(), stack.pop()
+    if function == _Global(_ORDERED_DICT) and not arguments:
+        stack.append({})
+    elif function == _Global(_REBUILD) and isinstance(arguments[0], _Storage):
+        storage, offset, shape, strides = arguments[:4]
+        stack.append(_Tensor(storage, offset, shape, strides))
+    else:
+        raise _Unreadable("tensors, got another call")
+
+
+def _build(stack: list[Any]) -> None:
+    """Drop the attributes of the dictionary: versions of PyTorch's modules."""
+    stack.pop()
+
+
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "MARK": lambda: _MARK,
+}
+_ARGUMENTS = ("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1")
+_ACTIONS: dict[str, Callable[[list[Any]], None]] = {
+    "TUPLE": _tuple,
+    "TUPLE1": lambda stack: stack.append((stack.pop(),)),
+    "TUPLE2": lambda stack: stack.append((stack.pop(-2), stack.pop())),
+    "SETITEM": _set_item,
+    "SETITEMS": _set_items,
+    "APPENDS": _append_items,
+    "BINPERSID": _storage,
+    "REDUCE": _reduce,
+    "BUILD": _build,
+}
+
+
+def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
+    """Read the next storage: its number of elements, then the elements."""
+    size = int(np.frombuffer(file.read(8), "<i8")[0])
+    if size != storage.size:
+        raise _Unreadable(f"{storage.size:,} numbers in the storage {storage.key}, got {size:,}")
+    return np.frombuffer(file.read(size * storage.dtype.itemsize), storage.dtype, count=size)
+
+
+def _array(name: str, tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
+    data = storages[tensor.storage.key]
+    steps = [(n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True)]
+    last = tensor.offset + sum(steps)
+    if min((tensor.offset, *tensor.strides, *steps)) < 0 or last >= data.size:
+        raise _Unreadable(f"the tensor {name} inside its storage, got numbers {tensor.offset:,} to {last:,}")
+    strides = [step * data.itemsize for step in tensor.strides]
+    return np.array(np.lib.stride_tricks.as_strided(data[tensor.offset :], tensor.shape, strides))
