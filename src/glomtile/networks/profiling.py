@@ -154,12 +154,12 @@ def stride_px(model: keras.Model) -> int:
 
 
 def context_px(model: keras.Model) -> int:
-    """Compute the exact context: the furthest input pixel that an output pixel depends on, over all phases and sides.
+    """Compute the exact context: the furthest input pixel that an output pixel depends on, over all phases.
 
     Notes
     -----
-    The interval of pixels that one output pixel depends on is followed back through every layer, for each position
-    within the stride, which matters because strided layers treat the pixels of a group differently.
+    The interval of pixels that one output pixel depends on is followed back through every layer, for each
+    position within the stride: strided layers treat the pixels of a group differently.
     """
     reach = 0
     for axis in (0, 1):
