@@ -160,8 +160,8 @@ def apply_encoder_weights(model: keras.Model, chosen: Encoder, weights: EncoderW
 
     Notes
     -----
-    A network of another number of channels gets the mean over colours at its first convolution, scaled so that a
-    grey image gives what it gave.
+    A network of another number of channels gets the mean over colours at its first convolution, so that grey
+    images give what they gave.
 
     Raises
     ------

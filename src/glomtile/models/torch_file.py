@@ -2,9 +2,9 @@
 
 Notes
 -----
-A legacy file (``torch.save`` before version 1.6) is five pickles (a magic number, the protocol, the byte order,
-the tensors, the keys of their storages) and the raw storages. The opcodes are interpreted here: only those that a
-dictionary of tensors needs are known, and of globals only four names, none of which is imported.
+A legacy file (``torch.save`` before version 1.6) is five pickles (a magic number, the protocol, the byte
+order, the tensors, the keys of their storages) and the raw storages. The opcodes are interpreted here: only
+those that a dictionary of tensors needs are known, and of globals four names, none of which is imported.
 """
 
 from __future__ import annotations
@@ -147,6 +147,11 @@ def _set_items(stack: list[Any]) -> None:
     stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
 
+def _append(stack: list[Any]) -> None:
+    item = stack.pop()
+    stack[-1].append(item)
+
+
 def _append_items(stack: list[Any]) -> None:
     items = _to_mark(stack)
     stack[-1].extend(items)
@@ -190,8 +195,10 @@ _ACTIONS: dict[str, Callable[[list[Any]], None]] = {
     "TUPLE": _tuple,
     "TUPLE1": lambda stack: stack.append((stack.pop(),)),
     "TUPLE2": lambda stack: stack.append((stack.pop(-2), stack.pop())),
+    "TUPLE3": lambda stack: stack.append((stack.pop(-3), stack.pop(-2), stack.pop())),
     "SETITEM": _set_item,
     "SETITEMS": _set_items,
+    "APPEND": _append,
     "APPENDS": _append_items,
     "BINPERSID": _storage,
     "REDUCE": _reduce,

@@ -107,8 +107,8 @@ def decode_fpn(features: list[Any], settings: ModelSettings, parts: Parts) -> An
 
     Notes
     -----
-    Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, arXiv:1901.02446; with batch normalisation, as
-    group normalisation depends on the window.
+    Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, arXiv:1901.02446; over batches,
+    as a normalisation over groups depends on the window.
     """
     make, width = _Builder(settings, parts), settings.decoder_width
     pyramid: Any = None

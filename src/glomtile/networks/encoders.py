@@ -2,9 +2,9 @@
 
 Notes
 -----
-EfficientNet-Lite is EfficientNet without squeeze-and-excite and with ReLU6, made for 8-bit arithmetic on CPUs (Tan
-and Le, ICML 2019, arXiv:1905.11946; ``tpu/models/official/efficientnet/lite`` of TensorFlow, Apache-2.0): stem and
-head are not scaled, and the first and the last stage keep their number of blocks.
+EfficientNet-Lite is EfficientNet without squeeze-and-excite and with ReLU6, made for 8-bit arithmetic on CPUs
+(Tan and Le, ICML 2019, arXiv:1905.11946; ``tpu/models/official/efficientnet/lite`` of TensorFlow):
+stem and head are not scaled, and the first and the last stage keep their number of blocks.
 """
 
 from __future__ import annotations
