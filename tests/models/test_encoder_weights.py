@@ -47,7 +47,7 @@ FEATURES = {
 }
 """Mean, standard deviation and one number of each feature, as PyTorch computes them.
 
-By efficientnet-lite-pytorch 0.1.0 on PyTorch 2.13.0, ``image_size`` the side of the image, which is `pattern`.
+By efficientnet-lite-pytorch 0.1.0 on PyTorch 2.13.0; ``image_size`` is the side of `pattern`.
 """
 
 
