@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from glomtile.evaluation.score import score
     from glomtile.inference.export import export
     from glomtile.inference.segmenter import Segmenter
-    from glomtile.networks.registry import build_model
+    from glomtile.models.encoder_weights import build_model
     from glomtile.palette import Palette
     from glomtile.slides.slide import open_slide
     from glomtile.tiling.sliding_window import predict_tiled
@@ -35,7 +35,7 @@ _HOMES = {
     "Config": "glomtile.config.schema",
     "Palette": "glomtile.palette",
     "Segmenter": "glomtile.inference.segmenter",
-    "build_model": "glomtile.networks.registry",
+    "build_model": "glomtile.models.encoder_weights",
     "crossval": "glomtile.evaluation.cross_validation",
     "evaluate": "glomtile.evaluation.evaluate",
     "export": "glomtile.inference.export",

@@ -27,6 +27,8 @@ from glomtile.config.ini import (
 from glomtile.config.model_card import BUNDLED
 from glomtile.config.schema import (
     BUILT_NETWORKS,
+    ENCODER_NETWORKS,
+    ENCODER_STRIDE_PX,
     LOSSES,
     METRICS,
     NETWORK_NAMES,
@@ -133,7 +135,8 @@ def _without_effect(config: Config) -> Iterator[Contradiction]:
 
 def _unknown_names(config: Config) -> Iterator[Contradiction]:
     model, train = config.model, config.train
-    if model.model in NETWORK_NAMES and network_name(model.model) not in BUILT_NETWORKS:
+    built = model.model in BUILT_NETWORKS or network_name(model.model) == "FlexUNet"
+    if model.model in NETWORK_NAMES and not built:
         yield ("model", "model"), f"not implemented; available: {', '.join(BUILT_NETWORKS)}"
     for name, key, known, value, _ in _set_keys(config):
         for word in value if isinstance(value, tuple) else (value,):
@@ -181,10 +184,12 @@ def _classes(config: Config) -> Iterator[Contradiction]:
 
 def _geometry(config: Config) -> Iterator[Contradiction]:
     model, tiled = config.model, config.tiledinfer
-    step = 2 ** (model.num_layers - 1)
+    step, network = 2 ** (model.num_layers - 1), f"{model.num_layers} levels"
+    if model.model in ENCODER_NETWORKS:
+        step, network = ENCODER_STRIDE_PX, model.model
     for key in ("image_width", "image_height"):
         if getattr(model, key) % step:
-            yield ("model", key), f"expected a multiple of {step} for {model.num_layers} levels"
+            yield ("model", key), f"expected a multiple of {step} for {network}"
     deepest = model.dropout_rate * (model.num_layers - 1)
     if deepest >= 1:
         message = f"expected a dropout below 1 at the lowest level, got {deepest:g}"
@@ -206,6 +211,10 @@ def _training(config: Config) -> Iterator[Contradiction]:
         yield ("valid", "images_dir"), message
     if train.schedule != "constant" and train.warmup_epochs > train.epochs:
         yield ("train", "warmup_epochs"), f"expected at most the {train.epochs} epochs of the schedule"
+    if model.model not in ENCODER_NETWORKS:
+        for key in ("freeze_encoder_epochs", "frozen_blocks", "encoder_learning_rate_factor"):
+            if key in _changed(config, "train"):
+                yield ("train", key), f"has no effect: {model.model} has no encoder"
     if config.dataset.sampling == "tiles":
         for key in _changed(config, "dataset"):
             if key in _OF_CROPS:

@@ -22,8 +22,8 @@ OWN_DIGEST = "card_sha256"
 """Key of model.json with the digest of the rest of the file."""
 
 _NOT_DECIDING = {
-    "scores", "versions", "data", "pretrained", "members", "epoch", "seed", "devices", "sha256", "runtime",
-    "bytes_per_px", "tta", "threshold", "smoothing_px", "objects",
+    "scores", "versions", "data", "pretrained", "encoder_weights", "members", "epoch", "seed", "devices", "sha256",
+    "runtime", "bytes_per_px", "tta", "threshold", "smoothing_px", "objects",
 }  # fmt: skip
 """Fields that no result depends on, or that are recorded apart."""
 
@@ -85,6 +85,24 @@ class ParentModel(Record):
     sha256: Digest
     data: TrainingData = TrainingData()
     pretrained: ParentModel | None = None
+
+
+class EncoderSource(Record):
+    """Initial weights of the encoder.
+
+    Parameters
+    ----------
+    name : str
+        Package and data, or name of a file.
+    licence : str
+        Licence of the weights; empty where it is not known.
+    sha256 : str
+        Digest of the file.
+    """
+
+    name: str
+    licence: str = ""
+    sha256: Digest
 
 
 class ObjectSettings(Record):
@@ -251,6 +269,8 @@ class ModelCard(Record):
     data : TrainingData
     pretrained : ParentModel or None
         The model that it was fine-tuned from.
+    encoder_weights : EncoderSource or None
+        Initial weights of its encoder.
     members : tuple of ParentModel
         The models of an ensemble; empty for a single network.
     reference_statistics : ReferenceStatistics or None
@@ -287,6 +307,7 @@ class ModelCard(Record):
     runtime: RuntimeFile | None = None
     data: TrainingData = TrainingData()
     pretrained: ParentModel | None = None
+    encoder_weights: EncoderSource | None = None
     members: tuple[ParentModel, ...] = ()
     reference_statistics: ReferenceStatistics | None = None
     epoch: int = Field(default=0, ge=0)

@@ -34,6 +34,9 @@ LARGEST_INT = 2**63
 ENCODER_NETWORKS = ("UNet", "FPN", "DeepLabV3Plus", "Linknet")
 """Networks of an encoder and a decoder."""
 
+ENCODER_STRIDE_PX = 32
+"""Sides of their windows are multiples of it."""
+
 ENCODER_NAMES = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 BUILT_NETWORKS = ("FlexUNet", *ENCODER_NETWORKS)
@@ -239,30 +242,25 @@ class ModelSettings(Section):
     residual: bool = added(False, "residual connection in each level")
     upsampling: Literal["transpose", "bilinear"] = added("transpose", "upsampling of the decoder")
 
-    encoder: str = setting(
-        "efficientnet-lite0",
-        "encoder of the network",
-        info=KeyInfo(ours=True, networks=ENCODER_NETWORKS, known=ENCODER_NAMES),
+    encoder: str = added(
+        "efficientnet-lite0", "encoder of the network", networks=ENCODER_NETWORKS, known=ENCODER_NAMES
     )
-    encoder_weights: str | None = setting(
-        "imagenet", 'initial weights of the encoder: "imagenet", a file of them, or "none"', info=_ENCODER
+    encoder_weights: str | None = added(
+        "imagenet",
+        'initial weights of the encoder: "imagenet", a file of them, or "none"',
+        networks=ENCODER_NETWORKS,
     )
-    decoder_filters: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = setting(
+    decoder_filters: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = added(
         (128, 64, 48, 32, 24),
         "filters of the decoder's levels, from coarse to fine",
-        info=KeyInfo(ours=True, networks=("UNet",), expects="a list of five whole numbers ≥ 1"),
+        networks=("UNet",),
+        expects="a list of five whole numbers ≥ 1",
     )
-    decoder_width: int = setting(
-        64,
-        "filters of the decoder",
-        info=KeyInfo(ours=True, networks=("FPN", "DeepLabV3Plus", "Linknet")),
-        ge=1,
-        le=4096,
+    decoder_width: int = added(
+        64, "filters of the decoder", networks=("FPN", "DeepLabV3Plus", "Linknet"), ge=1, le=4096
     )
-    decoder_upsampling: Literal["nearest", "bilinear"] = setting(
-        "nearest",
-        "upsampling between the decoder's levels",
-        info=KeyInfo(ours=True, networks=("UNet", "FPN", "DeepLabV3Plus")),
+    decoder_upsampling: Literal["nearest", "bilinear"] = added(
+        "nearest", "upsampling between the decoder's levels", networks=("UNet", "FPN", "DeepLabV3Plus")
     )
 
     optimizer: Literal["Adam", "AdamW", "SGD"] = setting("Adam", "optimizer")
@@ -300,7 +298,6 @@ class ModelSettings(Section):
     efficientnet: Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"] = setting(
         "B0", "size of the encoder", networks=("EfficientUNet",)
     )
-<<<<<<< HEAD
     embed_dim: PositiveInt = setting(768, "width of a token", networks=_TRANS)
     filter_num: tuple[PositiveInt, ...] = setting(
         (64, 128, 256, 512), "filters of the levels", networks=_TRANS
@@ -308,20 +305,11 @@ class ModelSettings(Section):
     filter_num_begin: PositiveInt = setting(128, "filters of the first level", networks=_SWIN_U2)
     filters: tuple[PositiveInt, ...] = setting((32, 64, 128, 256), "filters of the levels", networks=_SHARP)
     freeze_backbone: bool = setting(True, "train the decoder only", networks=_TRANS)
-    freeze_batch_norm: bool = setting(True, "keep the encoder's batch statistics", networks=_TRANS)
+    freeze_batch_norm: bool = setting(
+        True, "keep the encoder's batch statistics", networks=("TransUNet", *ENCODER_NETWORKS)
+    )
     max_filter: PositiveInt = setting(512, "largest number of filters", networks=_SHARP)
     mlp_activation: str = setting("GELU", "activation in the transformer", networks=_TRANS)
-=======
-    embed_dim: int = setting(768, "width of a token", info=_TRANS, ge=1)
-    filter_num: tuple[PositiveInt, ...] = setting((64, 128, 256, 512), "filters of the levels", info=_TRANS)
-    filter_num_begin: int = setting(128, "filters of the first level", info=_SWIN_U2, ge=1)
-    filters: tuple[PositiveInt, ...] = setting((32, 64, 128, 256), "filters of the levels", info=_SHARP)
-    freeze_backbone: bool = setting(True, "train the decoder only", info=_TRANS)
-    freeze_batch_norm: bool = setting(
-        True, "keep the encoder's batch statistics", info=KeyInfo(networks=("TransUNet", *ENCODER_NETWORKS))
-    )
-    max_filter: int = setting(512, "largest number of filters", info=_SHARP, ge=1)
-    mlp_activation: str = setting("GELU", "activation in the transformer", info=_TRANS)
     num_heads: tuple[PositiveInt, ...] | PositiveInt = setting(
         (4, 8, 8, 8),
         "attention heads",
@@ -398,19 +386,16 @@ class TrainSettings(Section):
     pretrained: PathSetting | None = added(
         None, "pretrained weights: a model folder, or glomeruli-pas, the bundled model"
     )
-<<<<<<< HEAD
+    freeze_encoder_epochs: float = added(
+        0, "epochs in which the encoder's weights stay as they are", unit="epochs", ge=0
+    )
+    frozen_blocks: int = added(
+        0, "blocks of the encoder that are never trained, its stem included", ge=0, le=1000
+    )
+    encoder_learning_rate_factor: float = added(
+        1.0, "learning rate of the encoder as a share of the others'", gt=0, le=10
+    )
     epochs: PositiveInt = setting(100, "maximum number of epochs", unit="epochs")
-=======
-    freeze_encoder_epochs: float = setting(
-        0, "epochs in which the encoder's weights stay as they are", unit="epochs", ours=True, ge=0
-    )
-    frozen_blocks: int = setting(
-        0, "blocks of the encoder that are never trained, its stem included", ours=True, ge=0, le=1000
-    )
-    encoder_learning_rate_factor: float = setting(
-        1.0, "learning rate of the encoder as a share of the others'", ours=True, gt=0, le=10
-    )
-    epochs: int = setting(100, "maximum number of epochs", unit="epochs", ge=1)
     batch_size: int = setting(4, "samples per step", ge=1, le=65536)
     steps_per_epoch: PositiveInt = setting(400, "steps per epoch, with [model] generator", unit="steps")
     validation_steps: PositiveInt = setting(

