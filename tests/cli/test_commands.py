@@ -30,7 +30,8 @@ from glomtile.palette import GLOMERULI
 from glomtile.system import quiet_import
 
 COMMANDS = (
-    "prepare", "stats", "train", "evaluate", "crossval", "infer", "tiled-infer", "inspect", "networks", "segment",
+    "prepare", "stats", "train", "evaluate", "crossval", "infer", "tiled-infer", "inspect", "networks",
+    "segment",
     "score", "report", "export", "ensemble", "import-weights", "demo", "info", "config",
 )  # fmt: skip
 SCORE = ["score", "a", "b", "-o", "c"]
