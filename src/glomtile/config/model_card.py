@@ -22,8 +22,8 @@ OWN_DIGEST = "card_sha256"
 """Key of model.json with the digest of the rest of the file."""
 
 _NOT_DECIDING = {
-    "scores", "versions", "data", "pretrained", "encoder_weights", "members", "epoch", "seed", "devices", "sha256",
-    "runtime", "bytes_per_px", "tta", "threshold", "smoothing_px", "objects",
+    "scores", "versions", "data", "pretrained", "encoder_weights", "members", "epoch", "seed", "devices",
+    "sha256", "runtime", "bytes_per_px", "tta", "threshold", "smoothing_px", "objects",
 }  # fmt: skip
 """Fields that no result depends on, or that are recorded apart."""
 
