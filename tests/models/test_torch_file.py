@@ -158,12 +158,44 @@ def test_a_global_that_is_not_a_tensors_is_named(tmp_path):
         Tensor(np.zeros(8, np.float32), "1", shape=(2,), strides=(1,), offset=-1),
         Tensor(np.zeros(8, np.float32), "1", shape=(2**40,), strides=(1,)),
         Tensor(np.zeros(8, np.float32), "1", size=9),
+        Tensor(np.zeros(8, np.float32), "1", size=2**45),
     ],
-    ids=["too-large", "backwards", "before", "huge", "other-size"],
+    ids=["too-large", "backwards", "before", "huge", "other-size", "huge-size"],
 )
 def test_a_tensor_outside_its_storage_is_refused(tmp_path, tensor):
-    with pytest.raises(InputError, match="storage"):
+    with pytest.raises(InputError, match=r"storage|stored|strides"):
         read_torch_file(torch_file(tmp_path / "a.pth", {"weight": tensor}))
+
+
+@pytest.mark.parametrize("strides", [(0,), (1,)])
+def test_few_numbers_are_no_large_array(tmp_path, strides):
+    tensors = {
+        f"weight{i}": Tensor(np.zeros(2**16, np.float32), "1", shape=(2**16,), strides=strides)
+        for i in range(9)
+    }
+    path = torch_file(tmp_path / "a.pth", tensors)
+    with pytest.raises(
+        InputError, match=r"expected (tensors that are stored|the tensor weight0 with strides)"
+    ):
+        read_torch_file(path)
+
+
+def test_deep_containers_and_long_arguments_end_at_once(tmp_path):
+    """Names that take long to hash, values that take long to print, arguments that fill the memory."""
+    deep = b"\x80\x02(" + b"K\x01" + b"\x85" * 900_000 + b"K\x01d."
+    doubled = b"\x80\x02" + b"]" + b"q\x00h\x00\x86" * 60 + b"."
+    endless = b"\x80\x04\x8d" + (2**50).to_bytes(8, "little") + b"a."
+    header = b"".join(pickle.dumps(item, protocol=2) for item in (MAGIC, PROTOCOL, SYSTEM))
+    for name, body in (
+        ("deep", header + deep),
+        ("magic", doubled),
+        ("names", header + doubled),
+        ("long", endless),
+    ):
+        (tmp_path / name).write_bytes(body)
+        with pytest.raises(InputError, match=name) as caught:
+            read_torch_file(tmp_path / name)
+        assert len(str(caught.value)) < 1000
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path, arrays):

@@ -28,7 +28,6 @@ from glomtile.config.model_card import BUNDLED
 from glomtile.config.schema import (
     BUILT_NETWORKS,
     ENCODER_NETWORKS,
-    ENCODER_STRIDE_PX,
     LOSSES,
     METRICS,
     NETWORK_NAMES,
@@ -127,8 +126,9 @@ def _without_effect(config: Config) -> Iterator[Contradiction]:
     for name, key, known, value, default in _set_keys(config):
         if known.inert:
             yield (name, key), f"has no effect: {known.inert}"
-        if known.networks and network not in known.networks:
-            yield (name, key), f"a key of {' and '.join(known.networks)}; {network} does not read it"
+        if name == "model" and not config.model.reads(key):
+            readers = " and ".join(known.networks) or "FlexUNet"
+            yield (name, key), f"a key of {readers}; {network} does not read it"
         if known.losses and loss in LOSSES and loss not in known.losses and value != default:
             yield (name, key), f'has no effect with loss = "{loss}"'
 
@@ -184,14 +184,12 @@ def _classes(config: Config) -> Iterator[Contradiction]:
 
 def _geometry(config: Config) -> Iterator[Contradiction]:
     model, tiled = config.model, config.tiledinfer
-    step, network = 2 ** (model.num_layers - 1), f"{model.num_layers} levels"
-    if model.model in ENCODER_NETWORKS:
-        step, network = ENCODER_STRIDE_PX, model.model
+    network = f"{model.num_layers} levels" if model.reads("num_layers") else model.model
     for key in ("image_width", "image_height"):
-        if getattr(model, key) % step:
-            yield ("model", key), f"expected a multiple of {step} for {network}"
+        if getattr(model, key) % model.side_step:
+            yield ("model", key), f"expected a multiple of {model.side_step} for {network}"
     deepest = model.dropout_rate * (model.num_layers - 1)
-    if deepest >= 1:
+    if model.reads("num_layers") and deepest >= 1:
         message = f"expected a dropout below 1 at the lowest level, got {deepest:g}"
         yield ("model", "dropout_rate"), message
     if isinstance(tiled.window, int) and 2 * tiled.overlapping >= tiled.window:
@@ -211,10 +209,15 @@ def _training(config: Config) -> Iterator[Contradiction]:
         yield ("valid", "images_dir"), message
     if train.schedule != "constant" and train.warmup_epochs > train.epochs:
         yield ("train", "warmup_epochs"), f"expected at most the {train.epochs} epochs of the schedule"
-    if model.model not in ENCODER_NETWORKS:
+    has_encoder = model.model in ENCODER_NETWORKS
+    pretrained = has_encoder and (model.encoder_weights is not None or train.pretrained is not None)
+    if not pretrained:
+        lacks = "no pretrained weights" if has_encoder else "no encoder"
         for key in ("freeze_encoder_epochs", "frozen_blocks", "encoder_learning_rate_factor"):
             if key in _changed(config, "train"):
-                yield ("train", key), f"has no effect: {model.model} has no encoder"
+                yield ("train", key), f"has no effect: {model.model} has {lacks}"
+    if pretrained and config.image.color_order != "RGB":
+        yield ("image", "color_order"), "the ImageNet weights were trained on RGB"
     if config.dataset.sampling == "tiles":
         for key in _changed(config, "dataset"):
             if key in _OF_CROPS:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from glomtile.config.schema import NORMS_OF_THE_WINDOW, Byte, ModelSettings, ScaleRange
+from glomtile.config.schema import Byte, ModelSettings, ScaleRange
 from glomtile.errors import ModelError
 from glomtile.palette import Palette
 
@@ -66,27 +66,6 @@ class TrainingData(Record):
     digest: str = ""
 
 
-class ParentModel(Record):
-    """The model that another one was fine-tuned from.
-
-    Parameters
-    ----------
-    name : str
-        Its folder and the one above, for example ``"models/best"``; the bundled model's own name.
-    sha256 : str
-        Digest of its network's file.
-    data : TrainingData
-        Its licence applies to the weights.
-    pretrained : ParentModel or None
-        The model that it was fine-tuned from itself.
-    """
-
-    name: str
-    sha256: Digest
-    data: TrainingData = TrainingData()
-    pretrained: ParentModel | None = None
-
-
 class EncoderSource(Record):
     """Initial weights of the encoder.
 
@@ -103,6 +82,30 @@ class EncoderSource(Record):
     name: str
     licence: str = ""
     sha256: Digest
+
+
+class ParentModel(Record):
+    """The model that another one was fine-tuned from.
+
+    Parameters
+    ----------
+    name : str
+        Its folder and the one above, for example ``"models/best"``; the bundled model's own name.
+    sha256 : str
+        Digest of its network's file.
+    data : TrainingData
+        Its licence applies to the weights.
+    pretrained : ParentModel or None
+        The model that it was fine-tuned from itself.
+    encoder_weights : EncoderSource or None
+        Initial weights of its encoder.
+    """
+
+    name: str
+    sha256: Digest
+    data: TrainingData = TrainingData()
+    pretrained: ParentModel | None = None
+    encoder_weights: EncoderSource | None = None
 
 
 class ObjectSettings(Record):
@@ -320,7 +323,7 @@ class ModelCard(Record):
     @property
     def local(self) -> bool:
         """True if a prediction depends on a pixel's surroundings only, not on the whole window."""
-        return self.network.norm not in NORMS_OF_THE_WINDOW
+        return self.network.local
 
     @property
     def deciding_digest(self) -> str:

@@ -66,6 +66,12 @@ ACTIVATIONS = (
     "selu", "sigmoid", "silu", "softplus", "softsign", "swish", "tanh",
 )  # fmt: skip
 
+_FLEXUNET_KEYS = (
+    "input_normalize", "base_filters", "base_kernels", "num_layers", "dilation", "dropout_seed_fixing",
+    "normalization", "norm", "norm_groups", "residual", "upsampling",
+)  # fmt: skip
+"""Keys that networks with an encoder do not read."""
+
 NORMS_OF_THE_WINDOW = ("group",)
 """Values of `norm` that depend on the whole window."""
 
@@ -326,6 +332,23 @@ class ModelSettings(Section):
     weights: str | None = setting("imagenet", "pretrained weights to download", networks=_TRANS)
     window_size: tuple[PositiveInt, ...] = setting((4, 2, 2, 2), "attention windows", networks=_SWIN)
 
+    def reads(self, key: str) -> bool:
+        """Return whether the network of these settings reads a key."""
+        if self.model in ENCODER_NETWORKS and key in _FLEXUNET_KEYS:
+            return False
+        networks = key_info(type(self).model_fields[key]).networks
+        return not networks or network_name(self.model) in networks
+
+    @property
+    def side_step(self) -> int:
+        """Sides of the network's input are multiples of it, in pixels."""
+        return ENCODER_STRIDE_PX if self.model in ENCODER_NETWORKS else 2 ** (self.num_layers - 1)
+
+    @property
+    def local(self) -> bool:
+        """True if a prediction depends on a pixel's surroundings only, not on the whole window."""
+        return not self.reads("norm") or self.norm not in NORMS_OF_THE_WINDOW
+
     @classmethod
     def imply(cls, data: dict[str, Any]) -> dict[str, Any]:
         """Derive `norm` from the older `normalization`, and keep one of the two ways to clip."""
@@ -390,7 +413,7 @@ class TrainSettings(Section):
         0, "epochs in which the encoder's weights stay as they are", unit="epochs", ge=0
     )
     frozen_blocks: int = added(
-        0, "blocks of the encoder that are never trained, its stem included", ge=0, le=1000
+        0, "first blocks of the encoder that are never trained; 0 = none, else its stem too", ge=0, le=1000
     )
     encoder_learning_rate_factor: float = added(
         1.0, "learning rate of the encoder as a share of the others'", gt=0, le=10

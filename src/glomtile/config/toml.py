@@ -161,7 +161,8 @@ def template(pretrained: tuple[str, ModelCard] | None = None) -> str:
         lines: list[str] = []
         for key, field in settings.model_fields.items():
             known = key_info(field)
-            if known.networks or known.inert:
+            foreign = known.networks and not set(known.networks) & set(BUILT_NETWORKS)
+            if foreign or known.inert:
                 continue
             unit = f" [{known.unit}]" if known.unit else ""
             mark = "" if (name, key) in starter else "# "

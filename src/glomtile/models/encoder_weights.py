@@ -135,6 +135,8 @@ def build_model(
         When the network, encoder or file of weights does not exist, or the settings contradict each other.
     MissingExtraError
         The package with the weights is not installed.
+    InputError
+        The file is no file of weights.
     ModelError
         The file of weights has other arrays.
     """
@@ -155,6 +157,8 @@ def apply_encoder_weights(model: keras.Model, chosen: Encoder, weights: EncoderW
 
     Raises
     ------
+    InputError
+        The file is no file of weights.
     ModelError
         The file lacks an array, or one has another shape; nothing was changed.
     """
@@ -167,10 +171,11 @@ def apply_encoder_weights(model: keras.Model, chosen: Encoder, weights: EncoderW
         if missing:
             raise ModelError(weights.path, f"expected the array {missing[0]}, got a file without it")
         values = [arrays[f"{module}.{part}"] for part in parts]
-        if kind == "conv":
-            values = [_for_channels(values[0].transpose(2, 3, 1, 0), layer.kernel.shape[2])]
-        elif kind == "depthwise":
-            values = [values[0].transpose(2, 3, 0, 1)]
+        if not all(value.dtype == np.float32 and np.isfinite(value).all() for value in values):
+            raise ModelError(weights.path, f"expected finite float32 numbers in {module}, got others")
+        if kind != "norm" and values[0].ndim == 4:
+            order = (2, 3, 1, 0) if kind == "conv" else (2, 3, 0, 1)
+            values = [_for_channels(values[0].transpose(order), layer.kernel.shape[2])]
         for value, variable in zip(values, layer.weights, strict=True):
             if value.shape != tuple(variable.shape):
                 expected, got = ("x".join(map(str, shape)) for shape in (variable.shape, value.shape))

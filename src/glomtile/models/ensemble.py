@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from glomtile.config.model_card import FILE_NAME as CARD
 from glomtile.config.model_card import ModelCard, TrainingData
+from glomtile.config.schema import network_name
 from glomtile.errors import ModelError, UsageError
 from glomtile.models.folder import (
     different_settings,
@@ -139,7 +140,7 @@ def _require_compatible(one: Path, other: Path) -> None:
     wrong = [
         f"{key} {got}, not {wanted}"
         for key, wanted, got in different_settings(first.network, card.network)
-        if key != "model"
+        if key != "model" or network_name(wanted) != network_name(got)
     ]
     facts = [
         ("classes", _classes(first), _classes(card)),
@@ -195,6 +196,7 @@ def _card_of(folders: Sequence[Path], cards: Sequence[ModelCard]) -> ModelCard:
                 valid_images=max(one.valid_images for one in data),
             ),
             "pretrained": None,
+            "encoder_weights": None,
             "members": tuple(map(parent_model, folders, cards)),
             "epoch": min(card.epoch for card in cards),
             "scores": {},

@@ -38,7 +38,7 @@ _PACKAGES = (
 NETWORK_SETTINGS = (
     "model", "image_channels", "mpp", "input_normalize", "num_classes", "base_filters", "base_kernels",
     "num_layers", "dilation", "activation", "final_activation", "norm", "norm_groups", "residual",
-    "upsampling",
+    "upsampling", "encoder", "decoder_filters", "decoder_width", "decoder_upsampling",
 )  # fmt: skip
 """Settings of ``[model]`` that are fixed once a network is built."""
 
@@ -306,7 +306,13 @@ def parent_model(folder: Path, card: ModelCard) -> ParentModel:
     """Describe the model of a folder as the parent of another."""
     place = folder.absolute()
     name = BUNDLED if place == bundled_folder() else f"{place.parent.name}/{place.name}"
-    return ParentModel(name=name, sha256=card.sha256[NETWORK], data=card.data, pretrained=card.pretrained)
+    return ParentModel(
+        name=name,
+        sha256=card.sha256[NETWORK],
+        data=card.data,
+        pretrained=card.pretrained,
+        encoder_weights=card.encoder_weights,
+    )
 
 
 def require_classes(card: ModelCard, settings: ModelSettings, num_colours: int, where: object) -> None:
@@ -348,10 +354,11 @@ def differences(card: ModelCard, settings: ModelSettings) -> list[str]:
 def different_settings(one: ModelSettings, other: ModelSettings) -> list[tuple[str, Any, Any]]:
     """Return the settings of two networks that differ: key, value of one, value of the other.
 
-    `norm_groups` counts only with group normalisation.
+    Keys that neither network reads do not count, nor `norm_groups` without group normalisation.
     """
     grouped = "group" in (one.norm, other.norm)
-    pairs = [(key, getattr(one, key), getattr(other, key)) for key in NETWORK_SETTINGS]
+    keys = [key for key in NETWORK_SETTINGS if one.reads(key) or other.reads(key)]
+    pairs = [(key, getattr(one, key), getattr(other, key)) for key in keys]
     return [pair for pair in pairs if pair[1] != pair[2] and (grouped or pair[0] != "norm_groups")]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glomtile.config.model_card import BUNDLED, ModelCard, ParentModel
-from glomtile.config.schema import Config
+from glomtile.config.schema import Config, network_name
 from glomtile.errors import ConfigError, ModelError
 from glomtile.models import folder as model_folder
 from glomtile.types import SILENT, Progress
@@ -120,7 +120,7 @@ def _require_same_shape(config: Config, card: ModelCard, asked: Path) -> None:
     wrong = [
         ("model", key, then, now)
         for key, then, now in model_folder.different_settings(card.network, config.model)
-        if key not in _FREE
+        if key not in _FREE or (key == "model" and network_name(then) != network_name(now))
     ]
     if card.color_order != config.image.color_order:
         wrong.append(("image", "color_order", card.color_order, config.image.color_order))

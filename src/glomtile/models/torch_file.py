@@ -9,6 +9,7 @@ those that a dictionary of tensors needs are known, and of globals four names, n
 
 from __future__ import annotations
 
+import math
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
@@ -65,34 +66,50 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     InputError
         The file is no such file, is cut short, or its pickle needs anything but tensors.
     """
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(path, f"expected at most {MAX_FILE_BYTES:,} bytes, got {path.stat().st_size:,}")
     try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise InputError(path, f"expected at most {MAX_FILE_BYTES:,} bytes, got {size:,}")
         with path.open("rb") as file:
-            return _read(file)
+            return _read(file, size)
     except _OtherFileError as problem:
         raise InputError(path, f"expected {problem}", "the format of PyTorch before 1.6 is read") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError) as problem:
+    except _DAMAGES as problem:
+        reason = f"{type(problem).__name__} {problem}"[:_LONGEST_REASON]
         raise InputError(
-            path, f"expected a file of weights by PyTorch before 1.6, got a damaged or another one: {problem}"
+            path, f"expected a file of weights by PyTorch before 1.6, got a damaged or another one: {reason}"
         ) from problem
+
+
+_LONGEST_REASON = 200
+_DAMAGES = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OSError, OverflowError,
+    MemoryError, RecursionError,
+)  # fmt: skip
+"""What reading a file raises that is cut short, damaged or made to harm."""
 
 
 class _OtherFileError(Exception):
     """The file has something else; the message continues "expected"."""
 
 
-def _read(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read(file: BinaryIO, file_bytes: int) -> dict[str, np.ndarray]:
     for name, expected in (("magic number", MAGIC), ("protocol", PROTOCOL)):
-        got = _load(file)
-        if got != expected:
-            raise _OtherFileError(f"the {name} {expected}, got {got!r:.40}")
+        if _load(file) != expected:
+            raise _OtherFileError(f"the {name} {expected}, got another value")
     if _load(file).get("little_endian") is not True:
         raise _OtherFileError("numbers in little-endian order, got others")
     tensors, keys = _load(file), _load(file)
     known = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    storages = {key: _read_storage(file, known[key]) for key in keys}
+    storages = {key: _read_storage(file, known[key], file_bytes) for key in keys}
+    total = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    if total > _MOST_SHARED * sum(storage.size for storage in known.values()):
+        raise _OtherFileError(f"tensors that are stored, got {total:,} numbers of far fewer")
     return {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
+
+
+_MOST_SHARED = 4
+"""Numbers of all tensors over those of all storages: tied weights share theirs."""
 
 
 def _load(file: BinaryIO) -> Any:
@@ -113,7 +130,9 @@ def _load(file: BinaryIO) -> Any:
             stack.append(memo[argument])
         elif name == "GLOBAL":
             if argument not in _GLOBALS:
-                raise _OtherFileError(f"no other names than {', '.join(_GLOBALS)}, got {argument}")
+                raise _OtherFileError(
+                    f"no other names than {', '.join(_GLOBALS)}, got {str(argument)[:_LONGEST_REASON]}"
+                )
             stack.append(_Global(argument))
         elif name in _ACTIONS:
             _ACTIONS[name](stack)
@@ -139,12 +158,19 @@ def _tuple(stack: list[Any]) -> None:
 
 def _set_item(stack: list[Any]) -> None:
     value, key = stack.pop(), stack.pop()
-    stack[-1][key] = value
+    stack[-1][_name(key)] = value
 
 
 def _set_items(stack: list[Any]) -> None:
     items = _to_mark(stack)
-    stack[-1].update(zip(items[::2], items[1::2], strict=True))
+    stack[-1].update(zip(map(_name, items[::2]), items[1::2], strict=True))
+
+
+def _name(key: Any) -> str:
+    """Return a key, which is text: hashing deep tuples could take for ever."""
+    if not isinstance(key, str):
+        raise _OtherFileError(f"names of tensors as text, got {type(key).__name__}")
+    return key
 
 
 def _append(stack: list[Any]) -> None:
@@ -159,9 +185,9 @@ def _append_items(stack: list[Any]) -> None:
 
 def _storage(stack: list[Any]) -> None:
     kind, storage, key, _, size, _ = stack.pop()
-    if kind != "storage":
-        raise _OtherFileError(f"a storage, got {kind!r:.40}")
-    stack.append(_Storage(key, _STORAGES[storage.name], int(size)))
+    if kind != "storage" or not isinstance(size, int):
+        raise _OtherFileError("a storage of a number of elements, got another object")
+    stack.append(_Storage(_name(key), _STORAGES[storage.name], size))
 
 
 def _reduce(stack: list[Any]) -> None:
@@ -171,6 +197,8 @@ def _reduce(stack: list[Any]) -> None:
         stack.append({})
     elif function == _Global(_REBUILD) and isinstance(arguments[0], _Storage):
         storage, offset, shape, strides = arguments[:4]
+        if not all(isinstance(number, int) for number in (offset, *shape, *strides)):
+            raise _OtherFileError("whole numbers as shape and strides of a tensor, got others")
         stack.append(_Tensor(storage, offset, shape, strides))
     else:
         raise _OtherFileError("tensors, got another call")
@@ -206,9 +234,13 @@ _ACTIONS: dict[str, Callable[[list[Any]], None]] = {
 }
 
 
-def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
+def _read_storage(file: BinaryIO, storage: _Storage, file_bytes: int) -> np.ndarray:
     """Read the next storage: its number of elements, then the elements."""
     size = int(np.frombuffer(file.read(8), "<i8")[0])
+    if not 0 <= size <= file_bytes // storage.dtype.itemsize:
+        raise _OtherFileError(
+            f"a storage that the file of {file_bytes:,} bytes can hold, got {size:,} numbers"
+        )
     if size != storage.size:
         raise _OtherFileError(f"{storage.size:,} numbers in the storage {storage.key}, got {size:,}")
     return np.frombuffer(file.read(size * storage.dtype.itemsize), storage.dtype, count=size)
@@ -216,11 +248,15 @@ def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
 
 def _array(name: str, tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
     data = storages[tensor.storage.key]
+    if 0 in tensor.shape:
+        return np.zeros(tensor.shape, data.dtype)
+    if any(n > 1 and step < 1 for n, step in zip(tensor.shape, tensor.strides, strict=True)):
+        raise _OtherFileError(f"the tensor {name[:_LONGEST_REASON]} with strides of 1 and more, got others")
     steps = [(n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True)]
     last = tensor.offset + sum(steps)
     if min((tensor.offset, *tensor.strides, *steps)) < 0 or last >= data.size:
         raise _OtherFileError(
-            f"the tensor {name} inside its storage, got numbers {tensor.offset:,} to {last:,}"
+            f"the tensor {name[:_LONGEST_REASON]} inside its storage, got {tensor.offset:,} to {last:,}"
         )
     strides = [step * data.itemsize for step in tensor.strides]
     return np.array(np.lib.stride_tricks.as_strided(data[tensor.offset :], tensor.shape, strides))

@@ -37,16 +37,7 @@ class _Builder:
 
     def separable(self, x: Any, filters: int, name: str, dilation: int = 1) -> Any:
         """Convolve each channel alone, then all of them by 1x1; normalise, activate."""
-        x = keras.layers.DepthwiseConv2D(
-            3,
-            padding="same",
-            dilation_rate=dilation,
-            use_bias=False,
-            depthwise_initializer=self.parts.initializer(keras.initializers.HeNormal),
-            data_format=LAYOUT,
-            dtype=self.parts.precision,
-            name=f"{name}_depthwise",
-        )(x)
+        x = self.parts.depthwise(x, 3, f"{name}_depthwise", dilation=dilation)
         return self.conv(x, filters, 1, name)
 
     def transposed(self, x: Any, filters: int, name: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 
 from glomtile.errors import ConfigError
-from glomtile.networks.layers import LAYOUT, Parts
+from glomtile.networks.layers import Parts
 
 PREFIX = "encoder_"
 """Start of the names of all layers of an encoder."""
@@ -105,27 +105,18 @@ def build_efficientnet_lite(variant: int, x: Any, parts: Parts, output_stride: i
     number, stride, dilation = 0, 2, 1
     for stage in block_widths(variant):
         for position in range(stage.blocks):
-            step = stage.stride if position == 0 else 1
+            step, rate = stage.stride if position == 0 else 1, dilation
             if step == 2:
                 features.append(x)
                 if stride == output_stride:
+                    # This block still sees neighbours at the stride before it; those behind it are dilated.
                     step, dilation = 1, 2 * dilation
                 stride *= step
             name, entry = f"{PREFIX}block{number}", x
             if stage.expansion > 1:
                 x = convolve(x, entry.shape[-1] * stage.expansion, 1, f"{name}_expand")
                 x = normalise(x, f"{name}_expand")
-            x = keras.layers.DepthwiseConv2D(
-                stage.kernel,
-                strides=step,
-                dilation_rate=dilation,
-                padding="same",
-                use_bias=False,
-                depthwise_initializer=parts.initializer(keras.initializers.HeNormal),
-                data_format=LAYOUT,
-                dtype=parts.precision,
-                name=f"{name}_depthwise",
-            )(x)
+            x = parts.depthwise(x, stage.kernel, f"{name}_depthwise", strides=step, dilation=rate)
             x = normalise(x, f"{name}_depthwise")
             x = convolve(x, stage.channels, 1, f"{name}_project")
             x = normalise(x, f"{name}_project", activate=False)
@@ -213,9 +204,9 @@ def encoder(name: str | None) -> Encoder:
     ConfigError
         There is none.
     """
-    if name not in ENCODERS:
+    if name is None or name.lower() not in ENCODERS:
         raise ConfigError("[model] encoder", f"expected one of {', '.join(ENCODERS)}, got {name!r}")
-    return ENCODERS[name]
+    return ENCODERS[name.lower()]
 
 
 def freeze_encoder(model: keras.Model, blocks: int, *, batch_norm: bool) -> None:
@@ -226,7 +217,7 @@ def freeze_encoder(model: keras.Model, blocks: int, *, batch_norm: bool) -> None
     model : keras.Model
         Built by `networks.decoders`, not compiled.
     blocks : int
-        The stem and the first blocks behind it; 0: none.
+        The stem and this number of blocks behind it; 0: none, not even the stem; more than there are: all.
     batch_norm : bool
         Also the batch normalisation of all blocks, which then normalises by what it was trained with.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -76,7 +78,9 @@ class Parts:
     dropout_seed: int | None = None
     _made: count[int] = field(default_factory=count)
 
-    def initializer(self, kind: type[keras.initializers.Initializer]) -> keras.initializers.Initializer:
+    def initializer(
+        self, kind: Callable[..., keras.initializers.Initializer]
+    ) -> keras.initializers.Initializer:
         """Return an initializer with the next seed."""
         return kind(seed=None if self.weight_seed is None else self.weight_seed + next(self._made))
 
@@ -103,6 +107,22 @@ class Parts:
             activation=activation,
             use_bias=use_bias,
             kernel_initializer=self.initializer(initializer),
+            data_format=LAYOUT,
+            dtype=self.precision,
+            name=name,
+        )(x)
+
+    def depthwise(self, x: Any, kernel: int, name: str, *, strides: int = 1, dilation: int = 1) -> Any:
+        """Convolve each channel with a kernel of its own, without bias."""
+        # Keras counts all channels as the inputs of a kernel that sees one.
+        scale = 2.0 * x.shape[-1]
+        return keras.layers.DepthwiseConv2D(
+            kernel,
+            strides=strides,
+            dilation_rate=dilation,
+            padding="same",
+            use_bias=False,
+            depthwise_initializer=self.initializer(partial(keras.initializers.VarianceScaling, scale)),
             data_format=LAYOUT,
             dtype=self.precision,
             name=name,

@@ -164,8 +164,11 @@ def _rescaling(graph: _Graph, layer: Any, inputs: list[str]) -> str:
 
 def _conv(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    if layer.padding != "same" or (not depthwise and layer.groups != 1):
-        raise ModelError(layer.name, 'expected padding "same" and one group, got another convolution')
+    groups_fit = layer.depth_multiplier == 1 if depthwise else layer.groups == 1
+    if layer.padding != "same" or not groups_fit:
+        raise ModelError(
+            layer.name, 'expected padding "same", all channels or each one alone, got another convolution'
+        )
     # Rows, columns, inputs, outputs; a depthwise kernel has one output for each input.
     kernel = _array(layer.kernel).transpose(3, 2, 0, 1)
     groups = kernel.shape[1] if depthwise else 1

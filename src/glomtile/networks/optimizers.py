@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from glomtile.config.schema import ENCODER_NETWORKS, ModelSettings, TrainSettings
+from glomtile.config.schema import ModelSettings, TrainSettings
 from glomtile.errors import ConfigError
 from glomtile.networks.encoders import PREFIX as ENCODER_PREFIX
 
@@ -22,7 +23,10 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 
 def build_optimizer(
-    settings: ModelSettings, train_settings: TrainSettings, steps_per_epoch: int
+    settings: ModelSettings,
+    train_settings: TrainSettings,
+    steps_per_epoch: int,
+    pretrained: Sequence[Any] = (),
 ) -> keras.optimizers.Optimizer:
     """Build the optimizer of a config.
 
@@ -35,6 +39,10 @@ def build_optimizer(
         `freeze_encoder_epochs`.
     steps_per_epoch : int
         Batches an epoch, which turn epochs into the schedule's steps.
+    pretrained : sequence of keras.Variable
+        Weights of a pretrained encoder: they are trained at a share of the learning rate, after
+        `freeze_encoder_epochs`, and without weight decay, which would draw them away from what they were
+        trained to.
 
     Returns
     -------
@@ -50,8 +58,7 @@ def build_optimizer(
     Notes
     -----
     Keras clips in one way at a time: a `clipnorm` takes the place of `clipvalue`. Weight decay
-    (AdamW) spares biases, normalisation, and a pretrained encoder, whose weights it would draw away from what
-    they were trained to. SGD has momentum 0.9.
+    (AdamW) spares biases and normalisation. SGD has momentum 0.9.
     """
     kind = OPTIMIZERS.get(settings.optimizer)
     if kind is None:
@@ -69,15 +76,12 @@ def build_optimizer(
         options["momentum"] = 0.9
     if settings.optimizer == "AdamW":
         options["weight_decay"] = settings.weight_decay
-    frozen_steps = round(train_settings.freeze_encoder_epochs * steps_per_epoch)
-    if settings.model in ENCODER_NETWORKS:
+    if pretrained:
+        frozen_steps = round(train_settings.freeze_encoder_epochs * steps_per_epoch)
         kind = _with_encoder_rate(kind, train_settings.encoder_learning_rate_factor, frozen_steps)
     optimizer = kind(**options)
     if settings.optimizer == "AdamW":
-        pretrained = settings.model in ENCODER_NETWORKS and settings.encoder_weights is not None
-        optimizer.exclude_from_weight_decay(
-            var_names=["bias", "gamma", "beta", *([ENCODER_PREFIX] if pretrained else [])]
-        )
+        optimizer.exclude_from_weight_decay(list(pretrained), ["bias", "gamma", "beta"])
     return optimizer
 
 

@@ -184,8 +184,10 @@ def _computing(model: keras.Model) -> list[Any]:
 def _reduction(layer: Any) -> float:
     if isinstance(layer, keras.layers.Conv2DTranspose):
         return 1 / float(layer.strides[0])
-    if isinstance(layer, (keras.layers.UpSampling2D, BilinearUpsample)):
+    if isinstance(layer, BilinearUpsample):
         return 1 / 2
+    if isinstance(layer, keras.layers.UpSampling2D):
+        return 1 / float(layer.size[0])
     strides = getattr(layer, "strides", 1)
     return float(strides[0] if isinstance(strides, tuple) else strides)
 
@@ -195,7 +197,8 @@ def _read_by(layer: Any, low: int, high: int, axis: int) -> tuple[int, int]:
     if isinstance(layer, BilinearUpsample):
         return (low - 1) // 2, (high + 1) // 2
     if isinstance(layer, (keras.layers.UpSampling2D, keras.layers.Conv2DTranspose)):
-        return low // 2, high // 2
+        factor = layer.size[axis] if isinstance(layer, keras.layers.UpSampling2D) else layer.strides[axis]
+        return low // factor, high // factor
     if hasattr(layer, "kernel_size"):
         size = layer.dilation_rate[axis] * (layer.kernel_size[axis] - 1) + 1
     elif hasattr(layer, "pool_size"):

@@ -8,7 +8,7 @@ from functools import cache
 
 import keras
 
-from glomtile.config.schema import NETWORK_NAMES, NORMS_OF_THE_WINDOW, ModelSettings
+from glomtile.config.schema import NETWORK_NAMES, ModelSettings
 from glomtile.errors import ConfigError
 from glomtile.networks import flexunet
 from glomtile.networks.decoders import DECODERS, build_encoder_decoder
@@ -106,4 +106,4 @@ _NARROW = {"base_filters": 1, "decoder_width": 8, "decoder_filters": (8,) * 5}
 @cache
 def _geometry(settings: ModelSettings) -> Geometry:
     built = build_model(settings)
-    return Geometry(stride_px(built), context_px(built), local=settings.norm not in NORMS_OF_THE_WINDOW)
+    return Geometry(stride_px(built), context_px(built), local=settings.local)

@@ -42,6 +42,7 @@ from glomtile.validation import typed_argument
 if TYPE_CHECKING:
     import keras
 
+    from glomtile.models.encoder_weights import EncoderWeights
     from glomtile.models.pretrained import PretrainedWeights
     from glomtile.training.callbacks import History, Listener
     from glomtile.training.trainer import Devices
@@ -173,11 +174,13 @@ def _train_on(
     require_every_class(pairs["train"], config, config.palette())
     training = training_source(config)
     validation = judging_source(config, "valid") if _validates(config) else None
-    network, model = _compiled(config, -(-len(training) // config.train.batch_size))
+    weights = find_encoder_weights(config.model, config.base_dir) if start is None else None
+    pretrained = start is not None or weights is not None
+    network, model = _compiled(config, -(-len(training) // config.train.batch_size), weights, pretrained)
     card = _card(config, pairs["train"], len(pairs.get("valid", ())), devices.count)
     if start is not None:
         card = card.model_copy(update={"pretrained": start.record})
-    elif (weights := find_encoder_weights(config.model, config.base_dir)) is not None:
+    elif weights is not None:
         card = card.model_copy(update={"encoder_weights": weights.source})
     # What a resumed run must share beside settings; folders may move.
     data = {
@@ -242,22 +245,30 @@ def _validates(config: Config) -> bool:
     return config.valid.images_dir is not None
 
 
-def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
+def _compiled(
+    config: Config, steps: int, weights: EncoderWeights | None, pretrained: bool
+) -> tuple[keras.Model, keras.Model]:
     """Build the float32 network that is saved, and the compiled model; in 16 bits it has its own layers."""
     import keras
 
-    from glomtile.models.encoder_weights import build_model
-    from glomtile.networks.encoders import freeze_encoder
+    from glomtile.models.encoder_weights import apply_encoder_weights
+    from glomtile.networks.encoders import PREFIX, encoder, freeze_encoder
     from glomtile.networks.losses import build_loss
     from glomtile.networks.metrics import build_metrics
     from glomtile.networks.optimizers import build_optimizer
+    from glomtile.networks.registry import build_model
 
     precision, seed = config.train.precision, config.train.seed
-    network = trained = build_model(config.model, seed=seed, folder=config.base_dir)
+    network = trained = build_model(config.model, seed=seed)
+    if weights is not None:
+        apply_encoder_weights(network, encoder(config.model.encoder), weights)
     if precision != "float32":
-        trained = build_model(config.model, precision=precision, seed=seed, folder=config.base_dir)
-    if config.model.model in ENCODER_NETWORKS:
+        trained = build_model(config.model, precision=precision, seed=seed)
+        trained.set_weights(network.get_weights())
+    spared = []
+    if pretrained and config.model.model in ENCODER_NETWORKS:
         freeze_encoder(trained, config.train.frozen_blocks, batch_norm=config.model.freeze_batch_norm)
+        spared = [one for one in trained.trainable_variables if one.path.startswith(PREFIX)]
     model = keras.Model(trained.input, trained.output, name="training")
     # Each metric that the config names, with the key that names it first.
     places: dict[str, str] = {}
@@ -271,7 +282,7 @@ def _compiled(config: Config, steps: int) -> tuple[keras.Model, keras.Model]:
             places.setdefault(name.removeprefix("val_"), key)
     places.pop("loss", None)
     model.compile(
-        optimizer=build_optimizer(config.model, config.train, steps),
+        optimizer=build_optimizer(config.model, config.train, steps, spared),
         loss=build_loss(config.model),
         metrics=build_metrics(config.model, places, places),
     )
@@ -394,13 +405,13 @@ def require_buildable(config: Config) -> None:
             f"expected the {classes} classes of [mask] rgb_map, got {model.num_classes}",
             "give every class one colour in rgb_map; a binary network has num_classes 1 or 2",
         )
-    step = 2 ** (model.num_layers - 1)
+    network = f"{model.num_layers} levels" if model.reads("num_layers") else model.model
     for key in ("image_width", "image_height"):
         side = getattr(model, key)
-        if side % step:
+        if side % model.side_step:
             raise ConfigError(
                 f"{where} [model] {key}",
-                f"expected a multiple of {step}, which {model.num_layers} levels halve evenly, got {side}",
+                f"expected a multiple of {model.side_step}, as {network} reduces its input, got {side}",
             )
 
 
