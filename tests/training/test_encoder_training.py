@@ -10,7 +10,7 @@ import pytest
 from tests.fakes import RecordingProgress
 from tests.fixtures import changed, config_of, paint_discs
 
-from glomtile.config.schema import Config, ModelSettings
+from glomtile.config.schema import Config
 from glomtile.errors import ConfigError
 from glomtile.models.encoder_weights import SHA256, build_model
 from glomtile.models.folder import load_model_folder, read_card
