@@ -14,7 +14,7 @@ from tomlkit.items import KeyType, SingleKey
 from glomtile.config.findings import Finding, expectation, is_scalar
 from glomtile.config.ini import MAX_DEPTH, Entry, ParsedConfig
 from glomtile.config.model_card import ModelCard
-from glomtile.config.schema import BUILT_NETWORKS, SECTIONS, Config, key_info
+from glomtile.config.schema import BUILT_NETWORKS, SECTIONS, Config, ModelSettings, key_info
 
 _HEADER = re.compile(r"\s*\[\s*\"?([\w-]+)\"?\s*(?:\.\s*\"?([\w-]+)\"?\s*)?\]")
 _ASSIGNMENT = re.compile(r"\s*\"?([\w-]+)\"?\s*=\s*(.*)")
@@ -153,6 +153,7 @@ def template(pretrained: tuple[str, ModelCard] | None = None) -> str:
     if pretrained is not None:
         name, card = pretrained
         starter = _STARTER | _settings_of(card) | {("train", "pretrained"): name}
+    network = ModelSettings(model=starter.get(("model", "model"), "FlexUNet"))
     parts = [
         "# glomtile: every setting with its default. Remove the # to set another value.",
         "# Paths are relative to this file's folder.",
@@ -161,8 +162,7 @@ def template(pretrained: tuple[str, ModelCard] | None = None) -> str:
         lines: list[str] = []
         for key, field in settings.model_fields.items():
             known = key_info(field)
-            foreign = known.networks and not set(known.networks) & set(BUILT_NETWORKS)
-            if foreign or known.inert:
+            if known.inert or (name == "model" and not network.reads(key)):
                 continue
             unit = f" [{known.unit}]" if known.unit else ""
             mark = "" if (name, key) in starter else "# "
