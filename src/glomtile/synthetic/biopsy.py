@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glomtile.errors import InputError
+from glomtile.objects.labelling import exact_distance
 from glomtile.synthetic.scene import (
     PRESETS,
     Dyes,
@@ -416,10 +417,10 @@ def _depth_in_cells(cells: Int32, gap_px: float, corner_px: float) -> Float32:
     `corner_px` is the radius of the circle that must fit where the cell remains.
     """
     plane = cells.astype(np.float32)
-    same = (cv2.dilate(plane, np.ones((3, 3))) == cv2.erode(plane, np.ones((3, 3)))).astype(np.uint8)
-    border = cv2.distanceTransform(same, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    same = cv2.dilate(plane, np.ones((3, 3))) == cv2.erode(plane, np.ones((3, 3)))
+    border = exact_distance(same)
     heart = border > corner_px
-    outside_heart = cv2.distanceTransform((~heart).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside_heart = exact_distance(~heart)
     depth = np.where(heart, border - gap_px, corner_px - gap_px - outside_heart)
     return np.asarray(depth, dtype=np.float32)
 
