@@ -10,7 +10,7 @@ import pytest
 import glomtile
 from docsite.reference import command_tree, commands_page, config_page, python_page
 from glomtile.config.model_card import ModelCard
-from glomtile.config.schema import SECTIONS, key_info
+from glomtile.config.schema import BUILT_NETWORKS, SECTIONS, key_info
 from glomtile.evaluation.score import COUNT_COLUMNS, IMAGE_COLUMNS
 from glomtile.inference.segmenter import COLUMNS
 
@@ -36,7 +36,7 @@ def test_every_setting_has_a_row_with_what_range_unit_and_default() -> None:
         assert cells[3] == (key_info(info).unit or "")
         assert all((cells[1], cells[2], cells[4])), name
     assert rows["train.epochs"][2:5] == ["a whole number ≥ 1", "epochs", "`100`"]
-    assert rows["model.model"][2] == '"FlexUNet"'
+    assert rows["model.model"][2] == " or ".join(f'"{name}"' for name in BUILT_NETWORKS)
 
 
 def test_what_has_no_effect_says_why() -> None:

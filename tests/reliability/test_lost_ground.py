@@ -186,7 +186,8 @@ def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
         opened.append(self)
 
     def gone() -> None:
-        with opened[0]._lock:  # between two reads, as a share goes: not closed under a thread that reads
+        # Between two reads, as a share goes: not closed under a thread that reads.
+        with opened[0]._file.filehandle.lock:
             opened[0].close()
             opened[0]._file = Gone()
 
@@ -342,7 +343,7 @@ def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
         if seen == wanted:
             raise OSError(number, os.strerror(number))
 
-    write, sync = Plane._write, workspace._sync
+    write, sync = Plane.__setitem__, workspace._sync
 
     def chunk(self: Plane, *where: Any) -> None:
         refuse()
@@ -355,7 +356,7 @@ def test_a_quota_that_is_used_up_is_told_and_what_is_there_is_whole(
 
     with monkeypatch.context() as patch:
         if stage == "rows":
-            patch.setattr(Plane, "_write", chunk)
+            patch.setattr(Plane, "__setitem__", chunk)
         else:
             patch.setattr(workspace, "_sync", file)
         result = run(out, *paths)

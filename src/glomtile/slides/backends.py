@@ -202,8 +202,8 @@ class TiffPixels:
             offset, count = page.position(index)
             data: bytes | None = None
             if count:
-                handle = self._file.filehandle
                 try:
+                    handle = self._file.filehandle
                     with handle.lock:
                         handle.seek(offset)
                         data = handle.read(count)
