@@ -187,7 +187,7 @@ def test_a_share_that_goes_away_half_way_is_told_by_the_slides_name(
 
     def gone() -> None:
         # Between two reads, as a share goes: not closed under a thread that reads.
-        with opened[0]._file.filehandle.lock:
+        with opened[0]._lock:
             opened[0].close()
             opened[0]._file = Gone()
 

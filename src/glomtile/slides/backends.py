@@ -143,6 +143,7 @@ class TiffPixels:
             raise InputError(path, f"expected a TIFF file, got: {problem}") from problem
         # Tags are read on first access, possibly while a thread reads a tile.
         self._file.filehandle.set_lock(True)
+        self._lock = self._file.filehandle.lock
         try:
             self._open(progress)
         except BaseException:
@@ -203,8 +204,8 @@ class TiffPixels:
             data: bytes | None = None
             if count:
                 try:
-                    handle = self._file.filehandle
-                    with handle.lock:
+                    with self._lock:
+                        handle = self._file.filehandle
                         handle.seek(offset)
                         data = handle.read(count)
                 except OSError as problem:
