@@ -11,7 +11,7 @@ import pytest
 
 from glomtile.cluster import Cluster
 from glomtile.errors import PlaceError, StorageError, UsageError
-from glomtile.inference import batch, slide_task
+from glomtile.inference import batch
 from glomtile.inference.batch import SegmentOptions, attach_report, dry_run, expand_inputs, segment
 from glomtile.io.remote import RemoteFolder
 
@@ -39,7 +39,7 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def forbid_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slide_task, "fetched", lambda *_: pytest.fail("a finished slide was fetched"))
+    monkeypatch.setattr(batch, "fetched", lambda *_: pytest.fail("a finished slide was fetched"))
 
 
 def test_results_are_those_of_files_and_name_the_address(pictures: list[Path], tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_copies_lie_in_the_scratch_folder_that_was_given_and_leave_it_as_it_was(
     pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
-    fetch = slide_task.fetched
-    monkeypatch.setattr(slide_task, "fetched", lambda *given: (seen.append(given[1]), fetch(*given))[1])
+    fetch = batch.fetched
+    monkeypatch.setattr(batch, "fetched", lambda *given: (seen.append(given[1]), fetch(*given))[1])
     (scratch := tmp_path / "scratch").mkdir()
     segment(["memory://study"], tmp_path / "out", SegmentOptions(None, 2.0, scratch=scratch))
     assert len(seen) == 2

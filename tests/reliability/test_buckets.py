@@ -16,7 +16,7 @@ import fsspec  # noqa: E402
 from tests.reliability.test_cluster import HEIGHTS, outputs, write_slide  # noqa: E402
 
 from glomtile.cli.main import run  # noqa: E402
-from glomtile.inference import slide_task  # noqa: E402
+from glomtile.inference import batch  # noqa: E402
 from glomtile.inference.batch import SegmentOptions, segment  # noqa: E402
 from glomtile.inference.image import TilingSettings  # noqa: E402
 from glomtile.io.remote import RemoteFile  # noqa: E402
@@ -116,7 +116,7 @@ def test_a_store_that_fails_costs_the_slides_that_were_not_fetched(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fetch, names = slide_task.fetched, list[str]()
+    fetch, names = batch.fetched, list[str]()
 
     def fetch_one(file: RemoteFile, *rest: Any) -> Any:
         if names:
@@ -125,7 +125,7 @@ def test_a_store_that_fails_costs_the_slides_that_were_not_fetched(
         names.append(file.name)
         return fetch(file, *rest)
 
-    monkeypatch.setattr(slide_task, "fetched", fetch_one)
+    monkeypatch.setattr(batch, "fetched", fetch_one)
     result = segment(["s3://bucket/study"], tmp_path / "out", options)
     assert [str(source) for source in result.done] == ["s3://bucket/study/b.ome.tif"]
     assert len(result.failed) == 2

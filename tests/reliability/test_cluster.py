@@ -193,7 +193,7 @@ def test_a_worker_with_another_model_is_refused(
         ModelError, match="model and runtime of the client on every worker, got other: model, card"
     ):
         segment_on_worker(tmp_path, options, '{"model": "other"}', None, tmp_path / "a.svs", SILENT)
-    monkeypatch.setattr("glomtile.inference.slide_task._SHARED_WITHIN_S", 0.0)
+    monkeypatch.setattr("glomtile.inference.batch._SHARED_WITHIN_S", 0.0)
     with pytest.raises(UsageError, match="a folder that client and workers share"):
         segment_on_worker(tmp_path / "unseen", options, "{}", None, tmp_path / "a.svs", SILENT)
 

@@ -426,8 +426,8 @@ def segment(
 ) -> None:
     """Find, outline and measure glomeruli in slides."""
     from glomtile.inference import batch
+    from glomtile.inference.batch import SegmentOptions, runtime_of
     from glomtile.inference.image import TilingSettings
-    from glomtile.inference.slide_task import SegmentOptions, runtime_of
     from glomtile.io.remote import require_persistent
 
     require_persistent(out)

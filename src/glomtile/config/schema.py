@@ -409,10 +409,14 @@ class TrainSettings(Section):
     pretrained: PathSetting | None = added(
         None, "pretrained weights: a model folder, or glomeruli-pas, the bundled model"
     )
-    freeze_encoder_epochs: float = added(0, "epochs of an unchanged encoder", unit="epochs", ge=0)
-    frozen_blocks: int = added(0, "first blocks never trained; if any, the stem too", ge=0, le=1000)
+    freeze_encoder_epochs: float = added(
+        0, "epochs in which the encoder's weights stay as they are", unit="epochs", ge=0
+    )
+    frozen_blocks: int = added(
+        0, "first blocks of the encoder that are never trained; 0 = none, else its stem too", ge=0, le=1000
+    )
     encoder_learning_rate_factor: float = added(
-        1.0, "learning rate of the encoder over the others'", gt=0, le=10
+        1.0, "learning rate of the encoder as a share of the others'", gt=0, le=10
     )
     epochs: PositiveInt = setting(100, "maximum number of epochs", unit="epochs")
     batch_size: int = setting(4, "samples per step", ge=1, le=65536)
